@@ -1,0 +1,55 @@
+"""Search with an exported encoder and an index, on a CPU, without PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .artifact import Artifact, open_artifact
+    from .corpus import Document, read_corpus
+    from .encoder import Encoder
+    from .index import Index
+    from .indexing import build_index
+    from .searcher import Hit, Searcher
+    from .vectors import SparseBatch, SparseVector
+
+    __version__: str
+
+# Loaded when asked for, so that `import splade_edge.runtime` costs no engine and no compiler.
+_HOMES = {
+    "Artifact": "artifact",
+    "Document": "corpus",
+    "Encoder": "encoder",
+    "Hit": "searcher",
+    "Index": "index",
+    "Searcher": "searcher",
+    "SparseBatch": "vectors",
+    "SparseVector": "vectors",
+    "build_index": "indexing",
+    "open_artifact": "artifact",
+    "read_corpus": "corpus",
+}
+
+__all__ = [
+    "Artifact",
+    "Document",
+    "Encoder",
+    "Hit",
+    "Index",
+    "Searcher",
+    "SparseBatch",
+    "SparseVector",
+    "build_index",
+    "open_artifact",
+    "read_corpus",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name == "__version__":
+        return importlib.import_module(".version", __name__).VERSION
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,222 @@
+"""The artifact format: one exported encoder in one directory. This module is its only reader and writer.
+
+    DIR/splade_edge.json      manifest (ArtifactManifest)
+    DIR/tokenizer.json        Hugging Face ``tokenizers`` file
+    DIR/onnx/…  DIR/openvino/…   one pooled graph per (backend, precision)
+    DIR/parity.json  DIR/README.md   the proof against PyTorch, and the model card
+
+A *pair* is a directory of two artifacts, ``query/`` and ``document/``, under a manifest of its own (PairManifest).
+Every graph takes ``input_ids`` and ``attention_mask`` (int64 ``[batch, length]``, right-padded) and gives ``weights``
+(float32 ``[batch, vocab]``, non-negative).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from .errors import ArtifactError
+from .files import safe_join
+from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_manifest, write_manifest
+
+MANIFEST_NAME = "splade_edge.json"
+ARTIFACT_FORMAT = "splade-edge-artifact"
+PAIR_FORMAT = "splade-edge-pair"
+VERSION = 1
+
+Role = Literal["query", "document", "both"]
+Side = Literal["query", "document"]
+Backend = Literal["onnx", "openvino"]
+Precision = Literal["fp32", "int8"]
+INPUT_NAMES = ("input_ids", "attention_mask")
+OUTPUT_NAME = "weights"
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One exported graph.
+
+    ``path`` is the file to load; ``recipe`` names how it was quantized ("" for fp32); ``isa`` the instruction sets it
+    is for ("any", or "avx512-vnni" …); ``batch_invariant`` is false where a text's vector would depend on its batch
+    neighbours, so that the runtime encodes one text at a time.
+    """
+
+    backend: Backend
+    precision: Precision
+    path: str
+    recipe: str
+    isa: str
+    batch_invariant: bool
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an artifact comes from: checkpoint as the user named it, revision, SHA-256 of its weights, licence."""
+
+    checkpoint: str
+    revision: str
+    weights_sha256: str
+    licence: str
+
+
+class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The manifest of one exported encoder.
+
+    ``vocab_size`` is the width of the output; ``vocabulary_sha256`` identifies token -> term id (see
+    :func:`splade_edge.runtime.encoder.tokenizer.vocabulary_sha256`); ``max_length`` counts special tokens;
+    ``dropped_terms`` are term ids whose weight the family sets to zero.
+    """
+
+    role: Role
+    family: str
+    pooling: str
+    activation: str
+    vocab_size: int
+    vocabulary_sha256: str
+    max_length: int
+    special_tokens: dict[str, int]
+    dropped_terms: list[int]
+    variants: list[Variant]
+    source: Source
+    made_by: str
+
+
+class PairManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The manifest of a pair: ``query`` and ``document`` are the directories of its two artifacts."""
+
+    query: str
+    document: str
+    made_by: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact on disk whose manifest was read; hashes are checked by :func:`open_artifact`."""
+
+    path: Path
+    manifest: ArtifactManifest
+
+    def serves(self, side: Side) -> bool:
+        """Whether this encoder is made for queries / documents."""
+        return self.manifest.role in (side, "both")
+
+    def variant(self, backend: Backend | None = None, precision: Precision | None = None) -> Variant:
+        """The graph to run: as asked, else ONNX before OpenVINO and int8 before fp32.
+
+        Raises ArtifactError that lists what there is.
+        """
+        found = [v for v in self.manifest.variants if backend in (None, v.backend) and precision in (None, v.precision)]
+        if not found:
+            have = ", ".join(f"{v.backend} {v.precision}" for v in self.manifest.variants)
+            want = " ".join(x for x in (backend, precision) if x)
+            raise ArtifactError(f"{self.path} has no {want} graph (it has: {have}); export it, or choose one of these")
+        return min(found, key=lambda v: (v.backend != "onnx", v.precision != "int8"))
+
+    def file(self, relative: str) -> Path:
+        """Absolute path of a file of this artifact."""
+        return safe_join(self.path, relative)
+
+    @property
+    def id(self) -> str:
+        """A digest that identifies the encoder: the same files give the same id."""
+        return describe_file(self.path / MANIFEST_NAME).sha256
+
+
+def open_artifact(path: str | Path, side: Side | None = None, *, check: bool = True) -> Artifact:
+    """Open an artifact, or the ``side`` of a pair, and check the hash of every file.
+
+    Raises ArtifactError (missing, too new, wrong role) or IntegrityError (damaged).
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ArtifactError(
+            f"{path} is not a directory; expected an exported artifact (see: splade-edge export --help)"
+        )
+    if is_pair(path):
+        pair = read_manifest(
+            path / MANIFEST_NAME, PairManifest, format=PAIR_FORMAT, version=VERSION, error=ArtifactError
+        )
+        if side is None:
+            raise ArtifactError(
+                f"{path} is a pair; name one of its encoders: {path / pair.query} or {path / pair.document}"
+            )
+        if check:
+            check_hashes(path, pair.files)
+        path = safe_join(path, pair.query if side == "query" else pair.document)
+    manifest = read_manifest(
+        path / MANIFEST_NAME, ArtifactManifest, format=ARTIFACT_FORMAT, version=VERSION, error=ArtifactError
+    )
+    artifact = Artifact(path, manifest)
+    if side is not None and not artifact.serves(side):
+        raise ArtifactError(f"{path} holds a {manifest.role} encoder, not a {side} encoder; name the pair's directory")
+    if check:
+        check_hashes(path, manifest.files)
+    return artifact
+
+
+def open_all(path: str | Path) -> list[Artifact]:
+    """The one artifact of an artifact directory, or both of a pair, hashes checked."""
+    if is_pair(Path(path)):
+        return [open_artifact(path, "query"), open_artifact(path, "document")]
+    return [open_artifact(path)]
+
+
+def is_pair(path: Path) -> bool:
+    """Whether a directory's manifest says that it is a pair."""
+    try:
+        return bool(msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=dict)["format"] == PAIR_FORMAT)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError):
+        return False
+
+
+def write_artifact_manifest(path: Path, manifest: ArtifactManifest) -> None:
+    """List every file under ``path`` with size and SHA-256, and write the manifest last."""
+    write_manifest(path / MANIFEST_NAME, msgspec.structs.replace(manifest, files=_list_files(path)))
+
+
+def write_pair_manifest(path: Path, *, query: str, document: str, made_by: str) -> None:
+    """Write the manifest of a pair over its two finished artifacts and the files beside them."""
+    files = {name: entry for name, entry in _list_files(path).items() if "/" not in name}
+    for side in (query, document):
+        name = f"{side}/{MANIFEST_NAME}"
+        files[name] = describe_file(path / name)
+    manifest = PairManifest(
+        format=PAIR_FORMAT, version=VERSION, files=files, query=query, document=document, made_by=made_by
+    )
+    write_manifest(path / MANIFEST_NAME, manifest)
+
+
+def copy_artifact(artifact: Artifact, destination: Path, keep: Callable[[Variant], bool]) -> Artifact:
+    """Copy an artifact with only the graphs for which ``keep`` is true, under a manifest that lists just these.
+
+    Raises ArtifactError if none is kept.
+    """
+    variants = [v for v in artifact.manifest.variants if keep(v)]
+    if not variants:
+        raise ArtifactError(f"{artifact.path} has no graph of the precision asked for; export it first")
+    left_out = {name for v in artifact.manifest.variants if v not in variants for name in variant_files(v)}
+    for name in artifact.manifest.files:
+        if name not in left_out:
+            target = safe_join(destination, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(artifact.file(name), target)
+    write_artifact_manifest(destination, msgspec.structs.replace(artifact.manifest, variants=variants))
+    return open_artifact(destination)
+
+
+def variant_files(variant: Variant) -> Iterable[str]:
+    """The files of one graph: OpenVINO keeps its weights in a ``.bin`` beside the ``.xml``."""
+    yield variant.path
+    if variant.backend == "openvino":
+        yield variant.path.removesuffix(".xml") + ".bin"
+
+
+def _list_files(path: Path) -> dict[str, FileEntry]:
+    return {
+        p.relative_to(path).as_posix(): describe_file(p)
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p != path / MANIFEST_NAME
+    }

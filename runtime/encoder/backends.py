@@ -1,0 +1,179 @@
+"""The engines that run a graph: ONNX Runtime and OpenVINO behind one small interface.
+
+ONNX Runtime accepts a token id of -1 and a length of 0 without a word, and a graph with the row mask is wrong when
+position 0 is masked; so inputs are validated here, before an engine sees them.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..artifact import INPUT_NAMES, OUTPUT_NAME, Artifact, Variant
+from ..errors import ArtifactError, InputError, MissingExtraError
+
+Ids = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float32]
+
+
+class Session(ABC):
+    """One graph, loaded and ready. Safe to call from several threads.
+
+    ``input_vocab_size`` bounds the token ids; ``vocab_size`` is the width of the output.
+    """
+
+    def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
+        self.path = path
+        self.vocab_size = vocab_size
+        self.threads = threads
+
+    def run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        """Weights, float32 ``[batch, vocab_size]``, of right-padded ids and their mask, both int64 ``[batch, length]``.
+
+        Raises InputError for ids or a mask the graph is not defined on, ArtifactError if the graph fails or gives
+        anything but finite, non-negative weights.
+        """
+        _check_inputs(input_ids, attention_mask, self.vocab_size)
+        weights = self._run(np.ascontiguousarray(input_ids), np.ascontiguousarray(attention_mask))
+        if weights.shape != (input_ids.shape[0], self.vocab_size) or weights.dtype != np.float32:
+            raise ArtifactError(
+                f"{self.path} gives {weights.dtype} {list(weights.shape)} where its manifest promises float32 "
+                f"[{input_ids.shape[0]}, {self.vocab_size}]; export it again"
+            )
+        # A NaN makes min() NaN and an infinity shows in max(): two passes, no temporary.
+        if not (weights.min() >= 0 and weights.max() < np.inf):
+            raise ArtifactError(f"{self.path} gives weights that are negative or not finite; use another precision")
+        return weights
+
+    @abstractmethod
+    def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights: ...
+
+
+class OnnxSession(Session):
+    """A graph in ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
+        super().__init__(path, vocab_size, threads)
+        import onnxruntime as ort
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        self._errors: tuple[type[Exception], ...] = (
+            state.EPFail,
+            state.Fail,
+            state.InvalidArgument,
+            state.InvalidGraph,
+            state.InvalidProtobuf,
+            state.NoModel,
+            state.NoSuchFile,
+            state.NotImplemented,
+            state.RuntimeException,
+        )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3  # errors only; they are raised as well
+        # Idle worker threads sleep instead of spinning: a device has other things to do between two queries.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        ort.disable_telemetry_events()
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except self._errors as error:
+            raise _does_not_load(path, f"ONNX Runtime {ort.__version__}", error) from error
+        _check_names(path, [i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()])
+
+    def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
+        try:
+            (weights,) = self._session.run([OUTPUT_NAME], feed)
+        except self._errors as error:
+            raise _fails(self.path, error) from error
+        return np.asarray(weights)
+
+
+class OpenVinoSession(Session):
+    """A graph in OpenVINO on the CPU, in float32 where it is not int8 (OpenVINO's default is bfloat16)."""
+
+    def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
+        super().__init__(path, vocab_size, threads)
+        try:
+            import openvino as ov
+        except ImportError:
+            raise MissingExtraError("the OpenVINO backend", "openvino") from None
+        hints: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        try:
+            # The compiled model's own reference keeps the core alive; no CACHE_DIR, so nothing is written.
+            compiled = ov.Core().compile_model(path, "CPU", hints)
+        except RuntimeError as error:
+            raise _does_not_load(path, f"OpenVINO {ov.__version__}", error) from error
+        names = [[next(iter(port.get_names()), "") for port in ports] for ports in (compiled.inputs, compiled.outputs)]
+        _check_names(path, *names)
+        self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()  # an infer request holds its input and output tensors
+
+    def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
+        with self._lock:
+            try:
+                # The next call overwrites the output tensor, so it is copied out.
+                weights = self._request.infer(feed, share_inputs=True, share_outputs=True)[OUTPUT_NAME].copy()
+            except RuntimeError as error:
+                raise _fails(self.path, error) from error
+        return np.asarray(weights)
+
+
+_SESSIONS: dict[str, type[Session]] = {"onnx": OnnxSession, "openvino": OpenVinoSession}
+
+
+def open_session(artifact: Artifact, variant: Variant, threads: int) -> Session:
+    """Load one graph of an artifact. Raises ArtifactError or MissingExtraError."""
+    return _SESSIONS[variant.backend](artifact.file(variant.path), artifact.manifest.vocab_size, threads)
+
+
+def _check_inputs(input_ids: Ids, attention_mask: Ids, vocab_size: int) -> None:
+    if input_ids.ndim != 2 or 0 in input_ids.shape or input_ids.dtype != np.int64:
+        raise InputError(f"token ids are {input_ids.dtype} {list(input_ids.shape)}; give int64 [batch, length], none 0")
+    if attention_mask.shape != input_ids.shape or attention_mask.dtype != np.int64:
+        raise InputError(
+            f"the mask is {attention_mask.dtype} {list(attention_mask.shape)}; give int64 {list(input_ids.shape)}"
+        )
+    low, high = int(input_ids.min()), int(input_ids.max())
+    if low < 0 or high >= vocab_size:
+        raise InputError(f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size} terms")
+    # Ones, then zeros: starts with 1, never rises, and holds nothing else.
+    if not (
+        (attention_mask[:, 0] == 1).all()
+        and (attention_mask.min() >= 0)
+        and (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()
+    ):
+        raise InputError("a mask row is empty or padded on the left; pad on the right, with at least one token")
+
+
+def _check_names(path: Path, inputs: list[str], outputs: list[str]) -> None:
+    if sorted(inputs) != sorted(INPUT_NAMES) or OUTPUT_NAME not in outputs:
+        raise ArtifactError(
+            f"{path} takes {', '.join(inputs)} and gives {', '.join(outputs)}, not {', '.join(INPUT_NAMES)} and "
+            f"{OUTPUT_NAME}; export it again"
+        )
+
+
+def _does_not_load(path: Path, engine: str, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path} does not load in {engine} ({_first_line(error)}); upgrade it, or export again")
+
+
+def _fails(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path} failed while encoding ({_first_line(error)}); try another backend or precision")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,164 @@
+"""Texts to sparse vectors, without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from ..artifact import Artifact, Backend, Precision, Side, Variant, open_artifact
+from ..errors import ArtifactError, InputError
+from ..threads import resolve_threads
+from ..vectors import SparseVector, from_dense
+from .backends import open_session
+from .batches import next_batch, pad_right
+from .tokenizer import TextTokenizer, TokenIds
+
+# Texts read ahead of the one a consumer waits for, so that a batch holds texts of similar length.
+WINDOW = 256
+# Bound on batch x length x vocabulary, the size of the largest tensor (float32) inside the graph.
+LOGITS_BUDGET_BYTES = 64 << 20
+
+_NO_TERMS = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
+
+
+class Encoded(NamedTuple):
+    """One encoded text.
+
+    ``tokens``: what the encoder saw, special tokens included; ``known``: at least one of them is neither special nor
+    unknown; ``truncated``: some were cut at the maximum length. A text without a known token has a vector too, that of
+    the special tokens; it says nothing of the text.
+    """
+
+    vector: SparseVector
+    tokens: int
+    known: bool
+    truncated: bool
+
+
+class Encoder:
+    """An exported encoder, loaded: text in, sparse vectors over the vocabulary out.
+
+    A text's vector does not depend on the texts around it beyond 1e-4. Methods may be called from several threads.
+    """
+
+    def __init__(self, artifact: Artifact, variant: Variant | None = None, threads: int | None = None) -> None:
+        """Load one graph of an opened artifact (default: see :meth:`Artifact.variant`).
+
+        ``threads``: for the engine; None means the CPUs this process may use. Raises ArtifactError, MissingExtraError.
+        """
+        self.artifact = artifact
+        self.variant = variant or artifact.variant()
+        self.threads = resolve_threads(threads)
+        manifest = artifact.manifest
+        self.vocab_size = manifest.vocab_size
+        self.max_length = manifest.max_length
+        self.tokenizer = TextTokenizer(artifact.file("tokenizer.json"), manifest.max_length)
+        # Padding is masked, so any id does; a file without a padding token is padded with term 0.
+        self._pad_id = manifest.special_tokens.get("pad_token", 0)
+        self._dropped = np.asarray(manifest.dropped_terms, np.int64)
+        self._session = open_session(artifact, self.variant, self.threads)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        side: Side | None = None,
+        *,
+        backend: Backend | None = None,
+        precision: Precision | None = None,
+        threads: int | None = None,
+        check: bool = True,
+    ) -> Encoder:
+        """Open an artifact, or the ``side`` of a pair, and load the graph asked for.
+
+        ``check`` compares the SHA-256 of every file. Raises ArtifactError, IntegrityError, MissingExtraError.
+        """
+        artifact = open_artifact(path, side, check=check)
+        return cls(artifact, artifact.variant(backend, precision), threads)
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The term of each term id, length ``vocab_size``."""
+        return self.tokenizer.vocabulary(self.vocab_size)
+
+    # A str is an iterable of str too; the first overload is meant to win.
+    @overload
+    def encode_query(self, text: str) -> SparseVector: ...  # type: ignore[overload-overlap]
+    @overload
+    def encode_query(self, text: Iterable[str]) -> Iterator[SparseVector]: ...
+    def encode_query(self, text: str | Iterable[str]) -> SparseVector | Iterator[SparseVector]:
+        """The vector of one query, or lazily those of many, in order.
+
+        An empty query gives the vector of the special tokens alone. Raises ArtifactError if this encoder is for
+        documents, InputError if a text is not a str.
+        """
+        return self._encode_side("query", text)
+
+    @overload
+    def encode_document(self, text: str) -> SparseVector: ...  # type: ignore[overload-overlap]
+    @overload
+    def encode_document(self, text: Iterable[str]) -> Iterator[SparseVector]: ...
+    def encode_document(self, text: str | Iterable[str]) -> SparseVector | Iterator[SparseVector]:
+        """The vector of one document, or lazily those of many, in order.
+
+        Raises ArtifactError if this encoder is for queries, InputError if a text is not a str.
+        """
+        return self._encode_side("document", text)
+
+    def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
+        """Encode lazily, in order, reading at most ``WINDOW`` texts ahead of what was consumed."""
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            raise InputError(
+                f"encode takes an iterable of texts, not {type(texts).__name__}; put a single text in a list"
+            )
+        return self._encode_lazily(iter(texts))
+
+    def decode(self, vector: SparseVector, top: int | None = None) -> list[tuple[str, float]]:
+        """Terms and weights of a vector, heaviest first (equal weights by term id), the first ``top`` of them."""
+        order = np.argsort(-vector.values, kind="stable")[:top]
+        return [(self.vocabulary[vector.indices[i]], float(vector.values[i])) for i in order]
+
+    def _encode_side(self, side: Side, text: str | Iterable[str]) -> SparseVector | Iterator[SparseVector]:
+        if not self.artifact.serves(side):
+            raise ArtifactError(
+                f"{self.artifact.path} holds a {self.artifact.manifest.role} encoder; open the {side} side of its pair"
+            )
+        if isinstance(text, str):
+            return next(self._encode_lazily(iter([text]))).vector
+        return (encoded.vector for encoded in self.encode(text))
+
+    def _encode_lazily(self, texts: Iterator[str]) -> Iterator[Encoded]:
+        token_budget = max(1, LOGITS_BUDGET_BYTES // (4 * self.vocab_size)) if self.variant.batch_invariant else 1
+        waiting: dict[int, TokenIds] = {}  # by position in the input, as are the results
+        done: dict[int, Encoded] = {}
+        read = emitted = 0
+        while True:
+            for text in islice(texts, WINDOW - (read - emitted)):
+                waiting[read] = self.tokenizer.encode(text)
+                if not waiting[read].ids:  # a tokenizer without special tokens, and an empty text: no terms
+                    done[read] = _encoded(_NO_TERMS, waiting.pop(read))
+                read += 1
+            if waiting:
+                keys = next_batch({key: len(tokens.ids) for key, tokens in waiting.items()}, token_budget)
+                batch = [waiting.pop(key) for key in keys]
+                vectors = self._run([tokens.ids for tokens in batch])
+                done.update(zip(keys, map(_encoded, vectors, batch), strict=True))
+            elif not done:
+                return
+            while emitted in done:
+                yield done.pop(emitted)
+                emitted += 1
+
+    def _run(self, ids: list[list[int]]) -> list[SparseVector]:
+        weights = self._session.run(*pad_right(ids, self._pad_id))
+        weights[:, self._dropped] = 0
+        return [from_dense(row) for row in weights]
+
+
+def _encoded(vector: SparseVector, tokens: TokenIds) -> Encoded:
+    return Encoded(vector, len(tokens.ids), known=tokens.known, truncated=tokens.truncated)

@@ -1,0 +1,72 @@
+"""Every error splade-edge raises on purpose. Each message is one line that names the fix.
+
+The command line prints the message and leaves with ``exit_code``; a traceback means a defect.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SpladeEdgeWarning(UserWarning):
+    """Something works, but not as well as it could; the message says how to mend it."""
+
+
+class SpladeEdgeError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(SpladeEdgeError):
+    """The caller gave something that cannot be used: an option, a path, a query, a vector."""
+
+    exit_code = 2
+
+
+class CorpusError(InputError):
+    """A line of a corpus, query or qrels file cannot be used; the message has file and line number."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is not a SPLADE encoder that can be opened as asked."""
+
+
+class MissingExtraError(InputError):
+    """An optional dependency is not installed; the message has the install command."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the [{extra}] extra: pip install 'splade-edge[{extra}]'")
+
+
+class ArtifactError(SpladeEdgeError):
+    """An exported encoder is missing, of another role or version, or cannot run here."""
+
+
+class IndexFormatError(SpladeEdgeError):
+    """An index directory is missing, incomplete, or of a version this release cannot read."""
+
+
+class IntegrityError(SpladeEdgeError):
+    """A file of an artifact or an index is not the file its manifest describes."""
+
+
+class ExportError(SpladeEdgeError):
+    """A checkpoint cannot be turned into a graph, or a graph into its int8 form."""
+
+
+class ParityError(SpladeEdgeError):
+    """An exported graph does not compute what PyTorch computes.
+
+    Attributes: ``output`` (role/backend/precision), ``error`` (max abs difference), ``text`` (where it occurred).
+    """
+
+    def __init__(self, message: str, *, output: str, error: float, text: str) -> None:
+        super().__init__(message)
+        self.output = output
+        self.error = error
+        self.text = text
+
+
+class StorageError(SpladeEdgeError):
+    """The operating system refused a write (disk full, read-only, no permission)."""

@@ -1,0 +1,109 @@
+"""The one way manifests are written and read: JSON with a version and a digest of itself.
+
+A manifest is a frozen ``msgspec.Struct``. On disk it is indented JSON with one more key, ``"digest"``: the SHA-256 of
+the same JSON without that key. So a flipped byte in the manifest is found as surely as one in the files it lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from .errors import IntegrityError, SpladeEdgeError
+from .files import safe_join, sha256_file, write_file_durably
+
+M = TypeVar("M", bound="Manifest")
+_MAX_BYTES = 64 << 20
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file as the manifest describes it: ``size`` in bytes, ``sha256`` as 64 hex digits."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every manifest has: a ``format`` name, a ``version``, and ``files`` by path relative to the manifest."""
+
+    format: str
+    version: int
+    files: dict[str, FileEntry]
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Size and SHA-256 of a file on disk."""
+    return FileEntry(size=path.stat().st_size, sha256=sha256_file(path))
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write ``manifest`` to ``path`` in one step (see :func:`~splade_edge.runtime.files.write_file_durably`)."""
+    body = msgspec.to_builtins(manifest)
+    text = _indented({**body, "digest": hashlib.sha256(_indented(body)).hexdigest()})
+    write_file_durably(path, text + b"\n")
+
+
+def read_manifest(
+    path: Path,
+    kind: type[M],
+    *,
+    format: str,  # noqa: A002 - it is the key's name
+    version: int,
+    error: type[SpladeEdgeError],
+) -> M:
+    """Read and validate a manifest.
+
+    Raises ``error`` if it is missing, of another format, or newer than ``version``; IntegrityError if it is damaged.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise IntegrityError(f"{path} is damaged: it is larger than any manifest; make the directory again")
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise error(f"{path.parent} has no {path.name}: it is not a {format} directory, or it is incomplete") from None
+    except OSError as failure:
+        raise error(f"cannot read {path}: {failure.strerror}") from None
+    try:
+        body: Any = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
+        raise IntegrityError(f"{path} is damaged ({failure}); copy or make the directory again") from None
+    digest = body.pop("digest", None) if isinstance(body, dict) else None
+    if not isinstance(body, dict) or body.get("format") != format:
+        raise error(f"{path} is not the manifest of a {format} directory")
+    found = body.get("version")
+    if isinstance(found, int) and found > version:
+        raise error(f"{path} has {format} version {found}; this release reads up to {version}: upgrade splade-edge")
+    if digest != hashlib.sha256(_indented(body)).hexdigest():
+        raise IntegrityError(f"{path} is damaged or was edited (its digest does not match); copy or make it again")
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as failure:
+        raise IntegrityError(f"{path} is damaged ({failure}); copy or make the directory again") from None
+
+
+def check_sizes(root: Path, files: dict[str, FileEntry]) -> None:
+    """Every listed file exists with the listed size. Raises IntegrityError naming the first that does not."""
+    for name, entry in files.items():
+        path = safe_join(root, name)
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise IntegrityError(f"{path} is missing; copy or make {root} again") from None
+        if size != entry.size:
+            raise IntegrityError(f"{path} has {size} bytes instead of {entry.size}; copy or make {root} again")
+
+
+def check_hashes(root: Path, files: dict[str, FileEntry]) -> None:
+    """Every listed file has the listed size and SHA-256. Raises IntegrityError naming the first that does not."""
+    check_sizes(root, files)
+    for name, entry in files.items():
+        path = safe_join(root, name)
+        if sha256_file(path) != entry.sha256:
+            raise IntegrityError(f"{path} is damaged (its SHA-256 does not match); copy or make {root} again")
+
+
+def _indented(body: dict[str, Any]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(body, order="deterministic"), indent=1)
