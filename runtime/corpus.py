@@ -1,0 +1,121 @@
+"""Documents, and reading them from BEIR JSON lines or TSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .lines import BadLines, Line, ReadMeter, decode_line, format_of, invalid_utf8, read_lines
+
+__all__ = ["BadLines", "Document", "Record", "read_corpus"]
+
+_FIELDS = ("_id", "title", "text")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document as it is stored: a unique ``id``, ``title`` and ``text`` (either may be empty), JSON ``metadata``."""
+
+    id: str
+    title: str = ""
+    text: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Record(NamedTuple):
+    """A document and where it was read, as ``file:line``."""
+
+    document: Document
+    location: str
+
+
+def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | None = None) -> Iterator[Record]:
+    """Read documents lazily from files, in order; ``-`` is stdin, ``.gz`` may be added to any name.
+
+    ``.jsonl``: a BEIR object a line: ``_id`` (string), ``title`` (optional), ``text``; all other keys become metadata.
+    ``.tsv``: ``id<TAB>text`` or ``id<TAB>title<TAB>text``, without quoting. Stdin may be either. Blank lines are passed
+    over; a document whose title and text are empty is kept. Whether ids are unique is not checked here.
+
+    A line that cannot be used goes to ``bad_lines``; ``meter`` counts the bytes read. Raises InputError if a
+    file cannot be opened.
+    """
+    formats = [format_of(source) for source in sources]
+    for source, expected in zip(sources, formats, strict=True):
+        parse = {"jsonl": _from_json, "tsv": _from_tsv, None: None}[expected]
+        for line in read_lines(source, bad_lines, meter):
+            if not line.data.strip():
+                continue
+            if parse is None:
+                parse = _from_json if looks_like_json(line.data) else _from_tsv
+            try:
+                document = parse(line)
+            except ValueError as error:
+                bad_lines.report(line.location, str(error))
+            else:
+                yield Record(document, line.location)
+
+
+def looks_like_json(first_line: bytes) -> bool:
+    """Whether a stream without a name is JSON lines. A broken first line counts as JSON, unless it has a tab."""
+    return first_line.lstrip()[:1] == b"{" or b"\t" not in first_line
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A line's JSON object. Raises ValueError with the reason."""
+    try:
+        value = msgspec.json.decode(data)
+    except UnicodeDecodeError as error:
+        raise ValueError(invalid_utf8(error)) from None
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    except msgspec.MsgspecError as error:
+        if b"\x00" in data:
+            raise ValueError("it holds a NUL byte; is this a text file?") from None
+        raise ValueError(f"not a line of JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {_json_type(value)} where an object with _id and text is expected")
+    return value
+
+
+def text_field(value: dict[str, Any], name: str, default: str | None = None) -> str:
+    """A string field of a parsed line; null counts as absent. Raises ValueError with the reason."""
+    found = value.get(name)
+    if found is None:
+        found = default
+    if found is None:
+        raise ValueError(f'no "{name}" (its keys are: {", ".join(map(repr, list(value)[:8])) or "none"})')
+    if not isinstance(found, str):
+        raise ValueError(f'"{name}" is a {_json_type(found)}; it must be a string')
+    if "\x00" in found:
+        raise ValueError(f'"{name}" holds a NUL character; remove it')
+    return found
+
+
+def checked_id(found: str) -> str:
+    """An id that is not empty. Raises ValueError with the reason."""
+    if not found.strip():
+        raise ValueError("the id is empty")
+    return found
+
+
+def _from_json(line: Line) -> Document:
+    value = parse_object(line.data)
+    metadata = {key: item for key, item in value.items() if key not in _FIELDS}
+    return Document(
+        checked_id(text_field(value, "_id")), text_field(value, "title", ""), text_field(value, "text"), metadata
+    )
+
+
+def _from_tsv(line: Line) -> Document:
+    columns = decode_line(line.data).split("\t")
+    if len(columns) not in (2, 3):
+        raise ValueError(f"{len(columns)} columns where id<TAB>text or id<TAB>title<TAB>text is expected")
+    return Document(checked_id(columns[0]), columns[1] if len(columns) == 3 else "", columns[-1])
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")

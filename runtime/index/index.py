@@ -1,0 +1,111 @@
+"""An open index: top k documents of a query vector, stored documents, and the contribution of each term."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..corpus import Document
+from ..errors import IndexFormatError, InputError
+from ..manifest import check_hashes, check_sizes, read_manifest
+from ..scorer.search import SegmentScorer
+from ..vectors import SparseVector
+from .layout import INDEX_FORMAT, MANIFEST_NAME, VERSION, IndexManifest
+from .segment import Segment, refuse_future
+
+
+class Index:
+    """An index directory, memory-mapped. Safe from several threads.
+
+    Opening validates the manifest, all file sizes and all pointers; a posting list is checked against its checksum when
+    it is first read; :meth:`check` reads everything.
+    """
+
+    def __init__(self, path: Path, manifest: IndexManifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._segment = Segment(path, manifest, manifest.segments[0])
+        self._scorer = SegmentScorer(self._segment)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Index:
+        """Open an index. Raises IndexFormatError (not an index, too new) or IntegrityError (damaged)."""
+        path = Path(path)
+        if not path.is_dir():
+            raise IndexFormatError(f"{path} is not a directory; make an index first (see: splade-edge index --help)")
+        manifest = read_manifest(
+            path / MANIFEST_NAME, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IndexFormatError
+        )
+        refuse_future(manifest, path)
+        check_sizes(path, manifest.files)
+        return cls(path, manifest)
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return self.manifest.segments[0].documents
+
+    def search_vectors(
+        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int = 10
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
+        """Exact top k documents of a query vector: (ordinals uint32, scores float64), at most k, best first.
+
+        ``terms``: distinct term ids ``[n]``; ``weights``: float32 ``[n]``, finite, >= 0. A score is ``scale`` times the
+        float64 sum, over terms ascending, of weight x impact; ties go to the document inserted first. A document with
+        passages has the score of its best. Documents that share no term with the query are not returned.
+        Raises InputError for k < 1 or a malformed vector, IntegrityError for damaged postings.
+        """
+        ordinals, _, scores = self.search_units(terms, weights, k)
+        return ordinals, scores
+
+    def search_units(
+        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int = 10
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
+        """:meth:`search_vectors` with the best unit of each document: (ordinals, units, scores)."""
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k is {k!r}; ask for at least 1 result")
+        k = ask = int(k)
+        owners = self._segment.unit_documents
+        units, scores = self._scorer.search(terms, weights, ask)
+        if owners is None:
+            return units, units, scores * self.manifest.scale
+        while True:
+            # A document's best passage is its first in the list, so a list with k documents has the k best.
+            ordinals, first = np.unique(owners[units], return_index=True)
+            if ordinals.size >= k or units.size < ask:
+                break
+            ask *= 4
+            units, scores = self._scorer.search(terms, weights, ask)
+        keep = np.sort(first)[:k]
+        return owners[units[keep]], units[keep], scores[keep] * self.manifest.scale
+
+    def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:
+        """The stored documents of these ordinals. Raises IntegrityError for a damaged one."""
+        return self._segment.documents.get([int(o) for o in ordinals])
+
+    def find(self, document_id: str) -> int | None:
+        """The ordinal of a document id, or None."""
+        return self._segment.documents.find(document_id)
+
+    def span(self, unit: int) -> tuple[int, int] | None:
+        """(start, end) of a passage in characters of its document's text; None where units are documents."""
+        spans = self._segment.unit_spans
+        return None if spans is None else (int(spans[unit, 0]), int(spans[unit, 1]))
+
+    def contributions(self, query: SparseVector, unit: int) -> npt.NDArray[np.float64]:
+        """What each query term earned in a unit: weight x impact x scale, float64 ``[n]``."""
+        impacts = np.array([self._segment.impact(int(term), unit) for term in query.indices], np.float64)
+        return query.values.astype(np.float64) * impacts * self.manifest.scale
+
+    def occurring_terms(self) -> npt.NDArray[np.int64]:
+        """Term ids that have postings, ascending."""
+        return np.flatnonzero(np.diff(self._segment.term_blocks.astype(np.int64)))
+
+    def check(self) -> None:
+        """Check every byte: hashes of all files, posting order and maxima, every stored document. Raises
+        IntegrityError.
+        """
+        check_hashes(self.path, self.manifest.files)
+        self._segment.check()

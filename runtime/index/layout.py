@@ -1,0 +1,159 @@
+"""The index directory as data: what its manifest says and which arrays a segment has. FORMAT.md tells it in prose.
+
+    INDEX/splade_edge_index.json     IndexManifest, replaced in one step by a commit
+    INDEX/segments/00000001/…        immutable files of one segment: SEGMENT_ARRAYS and documents.sqlite
+    INDEX/encoder/query/…            the query encoder, an artifact of its own
+    INDEX/encoder/document/…         the document encoder, where the index was made with it
+
+A *unit* is what is scored: a document, or a passage of one. A posting is a unit and its 8-bit impact for a term; the
+units are cut into windows of 2^16, so that a posting is a uint16 and a uint8. The postings of a term within a window
+are a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ..manifest import Manifest
+
+MANIFEST_NAME = "splade_edge_index.json"
+INDEX_FORMAT = "splade-edge-index"
+VERSION = 1
+
+WINDOW_BITS = 16
+WINDOW = 1 << WINDOW_BITS
+MAX_UNITS = 1 << 32
+MAX_IMPACT = 255
+# term_impacts[t, j] is the KTH_LEVELS[j]-th largest impact of term t (0 where it has fewer postings).
+KTH_LEVELS = (1, 10, 100, 1000)
+
+Extent = Literal["vocab", "vocab+1", "blocks", "blocks+1", "postings", "units"]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One raw little-endian array file: ``dtype``, number of rows by what it counts, and values a row."""
+
+    dtype: str
+    extent: Extent
+    columns: int = 1
+    pointer: bool = False  # pointers are hashed and validated in full on open
+
+
+SEGMENT_ARRAYS: dict[str, ArraySpec] = {
+    # blocks of term t: block_…[term_blocks[t]:term_blocks[t+1]]
+    "term_blocks.u64": ArraySpec("<u8", "vocab+1", pointer=True),
+    "term_impacts.u8": ArraySpec("<u1", "vocab", len(KTH_LEVELS), pointer=True),
+    # CRC-32 of the bytes of term t's posting_units, then its posting_impacts
+    "term_checksums.u32": ArraySpec("<u4", "vocab", pointer=True),
+    "block_windows.u16": ArraySpec("<u2", "blocks", pointer=True),
+    "block_impacts.u8": ArraySpec("<u1", "blocks", pointer=True),  # largest impact in the block
+    "block_postings.u64": ArraySpec("<u8", "blocks+1", pointer=True),
+    "posting_units.u16": ArraySpec("<u2", "postings"),  # unit within its window, ascending in a block
+    "posting_impacts.u8": ArraySpec("<u1", "postings"),  # 1..255
+    "unit_documents.u32": ArraySpec("<u4", "units", pointer=True),  # ascending; only where documents have passages
+    # a passage's (start, end) in characters of its document's text; likewise
+    "unit_spans.u32": ArraySpec("<u4", "units", columns=2, pointer=True),
+}
+DOCUMENTS_FILE = "documents.sqlite"
+
+
+class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One immutable segment: its directory below the index, and what it holds.
+
+    ``tombstones`` is the file of deleted documents; always None in indexes of this release.
+    """
+
+    path: str
+    documents: int
+    units: int
+    postings: int
+    blocks: int
+    passages: bool
+    tombstones: str | None = None
+
+
+class PassageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How documents were split: tokens a passage (without special tokens), tokens shared by neighbours."""
+
+    tokens: int
+    overlap: int
+
+
+class TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How text became vectors: ``join`` of title and text, ``max_length`` in tokens with special tokens, passages."""
+
+    join: str
+    max_length: int
+    passages: PassageSettings | None
+
+
+class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The graph that made the document vectors; ``sha256`` is that of the graph's file."""
+
+    checkpoint: str
+    backend: str
+    precision: str
+    sha256: str
+
+
+class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Counts from indexing: what was cut, what was left out, and why.
+
+    ``truncated``: units longer than max_length; ``empty``: units without a term; ``below_half_a_step``: weights whose
+    impact rounds to 0; ``clipped``: weights above 255 steps; ``bad_lines``: lines skipped under ``--on-error skip``.
+    """
+
+    truncated: int = 0
+    empty: int = 0
+    below_half_a_step: int = 0
+    clipped: int = 0
+    bad_lines: int = 0
+
+
+class IndexManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The manifest of an index. A weight is ``scale * impact``.
+
+    ``features`` are what a reader must know beyond version 1's basics; ``generation`` counts commits. ``query_encoder``
+    and ``document_encoder`` are directories below the index; None in an index of bare vectors.
+    """
+
+    generation: int
+    features: list[str]
+    vocab_size: int
+    vocabulary_sha256: str | None
+    scale: float
+    window_bits: int
+    segments: list[SegmentEntry]
+    statistics: Statistics
+    query_encoder: str | None
+    document_encoder: str | None
+    document_vectors: EncoderIdentity | None
+    text: TextSettings | None
+    made_by: str
+
+
+def array_shape(spec: ArraySpec, segment: SegmentEntry, vocab_size: int) -> tuple[int, ...]:
+    """Shape of a segment's array: ``(rows,)`` or ``(rows, columns)``."""
+    rows = {
+        "vocab": vocab_size,
+        "vocab+1": vocab_size + 1,
+        "blocks": segment.blocks,
+        "blocks+1": segment.blocks + 1,
+        "postings": segment.postings,
+        "units": segment.units,
+    }[spec.extent]
+    return (rows,) if spec.columns == 1 else (rows, spec.columns)
+
+
+def segment_arrays(passages: bool) -> dict[str, ArraySpec]:
+    """The arrays a segment has, by file name."""
+    return {name: spec for name, spec in SEGMENT_ARRAYS.items() if passages or spec.extent != "units"}
+
+
+Array = npt.NDArray[np.generic]

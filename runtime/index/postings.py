@@ -1,0 +1,293 @@
+"""Writing the postings of a segment in bounded memory: collect vectors, spill inverted runs, merge them by term.
+
+Peak memory is about ``memory_bytes`` plus a few arrays the size of the vocabulary. A run is a buffer of vectors sorted
+by term; runs are made in unit order, so the merge is a concatenation a term. Weights stay float32 until the merge,
+because the scale (largest weight / 255) is known only at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..files import storage_errors
+from ..vectors import SparseBatch
+from . import invert
+from .layout import KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS, WINDOW_BITS
+
+# Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 and block arrays.
+_BYTES_A_POSTING = 24
+_MIN_MEMORY = 8 << 20
+_RUN_DTYPES = (np.int64, np.uint32, np.float32)
+
+
+@dataclass(frozen=True)
+class PostingCounts:
+    """What was written: ``units``, ``postings``, ``blocks``, the ``scale``, and what quantization did."""
+
+    units: int
+    postings: int
+    blocks: int
+    scale: float
+    empty: int
+    below_half_a_step: int
+    clipped: int
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A buffer of vectors in term order: ``term_ptr`` int64 ``[V+1]``, ``units`` uint32, ``weights`` float32."""
+
+    term_ptr: npt.NDArray[np.int64]
+    units: npt.NDArray[np.uint32]
+    weights: npt.NDArray[np.float32]
+
+
+class PostingWriter:
+    """Collects unit vectors in order and writes the posting files of a segment into ``directory``.
+
+    ``scale``: weight of one impact step; None for largest weight / 255. ``memory_bytes`` bounds the buffers.
+    """
+
+    def __init__(
+        self, directory: Path, vocab_size: int, *, memory_bytes: int = 512 << 20, scale: float | None = None
+    ) -> None:
+        if scale is not None and not (0.0 < scale < float("inf")):
+            raise InputError(f"scale {scale} is not a positive number")
+        if memory_bytes < _MIN_MEMORY:
+            raise InputError(f"indexing needs at least {_MIN_MEMORY >> 20}M of memory; raise --memory")
+        self._directory = directory
+        self._scratch = directory / "runs"
+        self._vocab_size = vocab_size
+        self._scale = scale
+        self._capacity = memory_bytes // _BYTES_A_POSTING
+        self._pending: list[SparseBatch] = []
+        self._pending_postings = 0
+        self._pending_rows = 0
+        self._runs: list[_Run] = []
+        self._largest = 0.0
+        self._empty = 0
+        self.units = 0
+
+    def add(self, batch: SparseBatch) -> None:
+        """Append unit vectors, in unit order.
+
+        Raises InputError for terms outside the vocabulary or not strictly ascending, weights not positive and finite.
+        """
+        batch = SparseBatch(
+            np.ascontiguousarray(batch.indptr, np.int64),
+            np.ascontiguousarray(batch.indices, np.int32),
+            np.ascontiguousarray(batch.values, np.float32),
+        )
+        code, row = invert.validate_batch(batch.indptr, batch.indices, batch.values, self._vocab_size)
+        if code != invert.OK:
+            reason = {
+                invert.BAD_POINTERS: "indptr does not match indices and values",
+                invert.BAD_TERM: f"a term id outside the vocabulary of {self._vocab_size}",
+                invert.UNSORTED: "term ids that are not strictly ascending",
+                invert.BAD_WEIGHT: "a weight that is not positive and finite",
+            }[code]
+            raise InputError(f"vector {self.units + row} has {reason}")
+        if self.units + len(batch) > MAX_UNITS:
+            raise InputError(f"a segment holds at most {MAX_UNITS} documents or passages; split the corpus")
+        for piece in self._pieces(batch):
+            if self._pending_postings + piece.indices.size > self._capacity:
+                self._spill()
+            self._pending.append(piece)
+            self._pending_postings += piece.indices.size
+            self._pending_rows += len(piece)
+            self.units += len(piece)
+        self._empty += int((np.diff(batch.indptr) == 0).sum())
+        if batch.values.size:
+            self._largest = max(self._largest, float(batch.values.max()))
+
+    def _pieces(self, batch: SparseBatch) -> list[SparseBatch]:
+        """A batch cut so that no piece is more than a quarter of the buffer (a single row may be)."""
+        limit = max(1, self._capacity // 4)
+        if batch.indices.size <= limit:
+            return [batch]
+        pieces = []
+        row = 0
+        while row < len(batch):
+            end = int(np.searchsorted(batch.indptr, batch.indptr[row] + limit, side="right")) - 1
+            end = min(max(end, row + 1), len(batch))
+            a, b = int(batch.indptr[row]), int(batch.indptr[end])
+            pieces.append(SparseBatch(batch.indptr[row : end + 1] - a, batch.indices[a:b], batch.values[a:b]))
+            row = end
+        return pieces
+
+    def _invert_pending(self) -> _Run:
+        indptr = np.zeros(self._pending_rows + 1, np.int64)
+        indices = np.empty(self._pending_postings, np.int32)
+        values = np.empty(self._pending_postings, np.float32)
+        row = at = 0
+        while self._pending:  # pop as we copy, so that the pieces and the copy are not both held whole
+            piece = self._pending.pop(0)
+            indptr[row + 1 : row + len(piece) + 1] = piece.indptr[1:] + at
+            indices[at : at + piece.indices.size] = piece.indices
+            values[at : at + piece.values.size] = piece.values
+            row += len(piece)
+            at += piece.indices.size
+        run = _Run(np.zeros(self._vocab_size + 1, np.int64), np.empty(at, np.uint32), np.empty(at, np.float32))
+        first = self.units - self._pending_rows
+        invert.invert_run(indptr, indices, values, first, run.term_ptr, run.units, run.weights)
+        for array in (run.term_ptr, run.units, run.weights):
+            array.flags.writeable = False  # as memory maps are: one compiled kernel serves both
+        self._pending_postings = self._pending_rows = 0
+        return run
+
+    def _spill(self) -> None:
+        """Write the buffer as an inverted run and keep a memory map of it."""
+        if not self._pending:
+            return
+        run = self._invert_pending()
+        with storage_errors(self._directory):
+            self._scratch.mkdir(exist_ok=True)
+            number = len(self._runs)
+            paths = [self._scratch / f"{number:06d}.{name}" for name in ("ptr", "units", "weights")]
+            arrays: tuple[npt.NDArray[Any], ...] = (run.term_ptr, run.units, run.weights)
+            for path, array in zip(paths, arrays, strict=True):
+                with path.open("wb") as f:
+                    write_array(f, array)
+            self._runs.append(_Run(*(_map(path, dtype) for path, dtype in zip(paths, _RUN_DTYPES, strict=True))))
+
+    def finish(self, progress: Callable[[float], None] | None = None) -> PostingCounts:
+        """Merge the runs and write the files. ``progress`` is told the share of terms done, 0 to 1."""
+        if self._runs:
+            self._spill()
+            runs = self._runs
+        else:
+            runs = [self._invert_pending()]
+        scale = self._scale if self._scale is not None else (self._largest or float(MAX_IMPACT)) / MAX_IMPACT
+        with storage_errors(self._directory), _SegmentFiles(self._directory) as files:
+            sizes = np.zeros(self._vocab_size, np.int64)
+            for run in runs:
+                sizes += np.diff(run.term_ptr)
+            first = 0
+            while first < self._vocab_size:
+                last = _term_range(sizes, first, self._capacity)
+                files.append(*self._merge(runs, first, last, scale, files))
+                first = last
+                if progress is not None:
+                    progress(first / self._vocab_size)
+            postings, blocks = files.close_pointers()
+        self._runs = []
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        return PostingCounts(self.units, postings, blocks, scale, self._empty, files.below_half_a_step, files.clipped)
+
+    def _merge(
+        self, runs: list[_Run], first: int, last: int, scale: float, files: _SegmentFiles
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+        """Postings of the terms first..last-1 over all runs: (list_ptr [terms + 1], units, impacts)."""
+        counts = np.zeros(last - first, np.int64)
+        quantized = []
+        for run in runs:
+            weights = run.weights[run.term_ptr[first] : run.term_ptr[last]]
+            impacts = np.empty(weights.size, np.uint8)
+            dropped, clipped = invert.quantize(weights, scale, impacts)
+            files.below_half_a_step += int(dropped)
+            files.clipped += int(clipped)
+            invert.count_kept(run.term_ptr, impacts, first, counts)
+            quantized.append(impacts)
+        list_ptr = np.zeros(counts.size + 1, np.int64)
+        np.cumsum(counts, out=list_ptr[1:])
+        units = np.empty(int(list_ptr[-1]), np.uint32)
+        merged = np.empty(units.size, np.uint8)
+        position = list_ptr[:-1].copy()
+        for run, impacts in zip(runs, quantized, strict=True):
+            run_units = run.units[run.term_ptr[first] : run.term_ptr[last]]
+            invert.place_run(run.term_ptr, run_units, impacts, first, position, units, merged)
+        return list_ptr, units, merged
+
+
+class _SegmentFiles:
+    """The open posting files of a segment; terms are appended in ascending order."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files: dict[str, BinaryIO] = {}
+        self._postings = 0
+        self._blocks = 0
+        self.below_half_a_step = 0
+        self.clipped = 0
+
+    def __enter__(self) -> _SegmentFiles:
+        for name, spec in SEGMENT_ARRAYS.items():
+            if spec.extent != "units":
+                self._files[name] = (self._directory / name).open("wb")
+        self._write("term_blocks.u64", np.zeros(1, np.uint64))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def append(
+        self, list_ptr: npt.NDArray[np.int64], units: npt.NDArray[np.uint32], impacts: npt.NDArray[np.uint8]
+    ) -> None:
+        """Write the posting lists of the next terms."""
+        terms = list_ptr.size - 1
+        windows_in_all = (int(units.max()) >> WINDOW_BITS) + 1 if units.size else 0
+        most = int(np.minimum(np.diff(list_ptr), windows_in_all).sum())
+        local = np.empty(units.size, np.uint16)
+        windows, starts = np.empty(most, np.uint16), np.empty(most, np.uint64)
+        maxima, blocks_of = np.empty(most, np.uint8), np.empty(terms, np.int64)
+        blocks = invert.cut_blocks(list_ptr, units, impacts, WINDOW_BITS, local, windows, starts, maxima, blocks_of)
+        kth = np.empty((terms, len(KTH_LEVELS)), np.uint8)
+        invert.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
+        checksums = np.fromiter(
+            (
+                posting_checksum(local[a:b], impacts[a:b])
+                for a, b in zip(list_ptr[:-1].tolist(), list_ptr[1:].tolist(), strict=True)
+            ),
+            np.uint32,
+            terms,
+        )
+        self._write("term_blocks.u64", (np.cumsum(blocks_of) + self._blocks).astype(np.uint64))
+        self._write("term_impacts.u8", kth)
+        self._write("term_checksums.u32", checksums)
+        self._write("block_windows.u16", windows[:blocks])
+        self._write("block_impacts.u8", maxima[:blocks])
+        self._write("block_postings.u64", starts[:blocks] + np.uint64(self._postings))
+        self._write("posting_units.u16", local)
+        self._write("posting_impacts.u8", impacts)
+        self._postings += int(units.size)
+        self._blocks += int(blocks)
+
+    def close_pointers(self) -> tuple[int, int]:
+        """Write the end of the last block; returns (postings, blocks)."""
+        self._write("block_postings.u64", np.array([self._postings], np.uint64))
+        return self._postings, self._blocks
+
+    def _write(self, name: str, array: npt.NDArray[np.generic]) -> None:
+        write_array(self._files[name], np.ascontiguousarray(array, dtype=SEGMENT_ARRAYS[name].dtype))
+
+
+def posting_checksum(units: npt.NDArray[np.uint16], impacts: npt.NDArray[np.uint8]) -> int:
+    """CRC-32 of a posting list: the bytes of its units, then of its impacts."""
+    if not units.size:
+        return 0
+    return zlib.crc32(impacts.view(np.uint8).data, zlib.crc32(units.view(np.uint8).data))
+
+
+def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:
+    """Append the bytes of a contiguous array to a file."""
+    file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _term_range(sizes: npt.NDArray[np.int64], first: int, capacity: int) -> int:
+    """The end of the longest range of terms from ``first`` whose postings fit the buffer; at least one term."""
+    end = int(np.searchsorted(np.cumsum(sizes[first:]), capacity, side="right")) + first
+    return min(max(end, first + 1), sizes.size)
+
+
+def _map(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

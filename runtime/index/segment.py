@@ -1,0 +1,193 @@
+"""Opening a segment: map its arrays, validate every pointer, and check each posting list before a kernel reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import IndexFormatError, IntegrityError
+from ..files import safe_join, sha256_file
+from ..scorer.arrays import I64, U8, U16, U32, U64
+from .documents import DocumentReader
+from .layout import (
+    DOCUMENTS_FILE,
+    KTH_LEVELS,
+    WINDOW,
+    WINDOW_BITS,
+    ArraySpec,
+    IndexManifest,
+    SegmentEntry,
+    array_shape,
+    segment_arrays,
+)
+from .postings import posting_checksum
+
+
+class Segment:
+    """A segment's mapped arrays and its documents. File sizes were checked against the manifest before.
+
+    ``term_blocks`` uint64 ``[V+1]``; ``term_impacts`` uint8 ``[V, 4]``; ``block_windows`` uint16, ``block_impacts``
+    uint8
+    ``[blocks]``; ``block_postings`` uint64 ``[blocks+1]``; ``posting_units`` uint16, ``posting_impacts`` uint8
+    ``[postings]``; ``unit_documents`` uint32 ``[units]`` and ``unit_spans`` uint32 ``[units, 2]``, or None where a
+    unit is a document. ``touched`` uint8 ``[V]`` is
+    1 for terms whose postings were checked.
+    """
+
+    def __init__(self, root: Path, manifest: IndexManifest, entry: SegmentEntry) -> None:
+        self.root = root
+        self.entry = entry
+        self.units = entry.units
+        self.vocab_size = manifest.vocab_size
+        self._manifest = manifest
+        arrays: dict[str, Any] = {
+            name: self._map(name, spec, array_shape(spec, entry, manifest.vocab_size))
+            for name, spec in segment_arrays(entry.passages).items()
+        }
+        self.term_blocks: U64 = arrays["term_blocks.u64"]
+        self.term_impacts: U8 = arrays["term_impacts.u8"]
+        self.term_checksums: U32 = arrays["term_checksums.u32"]
+        self.block_windows: U16 = arrays["block_windows.u16"]
+        self.block_impacts: U8 = arrays["block_impacts.u8"]
+        self.block_postings: U64 = arrays["block_postings.u64"]
+        self.posting_units: U16 = arrays["posting_units.u16"]
+        self.posting_impacts: U8 = arrays["posting_impacts.u8"]
+        self.unit_documents: U32 | None = arrays.get("unit_documents.u32")
+        self.unit_spans: U32 | None = arrays.get("unit_spans.u32")
+        self.touched = np.zeros(self.vocab_size, np.uint8)
+        self._validate()
+        self.documents = DocumentReader(safe_join(root, f"{entry.path}/{DOCUMENTS_FILE}"), entry.documents)
+
+    def _map(self, name: str, spec: ArraySpec, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+        relative = f"{self.entry.path}/{name}"
+        path = safe_join(self.root, relative)
+        listed = self._manifest.files.get(relative)
+        expected = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
+        if listed is None or listed.size != expected:
+            raise IntegrityError(f"{self.root}: its manifest does not give {relative} the {expected} bytes it needs")
+        if spec.pointer and sha256_file(path) != listed.sha256:
+            raise self._damaged(name, "its SHA-256 does not match")
+        if expected == 0:
+            array: npt.NDArray[np.generic] = np.empty(shape, spec.dtype)
+            array.flags.writeable = False
+            return array
+        return np.asarray(np.memmap(path, np.dtype(spec.dtype), "r", shape=shape))
+
+    def _validate(self) -> None:
+        """Every pointer that a kernel follows. What it reads through them is checked a term at a time, by
+        :meth:`touch`.
+        """
+        entry = self.entry
+        _validate_pointers("term_blocks", self.term_blocks, entry.blocks, self._damaged, strict=False)
+        _validate_pointers("block_postings", self.block_postings, entry.postings, self._damaged, strict=True)
+        windows_in_all = -(-entry.units // WINDOW)
+        if entry.blocks:
+            if int(self.block_windows.max()) >= windows_in_all:
+                raise self._damaged("block_windows", f"a window beyond the {entry.units} units")
+            descends = np.flatnonzero(np.diff(self.block_windows.astype(np.int32)) <= 0) + 1
+            if not np.isin(descends, self.term_blocks).all():
+                raise self._damaged("block_windows", "windows of a term that do not ascend")
+            if int(np.diff(self.block_postings).max()) > WINDOW:
+                raise self._damaged("block_postings", "a block longer than its window")
+            if int(self.block_impacts.min()) == 0:
+                raise self._damaged("block_impacts", "a block without an impact")
+        if entry.documents > entry.units or (not entry.passages and entry.documents != entry.units):
+            raise self._damaged("manifest", "its counts of documents and units disagree")
+        if self.unit_documents is not None and entry.units:
+            steps = np.diff(self.unit_documents.astype(np.int64), prepend=-1)
+            if int(steps.min()) < 0 or int(steps.max()) > 1 or int(self.unit_documents[-1]) != entry.documents - 1:
+                raise self._damaged("unit_documents", "documents that do not ascend one by one")
+
+    def touch(self, terms: npt.NDArray[np.integer]) -> None:
+        """Check the postings of ``terms`` against their checksums, once a term. Raises IntegrityError."""
+        for term in terms[self.touched[terms] == 0].tolist():
+            a, b = self.posting_range(term)
+            units, impacts = self.posting_units[a:b], self.posting_impacts[a:b]
+            if posting_checksum(units, impacts) != int(self.term_checksums[term]):
+                raise self._damaged("posting", f"the postings of term {term} do not match their checksum")
+            if units.size and self._largest_unit(term) >= self.units:
+                raise self._damaged("posting_units", f"term {term} has a unit beyond the last")
+            self.touched[term] = 1
+
+    def _largest_unit(self, term: int) -> int:
+        """The largest unit in the last block of a term that has postings."""
+        block = int(self.term_blocks[term + 1]) - 1
+        a, b = int(self.block_postings[block]), int(self.block_postings[block + 1])
+        return (int(self.block_windows[block]) << WINDOW_BITS) + int(self.posting_units[a:b].max())
+
+    def posting_range(self, term: int) -> tuple[int, int]:
+        """The postings of a term: ``[first, last)``."""
+        a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
+        return int(self.block_postings[a]), int(self.block_postings[b])
+
+    def postings(self, term: int) -> tuple[I64, U8]:
+        """(units int64 ascending, impacts uint8) of a term, checked."""
+        self.touch(np.array([term]))
+        a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
+        lengths = np.diff(self.block_postings[a : b + 1]).astype(np.int64)
+        first, last = self.posting_range(term)
+        windows = np.repeat(self.block_windows[a:b].astype(np.int64), lengths)
+        return (windows << WINDOW_BITS) + self.posting_units[first:last], self.posting_impacts[first:last]
+
+    def impact(self, term: int, unit: int) -> int:
+        """The impact of a term in a unit, 0 where it has none. Reads one block."""
+        self.touch(np.array([term]))
+        a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
+        block = a + int(np.searchsorted(self.block_windows[a:b], unit >> WINDOW_BITS))
+        if block == b or int(self.block_windows[block]) != unit >> WINDOW_BITS:
+            return 0
+        first, last = int(self.block_postings[block]), int(self.block_postings[block + 1])
+        at = first + int(np.searchsorted(self.posting_units[first:last], unit & (WINDOW - 1)))
+        return int(self.posting_impacts[at]) if at < last and self.posting_units[at] == unit & (WINDOW - 1) else 0
+
+    def check(self) -> None:
+        """Everything that opening leaves out: all postings against their checksums and order, all documents."""
+        self.touch(np.arange(self.vocab_size))
+        starts = self.block_postings[:-1].astype(np.int64)
+        if self.entry.postings:
+            descends = np.flatnonzero(self.posting_units[1:] <= self.posting_units[:-1]) + 1
+            if not np.isin(descends, starts).all():
+                raise self._damaged("posting_units", "units of a block that do not ascend")
+            if int(self.posting_impacts.min()) == 0:
+                raise self._damaged("posting_impacts", "an impact of 0")
+            if not np.array_equal(np.maximum.reduceat(self.posting_impacts, starts), self.block_impacts):
+                raise self._damaged("block_impacts", "a largest impact that is not its block's")
+        for term in range(self.vocab_size):
+            a, b = self.posting_range(term)
+            largest = -np.sort(-self.posting_impacts[a:b].astype(np.int16)) if b > a else np.empty(0, np.int16)
+            expected = [int(largest[k - 1]) if k <= largest.size else 0 for k in KTH_LEVELS]
+            if self.term_impacts[term].tolist() != expected:
+                raise self._damaged("term_impacts", f"k-th largest impacts of term {term} that are not its own")
+        self.documents.check()
+
+    def _damaged(self, name: str, detail: str) -> IntegrityError:
+        path = self.root / self.entry.path
+        return IntegrityError(f"{path}: {name} is damaged ({detail}); copy the index again or build it anew")
+
+
+def _validate_pointers(
+    name: str,
+    pointers: npt.NDArray[np.uint64],
+    end: int,
+    damaged: Callable[[str, str], IntegrityError],
+    *,
+    strict: bool,
+) -> None:
+    if int(pointers[0]) != 0 or int(pointers[-1]) != end:
+        raise damaged(name, f"it does not run from 0 to {end}")
+    if (pointers[1:] <= pointers[:-1] if strict else pointers[1:] < pointers[:-1]).any():
+        raise damaged(name, "pointers that do not ascend")
+
+
+def refuse_future(manifest: IndexManifest, path: Path) -> None:
+    """Raise IndexFormatError for what only later releases can read."""
+    if manifest.features or len(manifest.segments) != 1 or any(s.tombstones for s in manifest.segments):
+        raise IndexFormatError(f"{path} was changed by a newer splade-edge; upgrade to read it")
+    if manifest.window_bits != WINDOW_BITS:
+        raise IndexFormatError(
+            f"{path} has windows of 2^{manifest.window_bits} units; this release reads 2^{WINDOW_BITS}"
+        )

@@ -1,0 +1,162 @@
+"""Writing an index directory: one segment, its manifest last. The only writer of the format in layout.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ..corpus import Document
+from ..errors import InputError
+from ..files import storage_errors
+from ..manifest import describe_file, write_manifest
+from ..vectors import SparseBatch
+from ..version import MADE_BY
+from .documents import DocumentWriter
+from .layout import (
+    DOCUMENTS_FILE,
+    INDEX_FORMAT,
+    MANIFEST_NAME,
+    SEGMENT_ARRAYS,
+    VERSION,
+    WINDOW_BITS,
+    EncoderIdentity,
+    IndexManifest,
+    SegmentEntry,
+    Statistics,
+    TextSettings,
+)
+from .postings import PostingWriter
+
+_SEGMENT = "segments/00000001"
+
+
+class PassageSpan(NamedTuple):
+    """Whose passage a vector is: the document's ordinal, and (start, end) in characters of its text."""
+
+    document: int
+    start: int
+    end: int
+
+
+class IndexWriter:
+    """Writes an index into an empty directory. Add documents and their vectors in the same order, then :meth:`finish`.
+
+    ``passages``: a document may have several vectors; then :meth:`add_vectors` takes their :class:`PassageSpan`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        vocab_size: int,
+        *,
+        passages: bool = False,
+        memory_bytes: int = 512 << 20,
+        scale: float | None = None,
+    ) -> None:
+        self._root = directory
+        self._segment = directory / _SEGMENT
+        with storage_errors(directory):
+            self._segment.mkdir(parents=True)
+        self._vocab_size = vocab_size
+        self._postings = PostingWriter(self._segment, vocab_size, memory_bytes=memory_bytes, scale=scale)
+        self._documents = DocumentWriter(self._segment / DOCUMENTS_FILE)
+        self._spans: list[npt.NDArray[np.uint32]] | None = [] if passages else None
+
+    @property
+    def documents(self) -> int:
+        """Documents added so far."""
+        return self._documents.count
+
+    @property
+    def units(self) -> int:
+        """Vectors added so far."""
+        return self._postings.units
+
+    def add_document(self, document: Document) -> int:
+        """Store a document; returns its ordinal. Raises DuplicateIdError if its id was used before."""
+        return self._documents.add(document)
+
+    def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
+        """Append unit vectors; with passages ``spans`` has one entry a vector, documents ascending.
+
+        Raises InputError for malformed vectors or spans.
+        """
+        if self._spans is not None:
+            if spans is None or len(spans) != len(batch):
+                raise InputError(f"an index of passages needs the span of each of the {len(batch)} vectors")
+            self._spans.append(np.array(spans, np.uint32).reshape(-1, 3))
+        self._postings.add(batch)
+
+    def finish(
+        self,
+        *,
+        statistics: Statistics | None = None,
+        vocabulary_sha256: str | None = None,
+        query_encoder: str | None = None,
+        document_encoder: str | None = None,
+        document_vectors: EncoderIdentity | None = None,
+        text: TextSettings | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> IndexManifest:
+        """Merge the postings, close the files, and write the manifest. Every document needs a unit."""
+        self._documents.close()
+        counts = self._postings.finish(progress)
+        if self._spans is not None:
+            self._write_spans(np.concatenate([np.empty((0, 3), np.uint32), *self._spans]))
+        elif self.documents != counts.units:
+            raise InputError(f"{self.documents} documents were added, but {counts.units} vectors")
+        segment = SegmentEntry(
+            path=_SEGMENT,
+            documents=self.documents,
+            units=counts.units,
+            postings=counts.postings,
+            blocks=counts.blocks,
+            passages=self._spans is not None,
+        )
+        manifest = IndexManifest(
+            format=INDEX_FORMAT,
+            version=VERSION,
+            files={
+                p.relative_to(self._root).as_posix(): describe_file(p)
+                for p in sorted(self._root.rglob("*"))
+                if p.is_file() and "encoder" not in p.relative_to(self._root).parts
+            },
+            generation=1,
+            features=[],
+            vocab_size=self._vocab_size,
+            vocabulary_sha256=vocabulary_sha256,
+            scale=counts.scale,
+            window_bits=WINDOW_BITS,
+            segments=[segment],
+            statistics=msgspec.structs.replace(
+                statistics or Statistics(),
+                empty=counts.empty,
+                below_half_a_step=counts.below_half_a_step,
+                clipped=counts.clipped,
+            ),
+            query_encoder=query_encoder,
+            document_encoder=document_encoder,
+            document_vectors=document_vectors,
+            text=text,
+            made_by=MADE_BY,
+        )
+        write_manifest(self._root / MANIFEST_NAME, manifest)
+        return manifest
+
+    def _write_spans(self, spans: npt.NDArray[np.uint32]) -> None:
+        owners = spans[:, 0].astype(np.int64)
+        if (np.diff(owners) < 0).any() or not np.array_equal(np.unique(owners), np.arange(self.documents)):
+            raise InputError("passages must follow the order of their documents, each document with at least one")
+        with storage_errors(self._root):
+            for name, columns in (("unit_documents.u32", spans[:, 0]), ("unit_spans.u32", spans[:, 1:])):
+                data = np.ascontiguousarray(columns, SEGMENT_ARRAYS[name].dtype)
+                (self._segment / name).write_bytes(data.tobytes())
+
+    def abort(self) -> None:
+        """Close open files without finishing; the caller removes the directory."""
+        self._documents.abandon()

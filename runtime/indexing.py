@@ -1,0 +1,201 @@
+"""From a stream of documents to an index directory: join, cut, encode, write, commit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .artifact import Artifact, copy_artifact
+from .corpus import BadLines, Document, Record
+from .encoder import Encoder
+from .encoder.tokenizer import TextTokenizer, clean_text
+from .errors import ArtifactError, InputError
+from .files import check_writable_target, staged_directory
+from .index.documents import DuplicateIdError
+from .index.layout import EncoderIdentity, IndexManifest, PassageSettings, Statistics, TextSettings
+from .index.writer import IndexWriter, PassageSpan
+from .passages import Passages, split
+from .vectors import SparseBatch, SparseVector
+
+DEFAULT_MEMORY = 512 << 20
+QUERY_ENCODER = "encoder/query"
+DOCUMENT_ENCODER = "encoder/document"
+JOIN = "title + ' ' + text"
+_BATCH = 256  # vectors handed to the index writer at a time
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where indexing stands: documents and units (documents or passages) encoded, and 0..1 of the merge at the end."""
+
+    documents: int
+    units: int
+    merged: float
+
+
+def join_title(title: str, text: str) -> str:
+    """What is encoded of a document: title and text with a blank between, or the one that is not empty."""
+    return f"{title} {text}" if title and text else title or text
+
+
+def build_index(
+    output: str | Path,
+    records: Iterable[Record] | Iterable[Document],
+    document_encoder: Encoder,
+    query_encoder: Artifact,
+    *,
+    passages: Passages | None = None,
+    with_document_encoder: bool = False,
+    bad_lines: BadLines | None = None,
+    memory_bytes: int = DEFAULT_MEMORY,
+    force: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> IndexManifest:
+    """Encode documents and write the index directory ``output`` in one step: on an error or a kill there is none.
+
+    ``records``: documents, or :class:`Record` with their locations, in the order that breaks ties. ``query_encoder``:
+    the artifact that the index carries, with its graphs of the document encoder's precision (all, if it has none of
+    it).
+    ``bad_lines`` decides what happens to a duplicate id (default: an error). Encoding holds one look-ahead window of
+    texts; the postings are held to ``memory_bytes``.
+
+    Raises InputError (no documents, output exists), CorpusError (a bad line), ArtifactError (encoders that do not fit
+    together or of the wrong side), StorageError (disk full); nothing is written then.
+    """
+    output = Path(output)
+    check_writable_target(output, force=force)
+    _check_sides(document_encoder, query_encoder)
+    bad_lines = bad_lines or BadLines("fail")
+    if passages is not None:
+        _check_passages(passages, document_encoder)
+    with staged_directory(output, force=force) as staging:
+        writer = IndexWriter(
+            staging, document_encoder.vocab_size, passages=passages is not None, memory_bytes=memory_bytes
+        )
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(writer.abort)
+            truncated = _encode_all(writer, records, document_encoder, passages, bad_lines, progress)
+            if writer.documents == 0:
+                raise InputError("the corpus has no documents; nothing was written")
+            _copy_encoders(staging, document_encoder, query_encoder, with_document_encoder)
+            variant = document_encoder.variant
+            source = document_encoder.artifact.manifest
+            manifest = writer.finish(
+                statistics=Statistics(truncated=truncated, bad_lines=bad_lines.count),
+                vocabulary_sha256=source.vocabulary_sha256,
+                query_encoder=QUERY_ENCODER,
+                document_encoder=DOCUMENT_ENCODER if with_document_encoder else None,
+                document_vectors=EncoderIdentity(
+                    checkpoint=source.source.checkpoint,
+                    backend=variant.backend,
+                    precision=variant.precision,
+                    sha256=source.files[variant.path].sha256,
+                ),
+                text=TextSettings(
+                    join=JOIN,
+                    max_length=document_encoder.max_length,
+                    passages=PassageSettings(passages.max_tokens, passages.overlap) if passages else None,
+                ),
+                progress=_merge_progress(progress, writer),
+            )
+    return manifest
+
+
+def _encode_all(
+    writer: IndexWriter,
+    records: Iterable[Record] | Iterable[Document],
+    encoder: Encoder,
+    passages: Passages | None,
+    bad_lines: BadLines,
+    progress: Callable[[Progress], None] | None,
+) -> int:
+    """Encode and write all documents; returns how many units were cut at the encoder's maximum length."""
+    spans: deque[PassageSpan] = deque()
+
+    def texts() -> Iterator[str]:
+        for record in records:
+            document, location = record if isinstance(record, Record) else (record, f"document {writer.documents}")
+            document = _storable(document)
+            try:
+                ordinal = writer.add_document(document)
+            except DuplicateIdError as error:
+                bad_lines.report(location, str(error))
+                continue
+            for start, end in unit_spans(document.text, encoder.tokenizer, passages):
+                spans.append(PassageSpan(ordinal, start, end))
+                yield join_title(document.title, document.text[start:end])
+
+    truncated = 0
+    vectors: list[SparseVector] = []
+
+    def flush() -> None:
+        done = [spans.popleft() for _ in vectors]
+        writer.add_vectors(SparseBatch.stack(vectors), done if passages else None)
+        vectors.clear()
+        if progress is not None and done:
+            progress(Progress(done[-1].document + 1, writer.units, 0.0))
+
+    for encoded in encoder.encode(texts()):
+        truncated += encoded.truncated
+        vectors.append(encoded.vector if encoded.known else SparseVector(encoded.vector[0][:0], encoded.vector[1][:0]))
+        if len(vectors) == _BATCH:
+            flush()
+    flush()
+    return truncated
+
+
+def unit_spans(text: str, tokenizer: TextTokenizer, passages: Passages | None) -> list[tuple[int, int]]:
+    """The parts of a text that are encoded, each behind the title: the whole, or its passages."""
+    return [(0, len(text))] if passages is None else split(text, tokenizer, passages.max_tokens, passages.overlap)
+
+
+def _storable(document: Document) -> Document:
+    """The document with lone surrogates replaced, which neither UTF-8 nor SQLite can hold. Ids are never changed."""
+    if clean_text(document.id) != document.id:
+        raise InputError(f"the id {document.id!r} holds a lone surrogate; ids must be valid Unicode")
+    return replace(document, title=clean_text(document.title), text=clean_text(document.text))
+
+
+def _check_sides(document_encoder: Encoder, query_encoder: Artifact) -> None:
+    artifact = document_encoder.artifact
+    if not artifact.serves("document"):
+        raise ArtifactError(f"{artifact.path} holds a query encoder; documents need a document encoder")
+    if not query_encoder.serves("query"):
+        raise ArtifactError(f"{query_encoder.path} holds a document encoder; the index carries a query encoder")
+    if artifact.manifest.vocabulary_sha256 != query_encoder.manifest.vocabulary_sha256:
+        raise ArtifactError(
+            f"{query_encoder.path} has another vocabulary than {artifact.path}; use the two encoders of one pair"
+        )
+
+
+def _check_passages(passages: Passages, encoder: Encoder) -> None:
+    room = encoder.max_length - encoder.tokenizer.special_tokens
+    if passages.max_tokens > room:
+        raise InputError(
+            f"passages of {passages.max_tokens} tokens do not fit: the document encoder reads {room} "
+            "beside its special tokens; ask for fewer"
+        )
+
+
+def _copy_encoders(
+    staging: Path, document_encoder: Encoder, query_encoder: Artifact, with_document_encoder: bool
+) -> None:
+    precision = document_encoder.variant.precision
+    has = any(v.precision == precision for v in query_encoder.manifest.variants)
+    target = staging / QUERY_ENCODER
+    target.mkdir(parents=True)
+    copy_artifact(query_encoder, target, lambda v: v.precision == precision or not has)
+    if with_document_encoder:
+        target = staging / DOCUMENT_ENCODER
+        target.mkdir()
+        # Documents added later must get vectors from the very same graph.
+        copy_artifact(document_encoder.artifact, target, lambda v: v == document_encoder.variant)
+
+
+def _merge_progress(progress: Callable[[Progress], None] | None, writer: IndexWriter) -> Callable[[float], None] | None:
+    if progress is None:
+        return None
+    return lambda share: progress(Progress(writer.documents, writer.units, share))

@@ -1,0 +1,15 @@
+"""Short names for the arrays that kernels take: element type and width."""
+
+import numpy as np
+import numpy.typing as npt
+
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+# An accumulator and the weights rounded for it have one width, 16 or 32 bits.
+Sums = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]

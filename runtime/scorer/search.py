@@ -1,0 +1,100 @@
+"""Searching one segment with a query vector: validation, workspace, and the call of the kernels."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from . import kernels
+from .arrays import Sums
+
+if TYPE_CHECKING:
+    from ..index.segment import Segment
+
+MAX_TERMS = 1 << 20
+# Largest accumulators, and the widest margin that 16 bits may have, as a share of the largest possible sum.
+_LIMITS = np.array([65535.0, 4294967295.0, 0.01])
+
+
+class _Workspace(threading.local):
+    """Buffers of one thread, grown as queries need; the accumulators are all zero between calls."""
+
+    def __init__(self) -> None:
+        self.sums16, self.sums32 = np.zeros(kernels.WINDOW, np.uint16), np.zeros(kernels.WINDOW, np.uint32)
+        self.slots = np.zeros(kernels.WINDOW, np.uint16)
+        self.terms = self.k = -1  # nothing reserved, not even for a query without terms
+
+    def reserve(self, terms: int, k: int) -> None:
+        """Make room for a query of ``terms`` terms and ``k`` results."""
+        if terms > self.terms:
+            self.terms = terms = max(64, 2 * terms)
+            self.first, self.last, self.cursor = (np.empty(terms, np.uint64) for _ in range(3))
+            self.used = np.empty(terms, np.float32)
+            self.rounded16, self.rounded32 = np.empty(terms, np.uint16), np.empty(terms, np.uint32)
+        if k > self.k:
+            self.k = k = max(128, k)
+            capacity = 2 * k + 2048
+            self.found_units, self.found_sums, self.work = (np.empty(capacity, np.uint32) for _ in range(3))
+            self.top_scores, self.top_units = np.empty(k + capacity, np.float64), np.empty(k + capacity, np.uint32)
+
+
+class SegmentScorer:
+    """Exact top k over a segment; safe from several threads."""
+
+    def __init__(self, segment: Segment) -> None:
+        from ..index.layout import KTH_LEVELS
+
+        self._segment = segment
+        self._levels = np.array(KTH_LEVELS, np.int64)
+        self._workspace = _Workspace()
+
+    def search(
+        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
+        """(units uint32, scores float64 without the scale) of the top k, best first; units that share no term are left
+        out.
+
+        ``terms``: integers ``[n]``, distinct, in any order. ``weights``: float32 ``[n]``, finite, >= 0.
+        Raises InputError for anything else, IntegrityError for damaged postings.
+        """
+        t = np.ascontiguousarray(terms, np.int64)
+        w = np.ascontiguousarray(weights, np.float32)
+        if t.ndim != 1 or t.shape != w.shape or t.size > MAX_TERMS:
+            raise InputError(f"terms and weights must be two arrays of one length, at most {MAX_TERMS}")
+        s = self._segment
+        ws = self._workspace
+        k = min(k, s.units)
+        ws.reserve(t.size, k)
+        while True:
+            code, n, bits, step, above, margin, ties, threshold = kernels.prepare(
+                t, w, k, s.term_blocks, s.term_impacts, self._levels, s.touched,
+                ws.first, ws.last, ws.used, ws.rounded16, ws.rounded32, _LIMITS,
+            )  # fmt: skip
+            if code == kernels.OK:
+                break
+            if code == kernels.UNTOUCHED:
+                s.touch(t)
+            elif code == kernels.UNSORTED:
+                order = np.argsort(t, kind="stable")
+                t, w = t[order], w[order]
+                if (t[1:] == t[:-1]).any():
+                    raise InputError("a query vector names a term twice; add up the weights of equal terms")
+            elif code == kernels.BAD_TERM:
+                raise InputError(f"term {t[n]} of the query is outside the index's vocabulary of {s.vocab_size}")
+            else:
+                raise InputError("query weights must be finite and not negative")
+        if n == 0 or k == 0:
+            return np.empty(0, np.uint32), np.empty(0, np.float64)
+        rounded: Sums
+        sums: Sums
+        rounded, sums = (ws.rounded16, ws.sums16) if bits == 16 else (ws.rounded32, ws.sums32)
+        found = kernels.search(
+            ws.first[:n], ws.last[:n], ws.used[:n], rounded[:n], step, above, margin, ties, k, threshold,
+            s.block_windows, s.block_impacts, s.block_postings, s.posting_units, s.posting_impacts, s.units,
+            sums, ws.slots, ws.cursor, ws.found_units, ws.found_sums, ws.work, ws.top_scores, ws.top_units,
+        )  # fmt: skip
+        return ws.top_units[:found].copy(), ws.top_scores[:found].copy()

@@ -1,0 +1,144 @@
+"""Query text in, documents out: an index and the query encoder it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .artifact import Backend, Precision
+from .encoder import Encoder
+from .errors import ArtifactError, IndexFormatError
+from .files import safe_join
+from .index import Index
+from .threads import resolve_threads
+from .vectors import SparseVector
+
+_NO_TERMS = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
+_BATCH = 512  # queries encoded and searched at a time by search_many
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer. ``passage`` is the best passage, where documents are split; ``unit`` is what was scored (see
+    Index).
+    """
+
+    unit: int
+    score: float
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Any]
+    passage: str | None
+
+
+@dataclass(frozen=True)
+class TermContribution:
+    """What a query term earned in a document: ``weight`` x document weight = ``score``."""
+
+    term: str
+    weight: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a hit has its score: the query's terms and weights, and contributions that add up to the score, largest
+    first.
+    """
+
+    query: list[tuple[str, float]]
+    contributions: list[TermContribution]
+
+
+class Searcher:
+    """An index with its query encoder, loaded. Safe from several threads.
+
+    ``threads`` is one setting for encoder and scorer. A query without a known word finds nothing.
+    """
+
+    def __init__(self, index: Index, encoder: Encoder, threads: int | None = None) -> None:
+        manifest = index.manifest
+        if not encoder.artifact.serves("query"):
+            raise ArtifactError(f"{encoder.artifact.path} holds a document encoder; searching needs a query encoder")
+        if (
+            manifest.vocabulary_sha256 is not None
+            and manifest.vocabulary_sha256 != encoder.artifact.manifest.vocabulary_sha256
+        ):
+            raise ArtifactError(
+                f"{encoder.artifact.path} has another vocabulary than the index {index.path}; use the query encoder of "
+                "the pair that made the index"
+            )
+        self.index = index
+        self.encoder = encoder
+        self.threads = resolve_threads(threads)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        backend: Backend | None = None,
+        precision: Precision | None = None,
+        threads: int | None = None,
+        query_encoder: str | Path | None = None,
+    ) -> Searcher:
+        """Open an index directory and the query encoder in it, or another ``query_encoder`` of the same vocabulary.
+
+        Raises IndexFormatError, ArtifactError, IntegrityError, MissingExtraError.
+        """
+        index = Index.open(path)
+        if query_encoder is None:
+            if index.manifest.query_encoder is None:
+                raise IndexFormatError(f"{path} carries no query encoder; name one with --query-encoder")
+            query_encoder = safe_join(index.path, index.manifest.query_encoder)
+        encoder = Encoder.open(query_encoder, "query", backend=backend, precision=precision, threads=threads)
+        return cls(index, encoder, threads)
+
+    def encode(self, query: str) -> SparseVector:
+        """The query's vector, over terms that have weight; empty for a query without a known word."""
+        return next(self._encode_many([query]))
+
+    def search(self, query: str, k: int = 10) -> list[Hit]:
+        """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1."""
+        return self.search_vector(self.encode(query), k)
+
+    def search_vector(self, query: SparseVector, k: int = 10) -> list[Hit]:
+        """:meth:`search` for a query that is encoded already."""
+        ordinals, units, scores = self.index.search_units(query.indices, query.values, k)
+        documents = self.index.documents(ordinals)
+        hits = []
+        for unit, score, document in zip(units.tolist(), scores.tolist(), documents, strict=True):
+            span = self.index.span(unit)
+            passage = document.text[span[0] : span[1]] if span else None
+            hits.append(Hit(unit, score, document.id, document.title, document.text, document.metadata, passage))
+        return hits
+
+    def search_many(self, queries: Iterable[str], k: int = 10) -> Iterator[list[Hit]]:
+        """:meth:`search` for each query, lazily and in order, ``threads`` of them scored at a time."""
+        vectors = self._encode_many(queries)
+        with ThreadPoolExecutor(self.threads) as pool:
+            while batch := list(islice(vectors, _BATCH)):
+                yield from pool.map(lambda vector: self.search_vector(vector, k), batch)
+
+    def explain(self, query: str, hit: Hit) -> Explanation:
+        """Which terms earned how much of a hit's score."""
+        vector = self.encode(query)
+        parts = self.index.contributions(vector, hit.unit)
+        terms = self.encoder.vocabulary
+        contributions = [
+            TermContribution(terms[vector.indices[i]], float(vector.values[i]), float(parts[i]))
+            for i in np.argsort(-parts, kind="stable")
+            if parts[i] > 0
+        ]
+        return Explanation(self.encoder.decode(vector), contributions)
+
+    def _encode_many(self, queries: Iterable[str]) -> Iterator[SparseVector]:
+        for encoded in self.encoder.encode(queries):
+            yield encoded.vector if encoded.known else _NO_TERMS

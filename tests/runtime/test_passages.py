@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from splade_edge.runtime.encoder.tokenizer import TextTokenizer, clean_text
+from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.passages import Passages, split, token_ranges
+
+from .. import tiny
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tiny.write_tokenizer(path)
+    return TextTokenizer(path, tiny.MAX_LENGTH)
+
+
+def passages_of(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0) -> list[str]:
+    return [text[start:end] for start, end in split(text, tokenizer, max_tokens, overlap)]
+
+
+def test_a_short_text_is_one_passage(tokenizer: TextTokenizer) -> None:
+    assert passages_of("  Cat dog. ", tokenizer, 3) == ["  Cat dog. "]
+    assert passages_of("", tokenizer, 3) == [""]
+
+
+def test_overlap(tokenizer: TextTokenizer) -> None:
+    assert passages_of("a cat in the river of rain", tokenizer, 4, 2) == [
+        "a cat in the",
+        "in the river of",
+        "river of rain",
+    ]
+    assert passages_of("a cat in the river of rain", tokenizer, 3) == ["a cat in", "the river of", "rain"]
+
+
+def test_words_are_not_divided(tokenizer: TextTokenizer) -> None:
+    # cats, dogs and raining are two tokens each
+    assert passages_of("cats dogs raining the", tokenizer, 3, 1) == ["cats", "dogs", "raining the"]
+
+
+def test_a_word_longer_than_a_passage_is_divided(tokenizer: TextTokenizer) -> None:
+    assert passages_of("cat" + "s" * 5 + " dog", tokenizer, 2) == ["cats", "ss", "ss", "dog"]
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(1, 9), st.data())
+def test_token_ranges(word_lengths: list[int], size: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, size - 1))
+    words = [word for word, length in enumerate(word_lengths) for _ in range(length)]
+    ranges = token_ranges(words, size, overlap)
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == len(words)
+    for start, end in ranges:
+        assert 0 < end - start <= size
+        if max(word_lengths) <= size:  # then no word is divided
+            assert start == 0 or words[start - 1] != words[start]
+            assert end == len(words) or words[end - 1] != words[end]
+    for (start, end), (next_start, next_end) in pairwise(ranges):
+        assert start < next_start <= end < next_end
+        assert end - next_start <= overlap
+
+
+@given(st.lists(st.sampled_from(["cat", "dogs", "raining", "the", "☃", ",", "catsss"]), max_size=40))
+def test_passages_are_slices_in_order(tokenizer: TextTokenizer, parts: list[str]) -> None:
+    text = clean_text(" ".join(parts))
+    assert "".join(passages_of(text, tokenizer, 5)).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(0, 0), (-1, 0), (4, 4), (4, -1), (4, 9)])
+def test_bad_sizes(size: int, overlap: int) -> None:
+    with pytest.raises(InputError, match="tokens; give"):
+        Passages(size, overlap)

@@ -1,0 +1,225 @@
+"""The kernels against the naive oracle: exact scores, exact order, ties by insertion order, at every k."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.scorer import kernels
+
+from tests.oracle import csr, top_k, write_index
+
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def assert_exact(index, impacts, terms, weights, k):
+    documents, scores = index.search_vectors(terms, weights, k)
+    expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale)
+    assert documents.tolist() == expected
+    assert scores.tolist() == expected_scores
+
+
+@st.composite
+def collections(draw):
+    """Small collections from shapes that have broken scorers: ties, giant lists, empty documents, extreme impacts."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    documents, vocab = draw(st.integers(1, 400)), draw(st.integers(1, 30))
+    values = draw(st.sampled_from([(1, 2), (1, 4), (255, 256), (1, 256)]))
+    density = draw(st.sampled_from([0.02, 0.3, 1.0]))
+    impacts = rng.integers(*values, (documents, vocab)) * (rng.random((documents, vocab)) < density)
+    if draw(st.booleans()):
+        impacts[:, 0] = draw(st.sampled_from([1, 255]))  # a term in every document
+    if draw(st.booleans()):
+        impacts = np.repeat(impacts[:1], documents, axis=0)  # all documents alike
+    return impacts
+
+
+def queries(vocab):
+    weight = st.one_of(
+        st.floats(0.0078125, 4.0, width=32),
+        st.integers(1, 32).map(float),
+        st.sampled_from([1e-6, 1e6, 1e-30, 1e30, 0.0, 1.0]),
+    )
+    return st.dictionaries(st.integers(0, vocab - 1), weight, min_size=1, max_size=vocab)
+
+
+class TestAgainstOracle:
+    @QUICK
+    @given(data=st.data(), impacts=collections())
+    def test_every_k(self, data, impacts, tmp_path_factory):
+        index = write_index(tmp_path_factory.mktemp("i") / "index", impacts)
+        for query in data.draw(st.lists(queries(impacts.shape[1]), min_size=1, max_size=5)):
+            for k in {1, 10, len(impacts), len(impacts) + 1, data.draw(st.integers(1, len(impacts)))}:
+                assert_exact(index, impacts, list(query), list(query.values()), k)
+
+    @pytest.mark.parametrize("documents", [kernels.WINDOW - 1, kernels.WINDOW, kernels.WINDOW + 1, 3 * kernels.WINDOW])
+    @pytest.mark.parametrize("density", [0.001, 0.5])
+    def test_windows(self, tmp_path, documents, density):
+        rng = np.random.default_rng(documents)
+        impacts = (rng.integers(1, 256, (documents, 6)) * (rng.random((documents, 6)) < density)).astype(np.uint8)
+        impacts[-1] = 255  # the last unit of the last window wins
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        for terms in ([0], [0, 3], range(6)):
+            weights = rng.uniform(0.01, 3, len(terms)).astype(np.float32)
+            for k in (1, 10, 1000):
+                assert_exact(index, impacts, terms, weights, k)
+
+    def test_equal_scores_overflow_the_candidates(self, tmp_path):
+        # more equal documents than the candidate buffer holds, with weights that do not round exactly
+        impacts = np.full((20_000, 3), 7, np.uint8)
+        impacts[10_000] = 8
+        index = write_index(tmp_path / "index", impacts)
+        for weights in ([0.1, 0.7, 0.30000001], [1, 1, 1]):
+            for k in (1, 2, 100, 5000):
+                assert_exact(index, impacts, [0, 1, 2], weights, k)
+
+    def test_near_ties_overflow_the_candidates(self, tmp_path):
+        # all accumulators are nearly equal, and only the exact score tells the documents apart
+        left = np.random.default_rng(3).integers(1, 255, 20_000)
+        impacts = np.stack([left, 255 - left, np.full_like(left, 200)], axis=1)
+        index = write_index(tmp_path / "index", impacts)
+        for weights in ([0.1, 0.1000001, 0.7], [0.1000001, 0.1, 0.7], [1.7, 1.705, 0.013], [3.01, 2.999, 1.3]):
+            for k in (1, 10, 1500, 5000):
+                assert_exact(index, impacts, [0, 1, 2], weights, k)
+
+    def test_rounding_that_swaps_two_documents(self, tmp_path):
+        # one term each: the document that is barely better has the accumulator that rounding may push below the other's
+        pairs = 500
+        impacts = np.zeros((2 * pairs, 2 * pairs), np.uint8)
+        rest = np.random.default_rng(4).integers(100, 256, pairs)
+        for i in range(pairs):
+            impacts[2 * i, 2 * i], impacts[2 * i + 1, 2 * i + 1] = 255, rest[i]
+        index = write_index(tmp_path / "index", impacts)
+        for i, weight in enumerate(np.random.default_rng(5).uniform(0.1, 3, pairs)):
+            for better in (1.0001, 0.9999):
+                weights = [weight, weight * 255 / rest[i] * better]
+                assert_exact(index, impacts, [2 * i, 2 * i + 1], weights, 1)
+
+    def test_ascending_scores_overflow_the_candidates(self, tmp_path):
+        # every document beats all before it, so the threshold rises all the time
+        impacts = np.arange(1, 255)[np.sort(np.random.default_rng(0).integers(0, 254, (30_000, 4)), axis=0)]
+        index = write_index(tmp_path / "index", impacts)
+        for k in (1, 10, 3000):
+            assert_exact(index, impacts, [0, 1, 2, 3], [0.3, 1.7, 0.01, 2.2], k)
+
+    def test_many_terms_need_32_bits(self, tmp_path):
+        rng = np.random.default_rng(1)
+        impacts = rng.integers(0, 256, (600, 500))
+        index = write_index(tmp_path / "index", impacts)
+        for weights in (np.full(500, 255.0), rng.lognormal(0, 3, 500), np.r_[1e6, np.full(499, 1e-6)]):
+            assert_exact(index, impacts, np.arange(500), weights.astype(np.float32), 50)
+
+    def test_weights_that_overflow_16_bits_if_summed_carelessly(self, tmp_path):
+        impacts = np.array([[255, 255], [255, 0], [0, 255], [1, 1]])
+        index = write_index(tmp_path / "index", impacts)
+        for weights in ([65535, 65535], [256, 2], [257, 0.5]):
+            assert_exact(index, impacts, [0, 1], weights, 4)
+
+
+class TestQueries:
+    @pytest.fixture(scope="class")
+    def index(self, tmp_path_factory):
+        return write_index(
+            tmp_path_factory.mktemp("q") / "index", np.eye(5, 6, dtype=int) * 9 + np.eye(5, 6, 1, dtype=int)
+        )
+
+    def test_order_of_terms_does_not_matter(self, index):
+        a = index.search_vectors([0, 1, 4], [0.1, 0.2, 0.3], 5)
+        b = index.search_vectors([4, 0, 1], [0.3, 0.1, 0.2], 5)
+        assert [x.tolist() for x in a] == [x.tolist() for x in b]
+
+    def test_no_match_is_an_empty_answer(self, tmp_path, index):
+        assert index.search_vectors([], [], 3)[0].size == 0
+        assert index.search_vectors([0], [0.0], 3)[0].size == 0
+        lonely = write_index(tmp_path / "index", np.array([[3, 0]]))
+        assert lonely.search_vectors([1], [1.0], 3)[0].size == 0
+
+    @pytest.mark.parametrize(
+        ("terms", "weights", "message"),
+        [
+            ([6], [1.0], "term 6 of the query is outside the index's vocabulary of 6"),
+            ([-1], [1.0], "term -1 of the query is outside"),
+            ([1, 1], [1.0, 1.0], "names a term twice"),
+            ([3, 1, 3], [1.0, 1.0, 1.0], "names a term twice"),
+            ([1], [-1.0], "finite and not negative"),
+            ([1], [float("nan")], "finite and not negative"),
+            ([1], [float("inf")], "finite and not negative"),
+            ([1, 2], [1.0], "one length"),
+        ],
+    )
+    def test_bad_vectors(self, index, terms, weights, message):
+        with pytest.raises(InputError, match=message):
+            index.search_vectors(terms, weights, 3)
+
+    @pytest.mark.parametrize("k", [0, -1, 2.5, True, None])
+    def test_bad_k(self, index, k):
+        with pytest.raises(InputError, match="ask for at least 1"):
+            index.search_vectors([1], [1.0], k)
+
+    def test_an_error_leaves_the_workspace_usable(self, index):
+        expected = index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist()
+        with pytest.raises(InputError):
+            index.search_vectors([0, 99], [1.0, 2.0], 5)
+        assert index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist() == expected
+
+
+def test_threads_give_the_serial_answers(tmp_path):
+    rng = np.random.default_rng(5)
+    impacts = rng.integers(0, 256, (1000, 40)) * (rng.random((1000, 40)) < 0.3)
+    index = write_index(tmp_path / "index", impacts)
+    work = [
+        (rng.choice(40, 8, replace=False), rng.random(8, np.float32), int(rng.integers(1, 300))) for _ in range(100)
+    ]
+    expected = [[x.tolist() for x in index.search_vectors(*job)] for job in work]
+    wrong: list[int] = []
+
+    def hammer(seed):
+        for i in np.random.default_rng(seed).permutation(len(work)):
+            if [x.tolist() for x in index.search_vectors(*work[i])] != expected[i]:
+                wrong.append(int(i))
+
+    threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+class TestHelpers:
+    @QUICK
+    @given(st.lists(st.integers(0, 65535), min_size=1, max_size=200, unique=True), st.integers(0, 65535))
+    def test_find_unit(self, units, wanted):
+        array = np.array(sorted(units), np.uint16)
+        at = kernels.find_unit(array, np.uint16(wanted))
+        assert at == (sorted(units).index(wanted) if wanted in units else -1)
+
+    @QUICK
+    @given(st.lists(st.integers(0, 50), min_size=1, max_size=300), st.data())
+    def test_kth_largest(self, values, data):
+        k = data.draw(st.integers(1, len(values)))
+        array = np.array(values, np.uint32)
+        work = np.empty_like(array)
+        assert kernels.kth_largest(array, len(values), k, work) == sorted(values, reverse=True)[k - 1]
+
+    @QUICK
+    @given(st.lists(st.floats(0, 4, width=16), max_size=300))
+    def test_sort_results(self, values):
+        scores, units = (
+            np.array(values, np.float64),
+            np.random.default_rng(0).permutation(len(values)).astype(np.uint32),
+        )
+        expected = sorted(zip(scores.tolist(), units.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
+        kernels.sort_results(scores, units, len(values))
+        assert list(zip(scores.tolist(), units.tolist(), strict=True)) == expected
+
+
+def test_csr_of_the_oracle_is_what_it_says():
+    batch = csr(np.array([[0, 2], [0, 0], [3, 0]]))
+    assert batch.indptr.tolist() == [0, 1, 1, 2]
+    assert batch.indices.tolist() == [1, 0]
+    assert batch.values.tolist() == [2.0, 3.0]
