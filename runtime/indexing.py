@@ -24,7 +24,7 @@ DEFAULT_MEMORY = 512 << 20
 QUERY_ENCODER = "encoder/query"
 DOCUMENT_ENCODER = "encoder/document"
 JOIN = "title + ' ' + text"
-_BATCH = 256  # vectors handed to the index writer at a time
+_BATCH = 32  # vectors handed to the index writer at a time, and documents between two reports of progress
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""Kernels compile where nothing can be cached: they work, and say how to place the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import splade_edge.runtime as runtime
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from splade_edge.runtime.scorer import kernels
+assert kernels.__file__.startswith(sys.argv[1]), kernels.__file__
+work = np.empty(3, np.uint32)
+print(kernels.kth_largest(np.array([3, 9, 5], np.uint32), 3, 2, work))
+print(kernels.search.stats.cache_path)
+"""
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """The runtime as a package of its own, so that its directory can be made unfit for a cache."""
+    shutil.copytree(
+        Path(runtime.__file__).parent,
+        tmp_path / "lib/splade_edge/runtime",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    return tmp_path / "lib"
+
+
+def run(lib: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "NUMBA_DISABLE_JIT")
+    }
+    return subprocess.run(
+        [sys.executable, "-I", "-B", "-c", PROGRAM, str(lib)],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def unfit(lib: Path) -> dict[str, str]:
+    """Neither the package nor the home can hold a cache. Files in the way stop root too, unlike permissions."""
+    (lib / "splade_edge/runtime/scorer/__pycache__").write_text("in the way")
+    (lib / "no-home").write_text("in the way")
+    return {"HOME": str(lib / "no-home"), "XDG_CACHE_HOME": str(lib / "no-home")}
+
+
+def test_without_a_place_for_the_cache(copied):
+    result = run(copied, **unfit(copied))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "5"
+    assert result.stderr.count("set NUMBA_CACHE_DIR to a writable directory") == 1
+
+
+def test_the_cache_can_be_placed(copied, tmp_path):
+    result = run(copied, NUMBA_CACHE_DIR=str(tmp_path / "cache"), **unfit(copied))
+    assert result.returncode == 0, result.stderr
+    assert "NUMBA_CACHE_DIR" not in result.stderr
+    assert str(tmp_path / "cache") in result.stdout
+
+
+def test_beside_the_source_by_default(copied):
+    result = run(copied, HOME=str(copied))
+    assert result.returncode == 0, result.stderr
+    assert "SpladeEdgeWarning" not in result.stderr
