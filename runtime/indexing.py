@@ -118,6 +118,8 @@ def _encode_all(
     def texts() -> Iterator[str]:
         for record in records:
             document, location = record if isinstance(record, Record) else (record, f"document {writer.documents}")
+            if not isinstance(document, Document):
+                raise InputError(f"{location} is of type {type(document).__name__}; give Document objects")
             document = _storable(document)
             try:
                 ordinal = writer.add_document(document)

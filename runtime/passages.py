@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
-from .encoder.tokenizer import TextTokenizer, clean_text
+from .encoder.tokenizer import TextTokenizer, TokenSpans, clean_text
 from .errors import InputError
 
 
@@ -31,33 +32,58 @@ class Passages:
 def split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0) -> list[tuple[int, int]]:
     """Passages of at most ``max_tokens`` tokens each, as (start, end) in characters of ``clean_text(text)``.
 
-    A text that fits is one passage. Every token is in at least one passage. Cuts fall between words, unless one word
-    alone is longer than a passage; so a passage may be shorter, and may share fewer tokens than ``overlap`` with the
-    one before. Raises InputError for sizes that :class:`Passages` refuses.
+    A text that fits is one passage. Every token is in at least one passage. Cuts fall at white space where the last
+    half of a passage has some, else between words, else (in a word longer than a passage) anywhere; so a passage may be
+    shorter, and may share fewer tokens than ``overlap`` with the one before. Raises InputError for sizes that
+    :class:`Passages` refuses.
     """
     Passages(max_tokens, overlap)
     text = clean_text(text)
     spans = tokenizer.spans(text)
     if len(spans.offsets) <= max_tokens:
         return [(0, len(text))]
-    ranges = token_ranges(spans.words, max_tokens, overlap)
+    ranges = token_ranges(_breaks(text, spans), max_tokens, overlap)
     return [(spans.offsets[start][0], spans.offsets[end - 1][1]) for start, end in ranges]
 
 
-def token_ranges(words: Sequence[int | None], max_tokens: int, overlap: int) -> list[tuple[int, int]]:
-    """The (start, end) token positions of each passage, given the number of the word each token belongs to."""
-    starts_word = [i == 0 or word is None or word != words[i - 1] for i, word in enumerate(words)]
-    starts_word.append(True)  # the end of the text
-    ranges = []
-    start = 0
-    while True:
-        end = min(start + max_tokens, len(words))
-        end = next((cut for cut in range(end, start, -1) if starts_word[cut]), end)
-        ranges.append((start, end))
-        if end == len(words):
-            return ranges
-        # The overlap begins at a word and leaves room for the next whole word; where there is no such place, the next
-        # passage starts where this one ended.
-        word_end = next(cut for cut in range(end + 1, len(words) + 1) if starts_word[cut])
-        earliest = max(end - overlap, start + 1, word_end - max_tokens)
-        start = next((cut for cut in range(earliest, end) if starts_word[cut]), end)
+class Break(IntEnum):
+    """How good it is to cut before a token."""
+
+    INSIDE_WORD = 0
+    WORD = 1
+    SPACE = 2
+
+
+def token_ranges(breaks: Sequence[Break], max_tokens: int, overlap: int) -> list[tuple[int, int]]:
+    """The (start, end) token positions of each passage. ``breaks``: one a token, and one for the end of the text."""
+    tokens = len(breaks) - 1
+
+    def end_of(start: int) -> int:
+        high = min(start + max_tokens, tokens)
+        near = range(high, high - (high - start + 1) // 2, -1)
+        return _first(breaks, Break.SPACE, near) or _first(breaks, Break.WORD, range(high, start, -1)) or high
+
+    ranges = [(0, end_of(0))]
+    while ranges[-1][1] < tokens:
+        start, end = ranges[-1]
+        # A passage must reach further than the one before: where an overlap leaves no room for that, there is none.
+        reach = [cut for cut in range(max(end - overlap, start + 1), end) if end_of(cut) > end]
+        next_start = _first(breaks, Break.SPACE, reach) or _first(breaks, Break.WORD, reach) or end
+        ranges.append((next_start, end_of(next_start)))
+    return ranges
+
+
+def _first(breaks: Sequence[Break], least: Break, cuts: Iterable[int]) -> int | None:
+    """The first of ``cuts`` that is at least as good as ``least``; cuts are never 0."""
+    return next((cut for cut in cuts if breaks[cut] >= least), None)
+
+
+def _breaks(text: str, spans: TokenSpans) -> list[Break]:
+    breaks = []
+    for i, ((start, _), word) in enumerate(zip(spans.offsets, spans.words, strict=True)):
+        # Byte-level tokenizers count the blank before a word as part of it.
+        if start == 0 or text[start - 1].isspace() or text[start : start + 1].isspace():
+            breaks.append(Break.SPACE)
+        else:
+            breaks.append(Break.WORD if word is None or i == 0 or word != spans.words[i - 1] else Break.INSIDE_WORD)
+    return [*breaks, Break.SPACE]

@@ -78,8 +78,8 @@ class OnnxSession(Session):
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3  # errors only; they are raised as well
-        # Worker threads may spin while a text is encoded (half the latency with two threads), but not between two texts:
-        # a device has other things to do.
+        # Worker threads may spin while a text is encoded (half the latency with two threads), but not between two
+        # texts: a device has other things to do.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         ort.disable_telemetry_events()
         try:

@@ -58,8 +58,9 @@ class Encoder:
         self.vocab_size = manifest.vocab_size
         self.max_length = manifest.max_length
         self.tokenizer = TextTokenizer(artifact.file("tokenizer.json"), manifest.max_length)
-        # Padding is masked, so any id does; a file without a padding token is padded with term 0.
-        self._pad_id = manifest.special_tokens.get("pad_token", 0)
+        # Padding is masked, so any id does where the tokenizer has no padding token, or one the graph does not know.
+        pad_id = manifest.special_tokens.get("pad_token", 0)
+        self._pad_id = pad_id if pad_id < self.vocab_size else 0
         self._dropped = np.asarray(manifest.dropped_terms, np.int64)
         self._session = open_session(artifact, self.variant, self.threads)
 

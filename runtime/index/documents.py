@@ -8,6 +8,7 @@ read.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import zlib
@@ -47,6 +48,16 @@ def _crc(fields: Iterable[str]) -> int:
     return crc
 
 
+def _metadata_json(document: Document) -> str:
+    """Metadata as JSON text. The standard library's encoder, because it refuses NaN, which others turn into null."""
+    try:
+        text = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the metadata of document {document.id!r} is not JSON ({error}); mend or drop it") from None
+    return text
+
+
 class DocumentWriter:
     """Writes a segment's documents; ordinals count from 0 in the order of :meth:`add`."""
 
@@ -65,8 +76,8 @@ class DocumentWriter:
         self.count = 0
 
     def add(self, document: Document) -> int:
-        """Store a document; returns its ordinal. Raises DuplicateIdError, StorageError (disk full)."""
-        fields = (document.id, document.title, document.text, msgspec.json.encode(document.metadata).decode())
+        """Store a document; returns its ordinal. Raises DuplicateIdError, InputError (metadata), StorageError."""
+        fields = (document.id, document.title, document.text, _metadata_json(document))
         try:
             self._connection.execute(
                 "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", (self.count, *fields, _crc(fields))

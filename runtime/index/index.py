@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..corpus import Document
 from ..errors import IndexFormatError, InputError
 from ..manifest import check_hashes, check_sizes, read_manifest
@@ -41,6 +42,7 @@ class Index:
         )
         refuse_future(manifest, path)
         check_sizes(path, manifest.files)
+        check_hashes(path, {name: entry for name, entry in manifest.files.items() if name.endswith(ARTIFACT_MANIFEST)})
         return cls(path, manifest)
 
     def __len__(self) -> int:

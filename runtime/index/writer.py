@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..corpus import Document
 from ..errors import InputError
 from ..files import storage_errors
-from ..manifest import describe_file, write_manifest
+from ..manifest import FileEntry, describe_file, write_manifest
 from ..vectors import SparseBatch
 from ..version import MADE_BY
 from .documents import DocumentWriter
@@ -121,11 +122,7 @@ class IndexWriter:
         manifest = IndexManifest(
             format=INDEX_FORMAT,
             version=VERSION,
-            files={
-                p.relative_to(self._root).as_posix(): describe_file(p)
-                for p in sorted(self._root.rglob("*"))
-                if p.is_file() and "encoder" not in p.relative_to(self._root).parts
-            },
+            files=self._list_files(),
             generation=1,
             features=[],
             vocab_size=self._vocab_size,
@@ -147,6 +144,12 @@ class IndexWriter:
         )
         write_manifest(self._root / MANIFEST_NAME, manifest)
         return manifest
+
+    def _list_files(self) -> dict[str, FileEntry]:
+        """The segment's files, and of each encoder its manifest, which lists the rest."""
+        paths = [p for p in self._segment.iterdir() if p.is_file()]
+        paths += self._root.glob(f"encoder/*/{ARTIFACT_MANIFEST}")
+        return {p.relative_to(self._root).as_posix(): describe_file(p) for p in sorted(paths)}
 
     def _write_spans(self, spans: npt.NDArray[np.uint32]) -> None:
         owners = spans[:, 0].astype(np.int64)

@@ -31,21 +31,40 @@ from .numba_cache import inline_kernel, kernel
 WINDOW_BITS = 16
 WINDOW = 1 << WINDOW_BITS
 CHUNK = 128
+STRIP = 16
 # With fewer postings in a window than this, it is cheaper to visit them twice than to scan the window.
 SPARSE = WINDOW // 16
 # A binary search costs about as much as passing over so many postings.
-SEARCH_COST = 24
+SEARCH_COST = 16
+# From so many results on they are sorted by radix.
+RADIX_FROM = 64
+RADIX_BITS = 11
+KEYS = float(1 << (2 * RADIX_BITS))
 # Covers the rounding of float64 in the margins themselves, in units of the accumulator.
 SLACK = 0.25
 
 
 @inline_kernel
-def largest(values: Sums) -> Any:
-    """Maximum of ``values[:CHUNK]``; a loop of this form, of constant length, vectorises."""
+def largest(values: Sums, length: int) -> Any:
+    """Maximum of ``values[:length]``; with a constant length, a loop of this form vectorises."""
     top = values[0]
-    for i in range(CHUNK):
+    for i in range(length):
         top = max(top, values[i])
     return top
+
+
+@inline_kernel
+def collect(chunk: Sums, unit: int, threshold: Any, found_units: U32, found_sums: U32, found: int) -> int:
+    """Append the units of a chunk whose accumulator reaches the threshold; ``unit`` is the first. Returns how many."""
+    for start in range(0, CHUNK, STRIP):
+        strip = chunk[start : start + STRIP]
+        if largest(strip, STRIP) >= threshold:
+            for i in range(STRIP):
+                if strip[i] >= threshold:
+                    found_units[found] = np.uint32(unit + start + i)
+                    found_sums[found] = strip[i]
+                    found += 1
+    return found
 
 
 @inline_kernel
@@ -79,6 +98,7 @@ def score_candidates(
     impacts: U8,
     slots: U16,
     found_units: U32,
+    places: U32,
     scores: F64,
 ) -> None:
     """``scores[i]`` = float64 sum over terms, ascending, of weight * impact for candidate i, without the scale.
@@ -104,15 +124,32 @@ def score_candidates(
             lo, hi = block_postings[block], block_postings[block + np.uint64(1)]
             weight = np.float64(weights[j])
             if hi - lo > np.uint64(SEARCH_COST * (end - begin)):
-                for i in range(begin, end):
-                    at = find_unit(units[lo:hi], np.uint16(found_units[i] & np.uint32(WINDOW - 1)))
-                    if at >= 0:
-                        scores[i] += weight * np.float64(impacts[lo + np.uint64(at)])
+                add_found(weight, units[lo:hi], impacts[lo:hi], found_units[begin:end], places, scores[begin:end])
             else:
                 add_slots(weight, units[lo:hi], impacts[lo:hi], slots, scores[begin:end])
         for i in range(begin, end):
             slots[found_units[i] & np.uint32(WINDOW - 1)] = 0
         begin = end
+
+
+@inline_kernel
+def add_found(weight: Any, units: U16, impacts: U8, wanted: U32, places: U32, scores: F64) -> None:
+    """scores[i] += weight * impact for each wanted unit that is in the block.
+
+    One binary search a unit, all in step: the searches do not wait for each other's memory. ``places`` is workspace.
+    """
+    count = wanted.size
+    places[:count] = 0
+    length = np.uint32(units.size)
+    while length > np.uint32(1):
+        half = length >> np.uint32(1)
+        for i in range(count):
+            at = places[i] + half
+            places[i] = at if units[at - np.uint32(1)] < np.uint16(wanted[i]) else places[i]
+        length -= half
+    for i in range(count):
+        if units[places[i]] == np.uint16(wanted[i]):
+            scores[i] += weight * np.float64(impacts[places[i]])
 
 
 @inline_kernel
@@ -131,11 +168,11 @@ def ranks_below(score_a: float, unit_a: Any, score_b: float, unit_b: Any) -> boo
 
 
 @inline_kernel
-def sort_results(scores: F64, units: U32, size: int) -> None:
-    """Sort best first (score descending, unit ascending), in place: quicksort, then insertion sort of short runs."""
+def sort_range(scores: F64, units: U32, first: int, last: int) -> None:
+    """Sort ``[first, last]`` best first, in place: quicksort, then insertion sort of short ranges."""
     stack = np.empty((64, 2), np.int64)
     depth = 1
-    stack[0, 0], stack[0, 1] = 0, size - 1
+    stack[0, 0], stack[0, 1] = first, last
     while depth > 0:
         depth -= 1
         low, high = stack[depth, 0], stack[depth, 1]
@@ -161,15 +198,69 @@ def sort_results(scores: F64, units: U32, size: int) -> None:
                 stack[depth, 0], stack[depth, 1] = i, high
                 high = j
             depth += 1
-    for i in range(1, size):
+    for i in range(first + 1, last + 1):
         score, unit = scores[i], units[i]
         j = i - 1
-        while j >= 0 and ranks_below(scores[j], units[j], score, unit):
+        while j >= first and ranks_below(scores[j], units[j], score, unit):
             scores[j + 1] = scores[j]
             units[j + 1] = units[j]
             j -= 1
         scores[j + 1] = score
         units[j + 1] = unit
+
+
+@inline_kernel
+def sort_results(scores: F64, units: U32, size: int) -> None:
+    """Sort best first (score descending, unit ascending).
+
+    Two passes of a radix sort over scores scaled to 22 bits, then a comparison sort of each run of equal keys: the
+    mispredicted branches of a comparison sort cost more than all else in a search for many results.
+    """
+    if size <= RADIX_FROM:
+        sort_range(scores, units, 0, size - 1)
+        return
+    least, most = scores[0], scores[0]
+    for i in range(size):
+        least = min(least, scores[i])
+        most = max(most, scores[i])
+    if not most - least > 1e-290:  # all equal, or too close to scale
+        sort_range(scores, units, 0, size - 1)
+        return
+    factor = (KEYS - 1) / (most - least)
+    keys = np.empty(size, np.uint32)
+    order = np.empty(size, np.uint32)
+    by_low = np.empty(size, np.uint32)
+    place = np.zeros((2, 1 << RADIX_BITS), np.uint32)
+    low_bits = np.uint32((1 << RADIX_BITS) - 1)
+    for i in range(size):
+        key = np.uint32(min(max((most - scores[i]) * factor, 0.0), KEYS - 1.0))
+        keys[i] = key
+        place[0, key & low_bits] += 1
+        place[1, key >> np.uint32(RADIX_BITS)] += 1
+    for p in range(2):
+        total = np.uint32(0)
+        for v in range(1 << RADIX_BITS):
+            count = place[p, v]
+            place[p, v] = total
+            total += count
+    for i in range(size):
+        v = keys[i] & low_bits
+        by_low[place[0, v]] = i
+        place[0, v] += 1
+    for i in range(size):
+        v = keys[by_low[i]] >> np.uint32(RADIX_BITS)
+        order[place[1, v]] = by_low[i]
+        place[1, v] += 1
+    old_scores, old_units = scores[:size].copy(), units[:size].copy()
+    for i in range(size):
+        scores[i] = old_scores[order[i]]
+        units[i] = old_units[order[i]]
+    first = 0
+    for i in range(1, size + 1):
+        if i == size or keys[order[i]] != keys[order[first]]:
+            if i - first > 1:
+                sort_range(scores, units, first, i - 1)
+            first = i
 
 
 @inline_kernel
@@ -248,7 +339,7 @@ def search(
     uint32 ``[k + c]``, the first k best first, unscaled; returns how many.
     """
     n = first.size
-    capacity = found_units.size
+    full = found_units.size - CHUNK  # with more candidates, another chunk may not fit
     found = 0
     top = 0
     for j in range(n):
@@ -283,11 +374,11 @@ def search(
                         local = units[p]
                         value = accumulator[local]
                         accumulator[local] = 0
-                        if value >= threshold and value > 0:
+                        if value >= threshold:
                             found_units[found] = np.uint32(base) + np.uint32(local)
                             found_sums[found] = value
                             found += 1
-                            if found == capacity:
+                            if found > full:
                                 found, top, threshold = shrink(
                                     found, top, threshold, k, margin, step, above, ties, first, last, weights,
                                     block_windows, block_postings, units, impacts, slots, found_units, found_sums,
@@ -296,25 +387,20 @@ def search(
             continue
         for start in range(0, length, CHUNK):
             chunk = accumulator[start : start + CHUNK]  # past the last unit it is zero
-            if largest(chunk) < threshold:
-                continue
-            for i in range(CHUNK):
-                if chunk[i] >= threshold:
-                    found_units[found] = np.uint32(base + start + i)
-                    found_sums[found] = chunk[i]
-                    found += 1
-                    if found == capacity:
-                        found, top, threshold = shrink(
-                            found, top, threshold, k, margin, step, above, ties, first, last, weights, block_windows,
-                            block_postings, units, impacts, slots, found_units, found_sums, work, top_scores, top_units,
-                        )  # fmt: skip
+            if largest(chunk, CHUNK) >= threshold:
+                found = collect(chunk, base + start, threshold, found_units, found_sums, found)
+                if found > full:
+                    found, top, threshold = shrink(
+                        found, top, threshold, k, margin, step, above, ties, first, last, weights, block_windows,
+                        block_postings, units, impacts, slots, found_units, found_sums, work, top_scores, top_units,
+                    )  # fmt: skip
         accumulator[:length] = 0
     if found >= k:
         threshold = max(threshold, np.int64(kth_largest(found_sums, found, k, work)) - margin)
         found = keep_at_least(found_units, found_sums, found, threshold)
     return take_exact(
         found, top, k, first, last, weights, block_windows, block_postings, units, impacts,
-        slots, found_units, top_scores, top_units,
+        slots, found_units, work, top_scores, top_units,
     )  # fmt: skip
 
 
@@ -332,6 +418,7 @@ def take_exact(
     impacts: U8,
     slots: U16,
     found_units: U32,
+    work: U32,
     top_scores: F64,
     top_units: U32,
 ) -> int:
@@ -340,7 +427,7 @@ def take_exact(
     """
     score_candidates(
         found, first, last, weights, block_windows, block_postings, units, impacts,
-        slots, found_units, top_scores[top:],
+        slots, found_units, work, top_scores[top:],
     )  # fmt: skip
     top_units[top : top + found] = found_units[:found]
     sort_results(top_scores, top_units, top + found)
@@ -381,7 +468,7 @@ def shrink(
         return found, top, threshold
     top = take_exact(
         found, top, k, first, last, weights, block_windows, block_postings, units, impacts,
-        slots, found_units, top_scores, top_units,
+        slots, found_units, work, top_scores, top_units,
     )  # fmt: skip
     if top == k:
         # A later unit must beat the k-th best, for ties go to the earlier one: accumulator > score / step - above.

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,20 @@ def test_bad_tsv_lines(tmp_path: Path, line: bytes, reason: str) -> None:
     records, bad = read(path, "skip")
     assert [r.document.id for r in records] == ["1", "2"]
     assert reason in bad.messages[0]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_the_meter_counts_bytes_on_disk(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    data = pack(b"".join(b"%d\t%s\n" % (i, hashlib.sha256(b"%d" % i).hexdigest().encode()) for i in range(20_000)))
+    for name in ("a.tsv", "b.tsv"):
+        (tmp_path / name).write_bytes(data)
+    meter = lines.ReadMeter()
+    seen = []
+    for _ in read_corpus([str(tmp_path / "a.tsv"), str(tmp_path / "b.tsv")], BadLines(), meter):
+        seen.append(meter.bytes_read)
+    assert seen == sorted(seen)
+    assert seen[-1] == 2 * len(data)
+    assert 0.4 * len(data) < seen[10_000] < 0.7 * len(data)
 
 
 def test_only_the_first_messages_are_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,16 @@ def test_variants_that_are_not_batch_invariant_run_one_text_at_a_time(
     monkeypatch.setattr(encoder._session, "run", count)
     list(encoder.encode(["cat", "dog fish", "tree"] * 3))
     assert sizes == [1] * 9
+
+
+def test_several_threads_share_an_encoder(encoder: Encoder) -> None:
+    texts = [" ".join(random.Random(i).choices(tiny.WORDS, k=1 + i % 14)) for i in range(200)]
+    alone = [encoder.encode_document(text) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(encoder.encode_document, texts))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(a.indices, b.indices)
+        np.testing.assert_array_equal(a.values, b.values)
 
 
 def test_counts_tokens_and_truncation(encoder: Encoder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from splade_edge.runtime import Document, Encoder, Index, Searcher, build_index, open_artifact
 from splade_edge.runtime.corpus import BadLines, Record
-from splade_edge.runtime.errors import ArtifactError, CorpusError, InputError, StorageError
+from splade_edge.runtime.errors import ArtifactError, CorpusError, InputError, IntegrityError, StorageError
 from splade_edge.runtime.indexing import Progress, join_title
 from splade_edge.runtime.passages import Passages
 
@@ -186,6 +187,22 @@ class TestRefusals:
         build_index(tmp_path / "i", documents(1), encoder, query_artifact)
         with pytest.raises(InputError, match="pass --force"):
             build_index(tmp_path / "i", untouched(), encoder, query_artifact)
+
+    @pytest.mark.parametrize("value", [float("nan"), {1, 2}, "\ud800", b"bytes"])
+    def test_metadata_that_is_not_json(self, tmp_path, encoder, query_artifact, value):
+        with pytest.raises(InputError, match="the metadata of document 'a' is not JSON"):
+            build_index(tmp_path / "i", [Document("a", metadata={"x": value})], encoder, query_artifact)
+
+    def test_something_else_than_documents(self, tmp_path, encoder, query_artifact):
+        with pytest.raises(InputError, match="document 0 is of type dict; give Document objects"):
+            build_index(tmp_path / "i", [{"_id": "a"}], encoder, query_artifact)
+
+    def test_a_swapped_query_encoder_is_seen(self, tmp_path, encoder, query_artifact):
+        build_index(tmp_path / "i", documents(3), encoder, query_artifact)
+        shutil.rmtree(tmp_path / "i/encoder/query")
+        tiny.write_artifact(tmp_path / "i/encoder/query", "query", seed=7)
+        with pytest.raises(IntegrityError, match=r"encoder/query/splade_edge\.json"):
+            Searcher.open(tmp_path / "i")
 
     def test_text_that_is_not_unicode(self, tmp_path, encoder, query_artifact):
         build_index(tmp_path / "i", [Document("a", "\ud83d\ude00", "cat \ud800")], encoder, query_artifact)

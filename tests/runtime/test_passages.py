@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from splade_edge.runtime.encoder.tokenizer import TextTokenizer, clean_text
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.passages import Passages, split, token_ranges
+from splade_edge.runtime.passages import Break, Passages, split, token_ranges
 
 from .. import tiny
 
@@ -46,18 +46,30 @@ def test_a_word_longer_than_a_passage_is_divided(tokenizer: TextTokenizer) -> No
     assert passages_of("cat" + "s" * 5 + " dog", tokenizer, 2) == ["cats", "ss", "ss", "dog"]
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(1, 9), st.data())
-def test_token_ranges(word_lengths: list[int], size: int, data: st.DataObject) -> None:
+def test_cuts_prefer_white_space(tokenizer: TextTokenizer) -> None:
+    assert passages_of("the cat in the rain. a dog in the snow.", tokenizer, 6) == [
+        "the cat in the rain.",
+        "a dog in the snow.",
+    ]
+    assert passages_of("the cat in rain. a dog in snow.", tokenizer, 4) == ["the cat in", "rain. a dog", "in snow."]
+    assert passages_of("cat,dog,bird,fish", tokenizer, 4) == ["cat,dog,", "bird,fish"]
+
+
+word_list = st.lists(st.tuples(st.integers(1, 5), st.sampled_from([Break.WORD, Break.SPACE])), min_size=1, max_size=30)
+
+
+@given(word_list, st.integers(1, 9), st.data())
+def test_token_ranges(words: list[tuple[int, Break]], size: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, size - 1))
-    words = [word for word, length in enumerate(word_lengths) for _ in range(length)]
-    ranges = token_ranges(words, size, overlap)
+    breaks = [b for length, first in words for b in [first] + [Break.INSIDE_WORD] * (length - 1)] + [Break.SPACE]
+    ranges = token_ranges(breaks, size, overlap)
     assert ranges[0][0] == 0
-    assert ranges[-1][1] == len(words)
+    assert ranges[-1][1] == len(breaks) - 1
     for start, end in ranges:
         assert 0 < end - start <= size
-        if max(word_lengths) <= size:  # then no word is divided
-            assert start == 0 or words[start - 1] != words[start]
-            assert end == len(words) or words[end - 1] != words[end]
+        if max(length for length, _ in words) <= size:
+            assert breaks[start] > Break.INSIDE_WORD
+            assert breaks[end] > Break.INSIDE_WORD
     for (start, end), (next_start, next_end) in pairwise(ranges):
         assert start < next_start <= end < next_end
         assert end - next_start <= overlap

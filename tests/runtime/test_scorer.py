@@ -121,11 +121,9 @@ class TestAgainstOracle:
 
 
 class TestQueries:
-    @pytest.fixture(scope="class")
-    def index(self, tmp_path_factory):
-        return write_index(
-            tmp_path_factory.mktemp("q") / "index", np.eye(5, 6, dtype=int) * 9 + np.eye(5, 6, 1, dtype=int)
-        )
+    @pytest.fixture
+    def index(self, tmp_path):
+        return write_index(tmp_path / "q", np.eye(5, 6, dtype=int) * 9 + np.eye(5, 6, 1, dtype=int))
 
     def test_order_of_terms_does_not_matter(self, index):
         a = index.search_vectors([0, 1, 4], [0.1, 0.2, 0.3], 5)
@@ -207,14 +205,16 @@ class TestHelpers:
         assert kernels.kth_largest(array, len(values), k, work) == sorted(values, reverse=True)[k - 1]
 
     @QUICK
-    @given(st.lists(st.floats(0, 4, width=16), max_size=300))
-    def test_sort_results(self, values):
-        scores, units = (
-            np.array(values, np.float64),
-            np.random.default_rng(0).permutation(len(values)).astype(np.uint32),
-        )
+    @given(
+        st.lists(st.floats(0, 4, width=16), max_size=300),
+        st.sampled_from([1.0, 1e300, 1e-300, 5e-324]),
+        st.sampled_from([[], [1e15], [0.0] * 100]),
+    )
+    def test_sort_results(self, values, factor, more):
+        scores = np.array([*(v * factor for v in values), *more], np.float64)
+        units = np.random.default_rng(0).permutation(scores.size).astype(np.uint32)
         expected = sorted(zip(scores.tolist(), units.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
-        kernels.sort_results(scores, units, len(values))
+        kernels.sort_results(scores, units, scores.size)
         assert list(zip(scores.tolist(), units.tolist(), strict=True)) == expected
 
 

@@ -1,0 +1,1 @@
+"""The command ``splade-edge``: parse, call the API, print."""

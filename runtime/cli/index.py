@@ -1,0 +1,199 @@
+"""``splade-edge index``: documents in, an index directory out."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .command import add_engine_arguments, add_json_argument, byte_size, non_negative_int, positive_int
+from .console import complain, human_bytes, human_seconds, json_line, key_values, new_console, write_out
+from .info import bytes_below, describe
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from ..corpus import Record
+    from ..index.layout import IndexManifest
+    from ..indexing import Progress as IndexState
+    from ..lines import ReadMeter
+
+_DESCRIPTION = """\
+Encode documents and write an index directory that holds all a device needs to search: 8-bit impacts by term, the
+stored documents, and the query encoder."""
+_EXAMPLES = """\
+corpus formats (.gz may follow any name):
+  .jsonl   BEIR, an object a line: "_id", "title" (optional), "text"; all other keys are stored as metadata
+  .tsv     id<TAB>text or id<TAB>title<TAB>text
+  -        standard input, either of the two
+
+examples:
+  splade-edge index artifact/ corpus.jsonl -o index/
+  splade-edge index artifact/ part1.jsonl.gz part2.jsonl.gz -o index/ --on-error skip
+  zcat dump.gz | splade-edge index artifact/ - -o index/ --passages 128 --overlap 32
+  splade-edge index artifact/ corpus.tsv -o index/ --force --backend openvino --precision int8 --threads 4"""
+DEFAULT_PASSAGE_TOKENS = 128
+
+
+class IndexCommand:
+    """Thin: checks what can be checked early, calls build_index, prints the summary."""
+
+    help = "make an index directory from documents"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """See :class:`Command`."""
+        parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
+        parser.add_argument("artifact", metavar="ARTIFACT", help="an exported pair, or an encoder made for both sides")
+        parser.add_argument("corpus", metavar="CORPUS", nargs="+", help="files of documents; - is standard input")
+        parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the index directory to make")
+        parser.add_argument("--force", action="store_true", help="replace an index that is there")
+        parser.add_argument(
+            "--on-error",
+            choices=("fail", "skip"),
+            default="fail",
+            help="at a line that cannot be used or an id used before: stop, or skip it and count it",
+        )
+        parser.add_argument(
+            "--passages",
+            metavar="TOKENS",
+            type=positive_int,
+            nargs="?",
+            const=DEFAULT_PASSAGE_TOKENS,
+            help="split texts into passages of so many tokens and score a document by its best one "
+            f"(without a number: {DEFAULT_PASSAGE_TOKENS}; default: one vector a document, longer texts are cut)",
+        )
+        parser.add_argument(
+            "--overlap",
+            metavar="TOKENS",
+            type=non_negative_int,
+            default=0,
+            help="tokens that neighbouring passages share",
+        )
+        parser.add_argument(
+            "--query-encoder",
+            metavar="DIR",
+            help="the artifact to carry for queries (default: the query side of ARTIFACT)",
+        )
+        parser.add_argument(
+            "--with-document-encoder",
+            action="store_true",
+            help="carry the document encoder too, to add documents later",
+        )
+        parser.add_argument(
+            "--memory",
+            metavar="SIZE",
+            type=byte_size,
+            default="512M",
+            help="memory for postings before they go to disk",
+        )
+        add_engine_arguments(parser)
+        add_json_argument(parser, "the summary")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Build the index and print what was done."""
+        from ..artifact import open_artifact
+        from ..corpus import read_corpus
+        from ..encoder import Encoder
+        from ..errors import InputError
+        from ..files import check_writable_target
+        from ..indexing import build_index
+        from ..lines import BadLines, ReadMeter, format_of, size_of
+        from ..passages import Passages
+
+        started = time.monotonic()
+        output = Path(args.output)
+        # Whatever can be refused is refused before the encoders are loaded.
+        if args.overlap and not args.passages:
+            raise InputError("--overlap is for passages; add --passages")
+        passages = Passages(args.passages, args.overlap) if args.passages else None
+        if args.corpus.count("-") > 1:
+            raise InputError("standard input (-) is named twice; it can be read once")
+        for source in args.corpus:
+            format_of(source)
+        sizes = [size_of(source) for source in args.corpus]
+        check_writable_target(output, force=args.force)
+        query_artifact = open_artifact(args.query_encoder or args.artifact, "query")
+        encoder = Encoder.open(
+            args.artifact, "document", backend=args.backend, precision=args.precision, threads=args.threads
+        )
+        bad_lines, meter = BadLines(args.on_error), ReadMeter()
+        done = IndexingProgress(None if None in sizes else sum(size or 0 for size in sizes), meter)
+        with Progress("Encoding", "documents", done.fraction) as bar:
+            manifest = build_index(
+                output,
+                done.count(read_corpus(args.corpus, bad_lines, meter)),
+                encoder,
+                query_artifact,
+                passages=passages,
+                with_document_encoder=args.with_document_encoder,
+                bad_lines=bad_lines,
+                memory_bytes=args.memory,
+                force=args.force,
+                progress=partial(done.show, bar),
+            )
+        seconds = time.monotonic() - started
+        for message in bad_lines.messages:
+            complain("skipped", message)
+        if bad_lines.count > len(bad_lines.messages):
+            complain("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+        if args.json:
+            write_out(json_line({**describe(output), "seconds": round(seconds, 3)}))
+        else:
+            new_console().print(key_values(_summary(manifest, output, seconds)))
+        return 0
+
+
+class IndexingProgress:
+    """What share of the corpus is encoded: the share of bytes read, less the documents read but not yet encoded."""
+
+    def __init__(self, total_bytes: int | None, meter: ReadMeter) -> None:
+        self._total = total_bytes
+        self._meter = meter
+        self._read = 0
+        self._encoded = 0
+        self._merged: float | None = None
+
+    def count(self, records: Iterable[Record]) -> Iterator[Record]:
+        """``records``, counted."""
+        for record in records:
+            self._read += 1
+            yield record
+
+    def show(self, bar: Progress, state: IndexState) -> None:
+        """Pass the state of build_index on to the bar."""
+        self._encoded = state.documents
+        if state.merged and self._merged is None:
+            bar.phase("Merging postings")
+        self._merged = state.merged or None
+        bar.update(state.documents)
+
+    def fraction(self) -> float | None:
+        """0..1, None where the size of the input is unknown."""
+        if self._merged is not None:
+            return self._merged
+        if not self._total or not self._read:
+            return None
+        return min(1.0, self._meter.bytes_read / self._total * self._encoded / self._read)
+
+
+def _summary(manifest: IndexManifest, output: Path, seconds: float) -> list[tuple[str, str]]:
+    documents = sum(s.documents for s in manifest.segments)
+    units = sum(s.units for s in manifest.segments)
+    statistics = manifest.statistics
+    rows = [("index", str(output)), ("documents", f"{documents:,}")]
+    passages = any(s.passages for s in manifest.segments)
+    if passages:
+        rows.append(("passages", f"{units:,}"))
+    unit = "passages" if passages else "documents"
+    max_length = manifest.text.max_length if manifest.text else 0
+    rows += [
+        ("postings", f"{sum(s.postings for s in manifest.segments):,}"),
+        ("size", human_bytes(bytes_below(output))),
+        ("cut", f"{statistics.truncated:,} {unit} longer than {max_length} tokens"),
+        ("without terms", f"{statistics.empty:,} {unit}"),
+        ("skipped lines", f"{statistics.bad_lines:,}"),
+        ("time", f"{human_seconds(seconds)}, {documents / max(seconds, 1e-9):,.1f} documents/s"),
+    ]
+    return rows

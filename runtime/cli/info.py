@@ -1,0 +1,152 @@
+"""``splade-edge info``: what a directory is and how it was made."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .command import add_json_argument
+from .console import human_bytes, json_line, key_values, new_console, write_out
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact
+    from ..index.index import Index
+
+_EXAMPLES = """\
+examples:
+  splade-edge info artifact/
+  splade-edge info index/ --json"""
+
+
+class InfoCommand:
+    """Reads manifests; hashes are not checked (see verify)."""
+
+    help = "show what an artifact, a pair or an index is"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """See :class:`Command`."""
+        parser.description = "Show what a directory is: encoder, sizes, how text was cut and joined, licence."
+        parser.epilog = _EXAMPLES
+        parser.add_argument("directory", metavar="DIR", help="an artifact, a pair or an index")
+        add_json_argument(parser, "it")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Print one table, or one JSON object."""
+        about = describe(Path(args.directory))
+        if args.json:
+            write_out(json_line(about))
+        else:
+            new_console().print(key_values(_flatten(about)))
+        return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What ``path`` is, as JSON values. Raises InputError if it is none of ours, and what opening it raises."""
+    from ..artifact import MANIFEST_NAME, is_pair, open_artifact
+    from ..errors import InputError
+    from ..index.index import Index
+    from ..index.layout import MANIFEST_NAME as INDEX_MANIFEST_NAME
+
+    if (path / INDEX_MANIFEST_NAME).exists():
+        return _index(Index.open(path))
+    if not (path / MANIFEST_NAME).exists():
+        what = "is not an artifact, a pair or an index" if path.is_dir() else "is not a directory"
+        raise InputError(f"{path} {what}; make one with splade-edge export or splade-edge index")
+    if is_pair(path):
+        sides = {side: _artifact(open_artifact(path, side, check=False)) for side in ("query", "document")}
+        return {"kind": "pair", "path": str(path), "bytes": bytes_below(path), **sides}
+    return {"kind": "artifact", "path": str(path), **_artifact(open_artifact(path, check=False))}
+
+
+def _artifact(artifact: Artifact) -> dict[str, Any]:
+    from ..artifact import variant_files
+
+    m = artifact.manifest
+    return {
+        "role": m.role,
+        "family": m.family,
+        "pooling": m.pooling,
+        "activation": m.activation,
+        "vocabulary": m.vocab_size,
+        "max_length": m.max_length,
+        "checkpoint": m.source.checkpoint,
+        "revision": m.source.revision,
+        "licence": m.source.licence,
+        "made_by": m.made_by,
+        "bytes": sum(entry.size for entry in m.files.values()),
+        "graphs": [
+            {
+                "backend": v.backend,
+                "precision": v.precision,
+                "recipe": v.recipe,
+                "isa": v.isa,
+                "batch_invariant": v.batch_invariant,
+                "bytes": sum(m.files[name].size for name in variant_files(v)),
+            }
+            for v in m.variants
+        ],
+    }
+
+
+def _index(index: Index) -> dict[str, Any]:
+    import msgspec
+
+    from ..artifact import open_artifact
+
+    m = index.manifest
+    about: dict[str, Any] = {
+        "kind": "index",
+        "path": str(index.path),
+        "version": m.version,
+        "documents": sum(s.documents for s in m.segments),
+        "passages": sum(s.units for s in m.segments) if any(s.passages for s in m.segments) else None,
+        "postings": sum(s.postings for s in m.segments),
+        "bytes": bytes_below(index.path),
+        "vocabulary": m.vocab_size,
+        "window": 1 << m.window_bits,
+        "scale": m.scale,
+        "text": msgspec.to_builtins(m.text),
+        "statistics": msgspec.to_builtins(m.statistics),
+        "document_vectors": msgspec.to_builtins(m.document_vectors),
+        "made_by": m.made_by,
+    }
+    for side, relative in (("query", m.query_encoder), ("document", m.document_encoder)):
+        about[f"{side}_encoder"] = (
+            None if relative is None else _artifact(open_artifact(index.path / relative, check=False))
+        )
+    return about
+
+
+def bytes_below(path: Path) -> int:
+    """Size of all files under a directory."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def _flatten(about: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Rows of a table: nested objects become ``outer: inner``, numbers get separators."""
+    rows = []
+    for key, value in about.items():
+        name = prefix + key.replace("_", " ")
+        if isinstance(value, dict):
+            rows += _flatten(value, f"{name}: ")
+        elif key == "graphs":
+            rows += [(prefix + "graph", _graph(graph)) for graph in value]
+        elif key == "bytes":
+            rows.append((prefix + "size", human_bytes(value)))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            rows.append((name, f"{value:,}"))
+        else:
+            rows.append((name, "none" if value in (None, "") else str(value)))
+    return rows
+
+
+def _graph(graph: dict[str, Any]) -> str:
+    parts = [f"{graph['backend']} {graph['precision']}", human_bytes(graph["bytes"])]
+    if graph["recipe"]:
+        parts.append(graph["recipe"])
+    if graph["isa"] != "any":
+        parts.append(f"for {graph['isa']}")
+    if not graph["batch_invariant"]:
+        parts.append("one text at a time")
+    return ", ".join(parts)

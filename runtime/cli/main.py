@@ -1,0 +1,165 @@
+"""``splade-edge``: the parser, plug-in commands, and what an error looks like."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TextIO
+
+from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
+from ..version import VERSION
+from . import eval as eval_command
+from . import index, info, search, verify
+from .command import Command
+from .console import complain, prepare_streams, printable
+
+ENTRY_POINT_GROUP = "splade_edge.commands"
+BUILT_IN: dict[str, Command] = {
+    "index": index.IndexCommand(),
+    "search": search.SearchCommand(),
+    "eval": eval_command.EvalCommand(),
+    "info": info.InfoCommand(),
+    "verify": verify.VerifyCommand(),
+}
+# Known plug-ins are listed without importing them: name -> (help, extra that brings what they need).
+KNOWN_PLUG_INS = {
+    "export": ("export a checkpoint or a pair to ONNX and OpenVINO, with proof of parity", "export"),
+}
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and where help is; exit with 2."""
+        self.exit(2, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of examples, and shows defaults that the help does not name itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text and action.option_strings and "(default" not in text and not _says_nothing(action.default):
+            text += " (default: %(default)s)"
+        return text
+
+
+def run(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the console script."""
+    sys.exit(main(argv))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code. Errors raised on purpose become one line on standard error."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(arguments))
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """The exit code of ``action``, with streams, warnings and errors treated as every command treats them."""
+    prepare_streams()
+    warnings.simplefilter("always", SpladeEdgeWarning)
+    warnings.showwarning = _show_warning
+    try:
+        code = action()
+        sys.stdout.flush()
+    except SpladeEdgeError as error:
+        complain("error", str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("error", "interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (| head). Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        complain("error", f"{error.filename or 'the system'}: {error.strerror or error}")
+        return 1
+    except MemoryError:
+        complain("error", "out of memory; close other programs, or give a smaller --memory")
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else None
+    parser = Parser(
+        prog="splade-edge",
+        description="Learned sparse retrieval on a CPU: export, index and search with SPLADE encoders.",
+        epilog="`splade-edge COMMAND --help` has the options and examples of a command.",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"splade-edge {VERSION}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for built_in, command in BUILT_IN.items():
+        _add(commands, built_in, command)
+    plug_ins = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    for plug_in in sorted((KNOWN_PLUG_INS.keys() | plug_ins.keys()) - BUILT_IN.keys()):
+        about = KNOWN_PLUG_INS.get(plug_in, (f"plug-in ({getattr(plug_ins.get(plug_in), 'value', '')})",))[0]
+        if plug_in == name:
+            _add(commands, plug_in, _load(plug_in, plug_ins.get(plug_in)), about)
+        else:
+            commands.add_parser(plug_in, help=about)
+    args = parser.parse_args(arguments)
+    if "run_command" not in args:
+        parser.print_help(sys.stderr)
+        return 2
+    command = args.run_command
+    try:
+        return int(command.run(args))
+    except ModuleNotFoundError as error:
+        raise _missing(name, error) from error
+
+
+def _add(commands: argparse._SubParsersAction[Parser], name: str, command: Command, about: str | None = None) -> None:
+    parser = commands.add_parser(name, help=about or command.help, formatter_class=HelpFormatter)
+    command.add_arguments(parser)
+    parser.set_defaults(run_command=command)
+
+
+def _load(name: str, point: importlib.metadata.EntryPoint | None) -> Command:
+    """A plug-in's command. Raises MissingExtraError where what it imports is not installed."""
+    if point is None:
+        raise MissingExtraError(f"splade-edge {name}", KNOWN_PLUG_INS[name][1])
+    try:
+        command: Command = point.load()
+    except ModuleNotFoundError as error:
+        raise _missing(name, error) from error
+    return command
+
+
+def _says_nothing(default: object) -> bool:
+    return default is None or default is argparse.SUPPRESS or isinstance(default, bool)
+
+
+def _missing(name: str | None, error: ModuleNotFoundError) -> Exception:
+    """The install command for a module that is absent; the error itself if that module is our own (a defect)."""
+    if name not in KNOWN_PLUG_INS or (error.name or "").startswith("splade_edge.runtime"):
+        return error
+    return MissingExtraError(f"splade-edge {name} (no module {error.name})", KNOWN_PLUG_INS[name][1])
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, SpladeEdgeWarning):
+        complain("warning", str(message))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,79 @@
+"""Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from .console import human_seconds, new_console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Counts items; estimates the end from ``fraction``, a function that says what share is done (None: unknown).
+
+    A context manager.
+    """
+
+    def __init__(self, what: str, unit: str, fraction: Callable[[], float | None]) -> None:
+        self._what = what
+        self._unit = unit
+        self._fraction = fraction
+        self._started = self._last_line = time.monotonic()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich import progress as rich_progress
+
+            self._bar = rich_progress.Progress(
+                rich_progress.TextColumn("{task.description}", markup=False),
+                rich_progress.BarColumn(),
+                rich_progress.TextColumn("{task.fields[state]}", markup=False),
+                console=new_console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(self._what, total=None, state="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int) -> None:
+        """``done`` items so far."""
+        if self._bar is not None:
+            fraction = self._fraction()
+            self._bar.update(
+                self._task, total=None if fraction is None else 1.0, completed=fraction, state=self._state(done)
+            )
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            sys.stderr.write(f"{self._what}: {self._state(done)}\n")
+            sys.stderr.flush()
+
+    def phase(self, what: str) -> None:
+        """Name the next step; its items are counted by the same :meth:`update`."""
+        self._what = what
+        if self._bar is not None:
+            self._bar.update(self._task, description=what)
+
+    def _state(self, done: int) -> str:
+        elapsed = time.monotonic() - self._started
+        fraction = self._fraction()
+        state = f"{done:,} {self._unit}"
+        if elapsed > 1:
+            state += f", {done / elapsed:,.1f}/s"
+        if fraction is not None:
+            state += f", {fraction:.0%}"
+            if elapsed > 3 and 0 < fraction < 1:
+                state += f", about {human_seconds(elapsed * (1 - fraction) / fraction)} left"
+        return state

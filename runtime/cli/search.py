@@ -1,0 +1,185 @@
+"""``splade-edge search``: one query or a file of them; answers as a table, as JSON or as a TREC run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .command import add_engine_arguments, positive_int
+from .console import cell, json_line, new_console, new_table, write_out
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from ..searcher import Explanation, Hit, Searcher
+    from ..trec import Query
+
+_EXAMPLES = """\
+examples:
+  splade-edge search index/ "how do birds navigate"
+  splade-edge search index/ "how do birds navigate" -k 3 --explain
+  splade-edge search index/ "how do birds navigate" --json
+  splade-edge search index/ --queries queries.jsonl -k 1000 --run run.txt --tag my-run
+  splade-edge search index/ --queries - --json < queries.tsv
+
+A query that begins with a dash goes behind --, as in: splade-edge search index/ -- "-1 as an exponent\""""
+_QUERIES_A_CHUNK = 256
+_SNIPPET = 300
+_TERMS_SHOWN = 8
+
+
+class SearchCommand:
+    """Thin: Searcher.search, search_many and explain."""
+
+    help = "search an index"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """See :class:`Command`."""
+        parser.description = "Search an index with one query, or with a file of queries."
+        parser.epilog = _EXAMPLES
+        parser.add_argument("index", metavar="DIR", help="the index directory")
+        parser.add_argument("query", metavar="QUERY", nargs="?", help="what to look for")
+        parser.add_argument("-k", type=positive_int, default=10, metavar="K", help="results a query")
+        parser.add_argument(
+            "--explain", action="store_true", help="show the query's terms, and which earned each score"
+        )
+        parser.add_argument("--json", action="store_true", help="print one JSON object a query, each on a line")
+        parser.add_argument(
+            "--queries",
+            metavar="FILE",
+            help='many queries: BEIR queries.jsonl(.gz) ("_id", "text") or TSV id<TAB>text; - is standard input',
+        )
+        parser.add_argument(
+            "--run", metavar="OUT", help="write the answers to --queries as a TREC run; - is standard output"
+        )
+        parser.add_argument("--tag", default="splade-edge", help="the run's last column")
+        parser.add_argument(
+            "--query-encoder",
+            metavar="DIR",
+            help="another query encoder of the same vocabulary (default: the index's own)",
+        )
+        add_engine_arguments(parser)
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Answer; finding nothing is an answer too."""
+        from ..errors import InputError
+        from ..searcher import Searcher
+        from ..trec import Query, read_queries
+
+        if (args.query is None) == (args.queries is None):
+            raise InputError("give either a QUERY or --queries FILE")
+        if args.queries is None:
+            if args.run:
+                raise InputError("--run needs query ids; give the query by --queries FILE")
+            queries: Iterable[Query] = [Query("", args.query)]
+        else:
+            if bool(args.run) == bool(args.json):
+                raise InputError("--queries needs one of --run OUT and --json")
+            if args.run and args.explain:
+                raise InputError("a TREC run cannot carry --explain; use --json")
+            queries = read_queries(args.queries)
+        searcher = Searcher.open(
+            args.index,
+            backend=args.backend,
+            precision=args.precision,
+            threads=args.threads,
+            query_encoder=args.query_encoder,
+        )
+        if args.run:
+            _write_run(searcher, queries, args.k, args.run, args.tag)
+        elif args.json:
+            _write_json(searcher, queries, args.k, explain=args.explain, with_ids=args.queries is not None)
+        else:
+            _print_table(searcher, args.query, args.k, explain=args.explain)
+        return 0
+
+
+def _answers(searcher: Searcher, queries: Iterable[Query], k: int) -> Iterator[tuple[Query, list[Hit]]]:
+    rest = iter(queries)
+    while chunk := list(islice(rest, _QUERIES_A_CHUNK)):
+        yield from zip(chunk, searcher.search_many([query.text for query in chunk], k), strict=True)
+
+
+def _write_run(searcher: Searcher, queries: Iterable[Query], k: int, output: str, tag: str) -> None:
+    from ..files import staged_file
+    from ..trec import write_run
+
+    with contextlib.ExitStack() as stack:
+        out: IO[str] = sys.stdout if output == "-" else stack.enter_context(staged_file(Path(output)))
+        progress = stack.enter_context(Progress("Searching", "queries", lambda: None))
+        for count, (query, hits) in enumerate(_answers(searcher, queries, k), 1):
+            write_run(out, query.id, ((hit.id, hit.score) for hit in hits), tag)
+            progress.update(count)
+
+
+def _write_json(searcher: Searcher, queries: Iterable[Query], k: int, *, explain: bool, with_ids: bool) -> None:
+    for query, hits in _answers(searcher, queries, k):
+        answer: dict[str, Any] = {"id": query.id} if with_ids else {}
+        answer["query"] = query.text
+        if explain:
+            answer["terms"] = [{"term": t, "weight": w} for t, w in _query_terms(searcher, query.text)]
+        answer["hits"] = [_hit(searcher, query.text, hit, explain=explain) for hit in hits]
+        write_out(json_line(answer))
+
+
+def _hit(searcher: Searcher, query: str, hit: Hit, *, explain: bool) -> dict[str, Any]:
+    value = {"id": hit.id, "score": hit.score, "title": hit.title, "text": hit.text, "metadata": hit.metadata}
+    if hit.passage is not None:
+        value["passage"] = hit.passage
+    if explain:
+        contributions = searcher.explain(query, hit).contributions
+        value["terms"] = [{"term": c.term, "weight": c.weight, "score": c.score} for c in contributions]
+    return value
+
+
+def _query_terms(searcher: Searcher, query: str) -> list[tuple[str, float]]:
+    return searcher.encoder.decode(searcher.encode(query))
+
+
+def _print_table(searcher: Searcher, query: str, k: int, *, explain: bool) -> None:
+    console = new_console()
+    if explain:
+        terms = new_table("query term", ">weight")
+        for term, weight in _query_terms(searcher, query):
+            terms.add_row(cell(term), f"{weight:.3f}")
+        console.print(terms)
+        console.print()
+    hits = searcher.search(query, k)
+    if not hits:
+        console.print("No document shares a term with the query.")
+        return
+    table = new_table(">score", "id", "title", "text")
+    table.expand = True
+    score, identifier, title, text = table.columns
+    score.no_wrap = True
+    identifier.overflow = "fold"  # an id is of use only if it is whole
+    title.max_width = 40
+    text.ratio = 1  # takes what the others leave
+    text.no_wrap = not explain
+    for hit in hits:
+        snippet = hit.text if hit.passage is None else hit.passage
+        table.add_row(f"{hit.score:.3f}", cell(hit.id), cell(hit.title), cell(_shorten(snippet)))
+        if explain:
+            table.add_row("", "", "", cell(_shares(searcher.explain(query, hit), hit.score), "dim"))
+    console.print(table)
+
+
+def _shorten(text: str) -> str:
+    """The beginning of a text, cut behind a word if there is one."""
+    if len(text) <= _SNIPPET:
+        return text
+    head = text[:_SNIPPET]
+    return (head.rpartition(" ")[0] or head) + " …"
+
+
+def _shares(explanation: Explanation, score: float) -> str:
+    """``wing 2.10 (40 %), flow 1.00 (19 %), …``: the terms that earned most of a document's score."""
+    shown, rest = explanation.contributions[:_TERMS_SHOWN], explanation.contributions[_TERMS_SHOWN:]
+    parts = [f"{c.term} {c.score:.2f} ({c.score / score:.0%})" for c in shown]
+    if rest:
+        parts.append(f"{len(rest)} more terms {sum(c.score for c in rest):.2f}")
+    return ", ".join(parts)
