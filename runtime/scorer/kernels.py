@@ -251,7 +251,11 @@ def sort_results(scores: F64, units: U32, size: int) -> None:
         v = keys[by_low[i]] >> np.uint32(RADIX_BITS)
         order[place[1, v]] = by_low[i]
         place[1, v] += 1
-    old_scores, old_units = scores[:size].copy(), units[:size].copy()
+    old_scores = np.empty(size, np.float64)
+    old_units = np.empty(size, np.uint32)
+    for i in range(size):
+        old_scores[i] = scores[i]
+        old_units[i] = units[i]
     for i in range(size):
         scores[i] = old_scores[order[i]]
         units[i] = old_units[order[i]]
@@ -302,18 +306,18 @@ def keep_at_least(found_units: U32, found_sums: U32, size: int, threshold: Any) 
     return kept
 
 
+# What scan does with: the first unit of the window to go on with, the chunk in it (-1: the window is new), how many
+# candidates there are, and the threshold.
+BASE, START, FOUND, THRESHOLD = range(4)
+
+
 @kernel
-def search(
+def scan(
     first: U64,
     last: U64,
-    weights: F32,
     rounded: Sums,
-    step: float,
-    above: float,
-    margin: Any,
-    ties: bool,
     k: int,
-    threshold: Any,
+    margin: Any,
     block_windows: U16,
     block_impacts: U8,
     block_postings: U64,
@@ -321,126 +325,100 @@ def search(
     impacts: U8,
     n_units: int,
     accumulator: Sums,
-    slots: U16,
     cursor: U64,
     found_units: U32,
     found_sums: U32,
     work: U32,
-    top_scores: F64,
-    top_units: U32,
-) -> int:
-    """Exact top k of one segment.
+    state: I64,
+) -> bool:
+    """Collect the candidates for the top k of a segment; False if they fill the buffer before the last window.
 
-    Query: ``first``/``last`` uint64 ``[n]`` (blocks of each term, terms ascending), ``weights`` float32, ``rounded``
-    (uint16 or uint32, as ``accumulator``), ``step`` and ``above`` float64, ``margin`` int64 >= above + below and
-    ``ties`` as in the module's text, ``threshold`` int64 >= 1: no unit of the top k has a smaller accumulator.
-    Workspace: ``accumulator`` and ``slots`` (uint16) ``[2^16]``, all zero before and after; ``cursor`` uint64 ``[n]``;
-    ``found_units``, ``found_sums``, ``work`` uint32 ``[c]``, c > k. Results: ``top_scores`` float64 and ``top_units``
-    uint32 ``[k + c]``, the first k best first, unscaled; returns how many.
+    Then the caller empties the buffer by :func:`take_exact`, raises the threshold, and calls again with the same
+    ``state``.
+
+    Query: ``first``/``last`` uint64 ``[n]`` (blocks of each term), ``rounded`` ``[n]`` (uint16 or uint32, as
+    ``accumulator``), ``margin`` int64 as in the module's text. Workspace: ``accumulator`` ``[2^16]``, all zero at the
+    first call and after the last; ``cursor`` uint64 ``[n]``, equal to ``first`` at the first call; ``found_units``,
+    ``found_sums``, ``work`` uint32 of one size, more than k + 2 SPARSE. ``state``: int64 ``[4]``, see above; its
+    threshold is at least 1, and no unit of the top k has a smaller accumulator.
     """
     n = first.size
     full = found_units.size - CHUNK  # with more candidates, another chunk may not fit
-    found = 0
-    top = 0
-    for j in range(n):
-        cursor[j] = first[j]
-    for base in range(0, n_units, WINDOW):
+    start = state[START]
+    found = state[FOUND]
+    threshold = state[THRESHOLD]
+    for base in range(state[BASE], n_units, WINDOW):
         window = np.uint16(base >> WINDOW_BITS)
-        bound = np.int64(0)
-        postings = np.uint64(0)
-        for j in range(n):
-            c = cursor[j]
-            if c < last[j] and block_windows[c] == window:
-                bound += np.int64(rounded[j]) * np.int64(block_impacts[c])
-                postings += block_postings[c + np.uint64(1)] - block_postings[c]
-        if postings == np.uint64(0):
-            continue
-        visit = bound >= threshold
-        for j in range(n):
-            c = cursor[j]
-            if c < last[j] and block_windows[c] == window:
-                if visit:
-                    lo, hi = block_postings[c], block_postings[c + np.uint64(1)]
-                    add_block(accumulator, rounded[j], units[lo:hi], impacts[lo:hi])
-                cursor[j] = c + np.uint64(1)
-        if not visit:
-            continue
         length = min(WINDOW, n_units - base)
-        if postings < np.uint64(SPARSE):
+        if start < 0:
+            start = 0
+            bound = np.int64(0)
+            postings = np.uint64(0)
             for j in range(n):
-                c = cursor[j] - np.uint64(1)
-                if cursor[j] > first[j] and block_windows[c] == window:
-                    for p in range(block_postings[c], block_postings[c + np.uint64(1)]):
-                        local = units[p]
-                        value = accumulator[local]
-                        accumulator[local] = 0
-                        if value >= threshold:
-                            found_units[found] = np.uint32(base) + np.uint32(local)
-                            found_sums[found] = value
-                            found += 1
-                            if found > full:
-                                found, top, threshold = shrink(
-                                    found, top, threshold, k, margin, step, above, ties, first, last, weights,
-                                    block_windows, block_postings, units, impacts, slots, found_units, found_sums,
-                                    work, top_scores, top_units,
-                                )  # fmt: skip
-            continue
-        for start in range(0, length, CHUNK):
-            chunk = accumulator[start : start + CHUNK]  # past the last unit it is zero
+                c = cursor[j]
+                if c < last[j] and block_windows[c] == window:
+                    bound += np.int64(rounded[j]) * np.int64(block_impacts[c])
+                    postings += block_postings[c + np.uint64(1)] - block_postings[c]
+            visit = bound >= threshold
+            sparse = postings < np.uint64(SPARSE)
+            if visit and sparse and found + SPARSE > found_units.size:
+                found, threshold = raise_threshold(found, threshold, k, margin, found_units, found_sums, work)
+                if 2 * found > found_units.size:
+                    state[BASE], state[START], state[FOUND], state[THRESHOLD] = base, -1, found, threshold
+                    return False
+            for j in range(n):
+                c = cursor[j]
+                if c < last[j] and block_windows[c] == window:
+                    if visit:
+                        lo, hi = block_postings[c], block_postings[c + np.uint64(1)]
+                        add_block(accumulator, rounded[j], units[lo:hi], impacts[lo:hi])
+                    cursor[j] = c + np.uint64(1)
+            if visit and sparse:
+                for j in range(n):
+                    c = cursor[j] - np.uint64(1)
+                    if cursor[j] > first[j] and block_windows[c] == window:
+                        for p in range(block_postings[c], block_postings[c + np.uint64(1)]):
+                            local = units[p]
+                            if accumulator[local] >= threshold:
+                                found_units[found] = np.uint32(base) + np.uint32(local)
+                                found_sums[found] = accumulator[local]
+                                found += 1
+                            accumulator[local] = 0
+            if not visit or sparse:
+                start = length
+        for chunk_start in range(start, length, CHUNK):
+            chunk = accumulator[chunk_start : chunk_start + CHUNK]  # past the last unit it is zero
             if largest(chunk, CHUNK) >= threshold:
-                found = collect(chunk, base + start, threshold, found_units, found_sums, found)
                 if found > full:
-                    found, top, threshold = shrink(
-                        found, top, threshold, k, margin, step, above, ties, first, last, weights, block_windows,
-                        block_postings, units, impacts, slots, found_units, found_sums, work, top_scores, top_units,
-                    )  # fmt: skip
-        accumulator[:length] = 0
-    if found >= k:
-        threshold = max(threshold, np.int64(kth_largest(found_sums, found, k, work)) - margin)
-        found = keep_at_least(found_units, found_sums, found, threshold)
-    return take_exact(
-        found, top, k, first, last, weights, block_windows, block_postings, units, impacts,
-        slots, found_units, work, top_scores, top_units,
-    )  # fmt: skip
+                    found, threshold = raise_threshold(found, threshold, k, margin, found_units, found_sums, work)
+                    if 2 * found > found_units.size:
+                        state[BASE], state[START], state[FOUND], state[THRESHOLD] = base, chunk_start, found, threshold
+                        return False
+                found = collect(chunk, base + chunk_start, threshold, found_units, found_sums, found)
+        if start < length:
+            accumulator[:length] = 0
+        start = -1
+    found, threshold = raise_threshold(found, threshold, k, margin, found_units, found_sums, work)
+    state[BASE], state[START], state[FOUND], state[THRESHOLD] = n_units, -1, found, threshold
+    return True
 
 
 @inline_kernel
+def raise_threshold(
+    found: int, threshold: Any, k: int, margin: Any, found_units: U32, found_sums: U32, work: U32
+) -> tuple[int, Any]:
+    """The k-th largest accumulator less the margin is a threshold too; drop what is under it: (found, threshold)."""
+    if found >= k:
+        threshold = max(threshold, np.int64(kth_largest(found_sums, found, k, work)) - margin)
+        found = keep_at_least(found_units, found_sums, found, threshold)
+    return found, threshold
+
+
+@kernel
 def take_exact(
     found: int,
     top: int,
     k: int,
-    first: U64,
-    last: U64,
-    weights: F32,
-    block_windows: U16,
-    block_postings: U64,
-    units: U16,
-    impacts: U8,
-    slots: U16,
-    found_units: U32,
-    work: U32,
-    top_scores: F64,
-    top_units: U32,
-) -> int:
-    """Score the candidates exactly and merge them into the ``top`` results so far; returns how many there are, at most
-    k.
-    """
-    score_candidates(
-        found, first, last, weights, block_windows, block_postings, units, impacts,
-        slots, found_units, work, top_scores[top:],
-    )  # fmt: skip
-    top_units[top : top + found] = found_units[:found]
-    sort_results(top_scores, top_units, top + found)
-    return min(k, top + found)
-
-
-@inline_kernel
-def shrink(
-    found: int,
-    top: int,
-    threshold: Any,
-    k: int,
-    margin: Any,
     step: float,
     above: float,
     ties: bool,
@@ -453,28 +431,29 @@ def shrink(
     impacts: U8,
     slots: U16,
     found_units: U32,
-    found_sums: U32,
     work: U32,
     top_scores: F64,
     top_units: U32,
-) -> tuple[int, int, Any]:
-    """Make room among the candidates: raise the threshold; where that is not enough, score them exactly.
+) -> tuple[int, int]:
+    """Score ``found`` candidates exactly and merge them into the ``top`` results so far.
 
-    Returns (found, top, threshold).
+    ``weights`` float32 ``[n]``; ``step``, ``above`` and ``ties`` as in the module's text; ``slots`` uint16 ``[2^16]``,
+    all zero before and after; ``top_scores`` float64 (unscaled) and ``top_units`` uint32, room for top + found.
+    Returns (how many results there are, at most k, best first; the threshold for later units).
     """
-    threshold = max(threshold, np.int64(kth_largest(found_sums, found, k, work)) - margin)
-    found = keep_at_least(found_units, found_sums, found, threshold)
-    if 2 * found <= found_units.size:
-        return found, top, threshold
-    top = take_exact(
-        found, top, k, first, last, weights, block_windows, block_postings, units, impacts,
-        slots, found_units, work, top_scores, top_units,
+    score_candidates(
+        found, first, last, weights, block_windows, block_postings, units, impacts,
+        slots, found_units, work, top_scores[top:],
     )  # fmt: skip
-    if top == k:
-        # A later unit must beat the k-th best, for ties go to the earlier one: accumulator > score / step - above.
-        reach = top_scores[k - 1] / step - above
-        threshold = max(threshold, np.int64(np.rint(reach)) + 1 if ties else np.int64(np.floor(reach - SLACK)))
-    return 0, top, threshold
+    for i in range(found):
+        top_units[top + i] = found_units[i]
+    sort_results(top_scores, top_units, top + found)
+    top = min(k, top + found)
+    if top < k:
+        return top, 1
+    # A later unit must beat the k-th best, for ties go to the earlier one: accumulator > score / step - above.
+    reach = top_scores[k - 1] / step - above
+    return top, np.int64(np.rint(reach)) + 1 if ties else np.int64(max(1.0, np.floor(reach - SLACK)))
 
 
 # What prepare found in a query.
@@ -502,7 +481,7 @@ def prepare(
     ``terms`` int64 ``[n]`` strictly ascending, ``weights`` float32 ``[n]`` finite and >= 0. Fills ``first``, ``last``,
     ``used`` (weights) and one of ``rounded16``/``rounded32`` for the terms that have postings and weight.
     ``limits``: largest accumulator of 16 and of 32 bits, and the largest margin (a share of the limit) for 16 bits.
-    Returns (code, terms used, bits, step, above, margin, ties, threshold); see :func:`search`.
+    Returns (code, terms used, bits, step, above, margin, ties, threshold); see :func:`scan` and :func:`take_exact`.
     """
     n = np.int64(0)
     ceiling = 0.0  # largest score any unit can have

@@ -25,6 +25,7 @@ class _Workspace(threading.local):
 
     def __init__(self) -> None:
         self.sums16, self.sums32 = np.zeros(kernels.WINDOW, np.uint16), np.zeros(kernels.WINDOW, np.uint32)
+        self.state = np.zeros(4, np.int64)
         self.slots = np.zeros(kernels.WINDOW, np.uint16)
         self.terms = self.k = -1  # nothing reserved, not even for a query without terms
 
@@ -37,7 +38,7 @@ class _Workspace(threading.local):
             self.rounded16, self.rounded32 = np.empty(terms, np.uint16), np.empty(terms, np.uint32)
         if k > self.k:
             self.k = k = max(128, k)
-            capacity = 2 * k + 2048
+            capacity = 2 * k + 2 * kernels.SPARSE + kernels.CHUNK
             self.found_units, self.found_sums, self.work = (np.empty(capacity, np.uint32) for _ in range(3))
             self.top_scores, self.top_units = np.empty(k + capacity, np.float64), np.empty(k + capacity, np.uint32)
 
@@ -92,9 +93,21 @@ class SegmentScorer:
         rounded: Sums
         sums: Sums
         rounded, sums = (ws.rounded16, ws.sums16) if bits == 16 else (ws.rounded32, ws.sums32)
-        found = kernels.search(
-            ws.first[:n], ws.last[:n], ws.used[:n], rounded[:n], step, above, margin, ties, k, threshold,
-            s.block_windows, s.block_impacts, s.block_postings, s.posting_units, s.posting_impacts, s.units,
-            sums, ws.slots, ws.cursor, ws.found_units, ws.found_sums, ws.work, ws.top_scores, ws.top_units,
-        )  # fmt: skip
-        return ws.top_units[:found].copy(), ws.top_scores[:found].copy()
+        ws.cursor[:n] = ws.first[:n]
+        ws.state[:] = 0, -1, 0, threshold
+        top = 0
+        done = False
+        while not done:
+            done = kernels.scan(
+                ws.first[:n], ws.last[:n], rounded[:n], k, margin, s.block_windows, s.block_impacts, s.block_postings,
+                s.posting_units, s.posting_impacts, s.units, sums, ws.cursor, ws.found_units, ws.found_sums, ws.work,
+                ws.state,
+            )  # fmt: skip
+            top, threshold = kernels.take_exact(
+                ws.state[kernels.FOUND], top, k, step, above, ties, ws.first[:n], ws.last[:n], ws.used[:n],
+                s.block_windows, s.block_postings, s.posting_units, s.posting_impacts, ws.slots, ws.found_units,
+                ws.work, ws.top_scores, ws.top_units,
+            )  # fmt: skip
+            ws.state[kernels.FOUND] = 0
+            ws.state[kernels.THRESHOLD] = max(threshold, ws.state[kernels.THRESHOLD])
+        return ws.top_units[:top].copy(), ws.top_scores[:top].copy()

@@ -19,7 +19,7 @@ from splade_edge.runtime.scorer import kernels
 assert kernels.__file__.startswith(sys.argv[1]), kernels.__file__
 work = np.empty(3, np.uint32)
 print(kernels.kth_largest(np.array([3, 9, 5], np.uint32), 3, 2, work))
-print(kernels.search.stats.cache_path)
+print(kernels.scan.stats.cache_path)
 """
 
 

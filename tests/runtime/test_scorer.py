@@ -86,6 +86,18 @@ class TestAgainstOracle:
             for k in (1, 10, 1500, 5000):
                 assert_exact(index, impacts, [0, 1, 2], weights, k)
 
+    def test_sparse_windows_overflow_the_candidates(self, tmp_path):
+        # few postings in each window, near ties all of them, more in all than the candidate buffer holds
+        rng = np.random.default_rng(6)
+        impacts = np.zeros((5 * kernels.WINDOW, 2), np.uint8)
+        rows = np.sort(rng.choice(len(impacts), 5 * 3000, replace=False))
+        impacts[rows, 0] = rng.integers(1, 255, rows.size)
+        impacts[rows, 1] = 255 - impacts[rows, 0]
+        index = write_index(tmp_path / "index", impacts, batch=100_000)
+        for weights in ([0.1, 0.1000001], [0.1000001, 0.1], [1.0, 1.0]):
+            for k in (1, 10, 4000, 20_000):
+                assert_exact(index, impacts, [0, 1], weights, k)
+
     def test_rounding_that_swaps_two_documents(self, tmp_path):
         # one term each: the document that is barely better has the accumulator that rounding may push below the other's
         pairs = 500
