@@ -89,8 +89,8 @@ class TestAgainstOracle:
     def test_sparse_windows_overflow_the_candidates(self, tmp_path):
         # few postings in each window, near ties all of them, more in all than the candidate buffer holds
         rng = np.random.default_rng(6)
-        impacts = np.zeros((5 * kernels.WINDOW, 2), np.uint8)
-        rows = np.sort(rng.choice(len(impacts), 5 * 3000, replace=False))
+        impacts = np.zeros((8 * kernels.WINDOW, 2), np.uint8)
+        rows = np.sort(rng.choice(len(impacts), 8 * 1900, replace=False))
         impacts[rows, 0] = rng.integers(1, 255, rows.size)
         impacts[rows, 1] = 255 - impacts[rows, 0]
         index = write_index(tmp_path / "index", impacts, batch=100_000)
