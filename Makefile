@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE = 1
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
-	PATH="$(CURDIR)/$(DEMO):$$PATH" sh benchmarks/demo.sh
+	PATH="$(CURDIR)/$(DEMO):$$PATH" sh ./benchmarks/demo.sh
 
 test: .venv-test/ready
 	$(TEST)/python -m pytest -n 2 --dist loadgroup
@@ -23,21 +23,30 @@ test: .venv-test/ready
 lint: .venv-test/ready
 	$(TEST)/ruff check .
 	$(TEST)/ruff format --check .
-	$(TEST)/python -m mypy -p splade_edge.models -p splade_edge.export -p splade_edge.runtime
-	$(TEST)/python -m mypy tests benchmarks export/optimum_register/splade.py
+	# mypy does not follow editable installs: show it the package as it is installed
+	mkdir -p .venv-test/src/splade_edge
+	for room in models export runtime; do ln -sfn "$(CURDIR)/$$room" .venv-test/src/splade_edge/$$room; done
+	MYPYPATH=.venv-test/src $(TEST)/python -m mypy \
+		-p splade_edge.models -p splade_edge.export -p splade_edge.runtime
+	MYPYPATH=.venv-test/src $(TEST)/python -m mypy tests benchmarks export/optimum_register/splade.py
 
-bench: .venv-bench/ready
-	.venv-bench/bin/python -m benchmarks
+bench: .venv-bench/ready .venv-bench-runtime/ready
+	.venv-bench/bin/python -m benchmarks --runtime-python .venv-bench-runtime/bin/python
 
 # One environment a purpose, with exact pins; made again when the pins or the dependencies change.
 .venv/ready: extras = export,openvino,eval
 .venv-test/ready: extras = dev
 .venv-bench/ready: extras = dev
-.venv/ready .venv-test/ready: $(CONSTRAINTS) pyproject.toml
+.venv-bench-runtime/ready: extras = openvino
+.venv-bench/ready: .ci/peers.txt
+.venv/ready .venv-test/ready .venv-bench/ready .venv-bench-runtime/ready: $(CONSTRAINTS) pyproject.toml
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[$(extras)]'
+	$(if $(filter .venv-bench/ready,$@),grep -v '^#' .ci/peers.txt | while read -r peer; do \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$peer" || \
+		echo "$$peer cannot be installed here; the benchmarks go on without it"; done)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-bench build demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-test .venv-bench .venv-bench-runtime build demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -68,8 +68,7 @@ class IndexCommand:
             "--overlap",
             metavar="TOKENS",
             type=non_negative_int,
-            default=0,
-            help="tokens that neighbouring passages share",
+            help="tokens that neighbouring passages share (default: a quarter of a passage)",
         )
         parser.add_argument(
             "--query-encoder",
@@ -105,9 +104,10 @@ class IndexCommand:
         started = time.monotonic()
         output = Path(args.output)
         # Whatever can be refused is refused before the encoders are loaded.
-        if args.overlap and not args.passages:
+        if args.overlap is not None and not args.passages:
             raise InputError("--overlap is for passages; add --passages")
-        passages = Passages(args.passages, args.overlap) if args.passages else None
+        overlap = args.overlap if args.overlap is not None else (args.passages or 0) // 4
+        passages = Passages(args.passages, overlap) if args.passages else None
         if args.corpus.count("-") > 1:
             raise InputError("standard input (-) is named twice; it can be read once")
         for source in args.corpus:
