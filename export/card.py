@@ -1,0 +1,145 @@
+"""The model card of an artifact (README.md), and the parity table it shares with the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..models.families import Family
+from ..runtime.artifact import ArtifactManifest, variant_files
+from .parity import GraphParity, ParityReport
+
+COLUMNS = (
+    "role",
+    "backend",
+    "precision",
+    "recipe",
+    "max abs error",
+    "cosine min",
+    "cosine mean",
+    "top terms",
+    "top 10",
+)
+
+
+def parity_rows(graphs: Sequence[GraphParity]) -> list[tuple[str, ...]]:
+    """The cells of a parity table, a row a graph, in the order of ``COLUMNS``."""
+    return [
+        (
+            graph.role,
+            graph.backend,
+            graph.precision,
+            graph.recipe or "–",
+            f"{graph.max_abs_error:.1e}",
+            f"{graph.cosine_min:.5f}",
+            f"{graph.cosine_mean:.5f}",
+            f"{graph.top_terms_overlap:.3f}",
+            f"{graph.ranking_overlap:.3f}",
+        )
+        for graph in graphs
+    ]
+
+
+def artifact_card(directory: Path, manifest: ArtifactManifest, family: Family, report: ParityReport) -> str:
+    """README.md of one encoder."""
+    side = "document" if manifest.role == "document" else "query"
+    return "\n".join(
+        [
+            *_front_matter(manifest.source.licence),
+            f"# {manifest.source.checkpoint}, {manifest.role} encoder",
+            "",
+            "A SPLADE encoder exported by splade-edge: token ids in, weights over the vocabulary out, without PyTorch.",
+            "",
+            *_facts(manifest, family),
+            "",
+            *_use(side, "DIR"),
+            "",
+            "## Graphs",
+            "",
+            *_sizes(directory, manifest),
+            "",
+            *_parity_section(report),
+        ]
+    )
+
+
+def pair_card(query: ArtifactManifest, document: ArtifactManifest, report: ParityReport) -> str:
+    """README.md of a pair."""
+    sources = sorted({query.source.checkpoint, document.source.checkpoint})
+    licences = sorted({query.source.licence, document.source.licence})
+    return "\n".join(
+        [
+            *_front_matter(", ".join(licences)),
+            f"# {' and '.join(sources)}, query and document encoder",
+            "",
+            "A SPLADE pair exported by splade-edge. `query/` and `document/` are artifacts, each with its model card.",
+            "",
+            f"Licence of the weights: {', '.join(licences)}.",
+            "",
+            "```sh",
+            "splade-edge index DIR corpus.jsonl -o INDEX",
+            'splade-edge search INDEX "a question"',
+            "```",
+            "",
+            *_parity_section(report),
+        ]
+    )
+
+
+def _front_matter(licence: str) -> list[str]:
+    return ["---", f"license: {licence}", "library_name: splade-edge", "tags: [splade, sparse-retrieval]", "---"]
+
+
+def _facts(manifest: ArtifactManifest, family: Family) -> list[str]:
+    source = manifest.source
+    dropped = len(manifest.dropped_terms)
+    facts = [
+        ("role", manifest.role),
+        ("family", f"{family.name} ({family.paper})" if family.paper else family.name),
+        ("pooling, activation", f"{manifest.pooling}, {manifest.activation}"),
+        ("vocabulary", f"{manifest.vocab_size:,} terms" + (f", {dropped} never weighted" if dropped else "")),
+        ("maximum length", f"{manifest.max_length} tokens, special ones included; longer texts are cut"),
+        ("source", source.checkpoint + (f" at {source.revision}" if source.revision else "")),
+        ("weights, SHA-256", source.weights_sha256),
+        ("licence", source.licence),
+        ("made by", manifest.made_by),
+    ]
+    return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts)]
+
+
+def _use(side: str, directory: str) -> list[str]:
+    return [
+        "```python",
+        "from splade_edge.runtime import Encoder",
+        f'encoder = Encoder.open("{directory}")',
+        f'print(encoder.decode(encoder.encode_{side}("what is learned sparse retrieval?"), top=10))',
+        "```",
+    ]
+
+
+def _sizes(directory: Path, manifest: ArtifactManifest) -> list[str]:
+    lines = ["| backend | precision | recipe | CPUs | file | MB |", "| --- | --- | --- | --- | --- | --- |"]
+    for v in manifest.variants:
+        size = sum((directory / name).stat().st_size for name in variant_files(v)) / 1e6
+        lines.append(f"| {v.backend} | {v.precision} | {v.recipe or '–'} | {v.isa} | `{v.path}` | {size:.1f} |")
+    return lines
+
+
+def _parity_section(report: ParityReport) -> list[str]:
+    rows = [f"| {' | '.join(row)} |" for row in parity_rows(report.graphs)]
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return [
+        "## Parity with PyTorch",
+        "",
+        "Every graph was run by the runtime on sample text and compared with PyTorch in float32:",
+        f"the largest difference of a weight (at most {report.tolerance_fp32:.0e} for fp32), the cosine of the vectors,",
+        f"and the share of the {report.top_terms} heaviest terms and of the {report.ranking_depth} best documents that",
+        "is the same.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{' --- |' * len(COLUMNS)}",
+        *rows,
+        "",
+        f"Versions: {versions}.",
+        "",
+    ]

@@ -1,0 +1,56 @@
+"""``splade-edge export``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from .options import add_export_arguments, request_from
+
+if TYPE_CHECKING:
+    from .exporter import ExportResult
+
+
+class ExportCommand:
+    """Thin: reads options, shows progress, prints the parity table. A ``Command`` of :mod:`splade_edge.runtime.cli`."""
+
+    help = "export a checkpoint or a pair to ONNX and OpenVINO, with proof of parity"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments."""
+        add_export_arguments(parser)
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Export, and print the parity table to standard output."""
+        from ..runtime.cli.progress import Progress
+        from .exporter import export
+
+        share = [0.0]
+        with Progress("exporting", "steps", lambda: share[0]) as bar:
+
+            def step(done: int, total: int, what: str) -> None:
+                share[0] = done / total
+                bar.phase(what)
+                bar.update(done)
+
+            result = export(request_from(args), step)
+        _show(result)
+        return 0
+
+
+def _show(result: ExportResult) -> None:
+    from ..runtime.cli.console import cell, complain, new_console, new_table, write_out
+    from .card import COLUMNS, parity_rows
+
+    table = new_table(*(name if place < 4 else f">{name}" for place, name in enumerate(COLUMNS)))
+    for row in parity_rows(result.report.graphs):
+        table.add_row(*map(cell, row))
+    new_console().print(table)
+    sys.stdout.flush()
+    for note in result.notes:
+        complain("note", note)
+    write_out(f"wrote {result.path}")
+
+
+command = ExportCommand()

@@ -1,0 +1,119 @@
+"""The options of an export, declared once for ``splade-edge export`` and ``optimum-cli export splade``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from ..runtime.artifact import Backend
+from ..runtime.cli.command import positive_int
+
+if TYPE_CHECKING:
+    from .exporter import ExportRequest
+
+DESCRIPTION = """\
+Export a SPLADE checkpoint to ONNX and OpenVINO, in float32 and int8. Every graph is compared with PyTorch on text; if
+a float32 graph differs by more than 1e-4, the export fails and nothing is written."""
+EPILOG = """\
+a checkpoint is a directory or a hub id: a masked-language model of transformers, a sentence-transformers sparse
+encoder, an Efficient SPLADE repository that holds both encoders, or a directory with query/ and document/
+
+examples:
+  {prog} naver/splade-v3-distilbert -o artifact/
+  {prog} models/default -o pair/
+  {prog} --query naver/efficient-splade-VI-BT-large-query --document naver/efficient-splade-VI-BT-large-doc -o pair/
+  {prog} naver/efficient-splade-V-large-doc --role document -o document/ --backend onnx --no-int8"""
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; :func:`request_from` reads them."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG.format(prog=parser.prog)
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="directory or hub id; one with both sides exports the pair"
+    )
+    parser.add_argument("--query", metavar="CHECKPOINT", help="query encoder of a pair, with --document")
+    parser.add_argument("--document", metavar="CHECKPOINT", help="document encoder of a pair, with --query")
+    parser.add_argument("--role", choices=("query", "document"), help="export this side of CHECKPOINT only")
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the artifact or pair to write")
+    parser.add_argument(
+        "--backend", metavar="LIST", type=_backends, default=BACKENDS, help="any of onnx,openvino (default: both)"
+    )
+    parser.add_argument(
+        "--int8", action=argparse.BooleanOptionalAction, default=True, help="write int8 graphs beside float32"
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="BACKEND=NAME",
+        type=_recipe,
+        action="append",
+        default=[],
+        help="int8 recipe of a backend, such as openvino=activations (default: the one measured best)",
+    )
+    parser.add_argument(
+        "--calibration", metavar="FILE", help="JSON lines of sample text for recipes that need it (default: bundled)"
+    )
+    parser.add_argument(
+        "--max-length", metavar="N", type=positive_int, help="cut texts at N tokens, special ones included"
+    )
+    parser.add_argument("--family", metavar="NAME", help="family of the encoder, where its files do not tell")
+    parser.add_argument(
+        "--licence", "--license", metavar="NAME", help="licence to record, where the checkpoint states none"
+    )
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub repository")
+    parser.add_argument("--offline", action="store_true", help="use the hub cache only")
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help="open weights that are a pickle, which can run code"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run model code that the checkpoint brings")
+    parser.add_argument("--force", action="store_true", help="replace an artifact that is there")
+
+
+def request_from(args: argparse.Namespace) -> ExportRequest:
+    """The export that parsed arguments ask for."""
+    from ..models.checkpoint import OpenOptions
+    from .exporter import ExportRequest
+
+    return ExportRequest(
+        output=Path(args.output),
+        checkpoint=args.checkpoint,
+        query=args.query,
+        document=args.document,
+        role=args.role,
+        backends=args.backend,
+        int8=args.int8,
+        recipes=dict(args.recipe),
+        force=args.force,
+        calibration=Path(args.calibration) if args.calibration else None,
+        options=OpenOptions(
+            revision=args.revision,
+            offline=args.offline,
+            allow_pickle=args.allow_pickle,
+            trust_remote_code=args.trust_remote_code,
+            family=args.family,
+            max_length=args.max_length,
+            licence=args.licence,
+        ),
+    )
+
+
+def _backend(name: str) -> Backend:
+    for backend in BACKENDS:
+        if name == backend:
+            return backend
+    raise argparse.ArgumentTypeError(f"{name!r} is not a backend; there are: {', '.join(BACKENDS)}")
+
+
+def _backends(text: str) -> tuple[Backend, ...]:
+    """A comma-separated list of backends, in our order and each once."""
+    asked = {_backend(name.strip()) for name in text.split(",")}
+    return tuple(backend for backend in BACKENDS if backend in asked)
+
+
+def _recipe(text: str) -> tuple[Backend, str]:
+    backend, separator, name = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not BACKEND=NAME, such as onnx=dynamic")
+    return _backend(backend), name

@@ -1,0 +1,208 @@
+"""int8 forms of an ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..runtime.errors import ExportError
+
+# Activations are unsigned bytes around 128.
+_ACTIVATION_LEVELS = 127
+_ACTIVATION_ZERO = 128
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """The vocabulary projection inside a graph, ``reduce(input @ matrix)``.
+
+    The matrix is an initializer: ``weight`` ``[hidden, vocab]``, or ``weight`` ``[vocab, hidden]`` behind ``transpose``
+    where the word embeddings are the same tensor.
+    """
+
+    weight: str
+    transpose: onnx.NodeProto | None
+    matmul: onnx.NodeProto
+    reduce: onnx.NodeProto
+
+
+def quantize_vocabulary(source: Path, target: Path, *, weight_bits: int) -> None:
+    """Hold the vocabulary matrix in int8 and multiply by it in int8; everything else stays float32.
+
+    The decoder is most of a small encoder's work and the vocabulary matrix most of any encoder's size. Each term has a
+    scale of its own, so one int8 copy serves both the decoder and, where the checkpoint ties them, the word embeddings.
+    Activations are scaled per text: a padded row repeats an attended one, so a text's scale, and its vector, do not
+    depend on its batch. The maximum over the sequence is taken on the int32 products, since scales are positive.
+
+    ``weight_bits`` 7 is right on every CPU: x86 without VNNI adds two products of an unsigned and a signed byte in 16
+    bits with saturation, and 255 x 63 x 2 still fits where 255 x 127 x 2 does not. With 8 the graph needs VNNI.
+
+    Raises ExportError if the graph does not pool first (sum pooling).
+    """
+    model = onnx.load(source)
+    graph = model.graph
+    decoder = _find_decoder(graph)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    matrix = numpy_helper.to_array(weights[decoder.weight])
+    tied = decoder.transpose is not None
+    quantized, scale = _quantize_rows(matrix if tied else matrix.T, 2 ** (weight_bits - 1) - 1)
+    name = decoder.weight
+    graph.initializer.remove(weights[name])
+    graph.initializer.extend(
+        numpy_helper.from_array(array, f"{name}_{part}")
+        for part, array in (
+            ("int8", quantized) if tied else ("columns", np.ascontiguousarray(quantized.T)),
+            ("row_scale", scale[:, None]),
+            ("scale", scale[None, :]),
+            ("levels", np.float32(_ACTIVATION_LEVELS)),
+            ("zero", np.float32(_ACTIVATION_ZERO)),
+            ("zero_uint8", np.uint8(_ACTIVATION_ZERO)),
+            ("smallest", np.float32(1e-12)),
+            ("text_axes", np.array([1, 2], np.int64)),
+            ("length_axis", np.array([1], np.int64)),
+        )
+    )
+    hidden, pooled = decoder.matmul.input[0], decoder.reduce.output[0]
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if tied and node is decoder.transpose:
+            nodes.append(helper.make_node("Transpose", [f"{name}_int8"], [f"{name}_columns"], perm=[1, 0]))
+        elif node is decoder.matmul:
+            nodes += _quantized_activations(name, hidden)
+        elif node is decoder.reduce:
+            nodes += _pooled_products(name, pooled, keepdims=_keeps_dimensions(node))
+        elif tied and node.op_type == "Gather" and node.input[0] == name:
+            nodes += _gathered_rows(name, node)
+        elif name in node.input:
+            raise ExportError(f"the vocabulary matrix also feeds a {node.op_type}; export with --no-int8")
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    # Shapes of removed values would be wrong; the engine infers them again.
+    del graph.value_info[:]
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+
+
+def quantize_matmuls(source: Path, target: Path, *, per_channel: bool, reduce_range: bool) -> None:
+    """ONNX Runtime's dynamic quantization of every matrix product and embedding: int8 weights, uint8 activations.
+
+    Activations are scaled per tensor, over the whole batch: such a graph is not batch-invariant.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    _fold_transposed_weights(model.graph)
+    with _quiet_onnxruntime():
+        quantize_dynamic(
+            model,
+            target,
+            op_types_to_quantize=["MatMul", "Gather"],
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def _find_decoder(graph: onnx.GraphProto) -> _Decoder:
+    """The matrix product whose maximum over the sequence is taken, with its weight's transpose."""
+    weights = {tensor.name for tensor in graph.initializer}
+    producers = {output: node for node in graph.node for output in node.output}
+    for reduce in graph.node:
+        matmul = producers.get(reduce.input[0]) if reduce.op_type == "ReduceMax" else None
+        if matmul is None or matmul.op_type != "MatMul":
+            continue
+        if matmul.input[1] in weights:
+            return _Decoder(matmul.input[1], None, matmul, reduce)
+        transpose = producers.get(matmul.input[1])
+        if transpose is not None and transpose.op_type == "Transpose" and transpose.input[0] in weights:
+            return _Decoder(transpose.input[0], transpose, matmul, reduce)
+    raise ExportError("the graph does not take the maximum of its decoder first; export with --no-int8")
+
+
+def _quantize_rows(
+    matrix: npt.NDArray[np.float32], levels: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Rows as integers in [-levels, levels], and their float32 scales ``[rows]``; a row of zeros has scale 1."""
+    scale = np.abs(matrix).max(axis=1) / levels
+    scale = np.where(scale > 0, scale, 1).astype(np.float32)
+    return np.rint(matrix / scale[:, None]).astype(np.int8), scale
+
+
+def _gathered_rows(name: str, gather: onnx.NodeProto) -> list[onnx.NodeProto]:
+    ids, out = gather.input[1], gather.output[0]
+    return [
+        helper.make_node("Gather", [f"{name}_int8", ids], [f"{name}_rows_int8"], axis=0),
+        helper.make_node("Gather", [f"{name}_row_scale", ids], [f"{name}_rows_scale"], axis=0),
+        helper.make_node("Cast", [f"{name}_rows_int8"], [f"{name}_rows"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}_rows", f"{name}_rows_scale"], [out]),
+    ]
+
+
+def _quantized_activations(name: str, hidden: str) -> list[onnx.NodeProto]:
+    """uint8 activations with one scale a text, times the int8 matrix: int32 ``[batch, length, vocab]``."""
+    return [
+        helper.make_node("Abs", [hidden], [f"{name}_magnitude"]),
+        helper.make_node("ReduceMax", [f"{name}_magnitude", f"{name}_text_axes"], [f"{name}_largest"], keepdims=1),
+        helper.make_node("Max", [f"{name}_largest", f"{name}_smallest"], [f"{name}_range"]),
+        helper.make_node("Div", [f"{name}_range", f"{name}_levels"], [f"{name}_text_scale"]),
+        helper.make_node("Div", [hidden, f"{name}_text_scale"], [f"{name}_levelled"]),
+        helper.make_node("Round", [f"{name}_levelled"], [f"{name}_rounded"]),
+        helper.make_node("Add", [f"{name}_rounded", f"{name}_zero"], [f"{name}_shifted"]),
+        helper.make_node("Cast", [f"{name}_shifted"], [f"{name}_uint8"], to=TensorProto.UINT8),
+        helper.make_node(
+            "MatMulInteger", [f"{name}_uint8", f"{name}_columns", f"{name}_zero_uint8"], [f"{name}_products"]
+        ),
+    ]
+
+
+def _pooled_products(name: str, pooled: str, *, keepdims: bool) -> list[onnx.NodeProto]:
+    """The maximum of the products over the sequence, scaled back to float32 ``[batch, vocab]``."""
+    if keepdims:
+        raise ExportError("the maximum over the sequence keeps its axis; export with --no-int8")
+    axis = f"{name}_length_axis"
+    return [
+        helper.make_node("ReduceMax", [f"{name}_products", axis], [f"{name}_best"], keepdims=0),
+        helper.make_node("Cast", [f"{name}_best"], [f"{name}_best_float"], to=TensorProto.FLOAT),
+        helper.make_node("Squeeze", [f"{name}_text_scale", axis], [f"{name}_flat_scale"]),
+        helper.make_node("Mul", [f"{name}_flat_scale", f"{name}_scale"], [f"{name}_product_scale"]),
+        helper.make_node("Mul", [f"{name}_best_float", f"{name}_product_scale"], [pooled]),
+    ]
+
+
+def _keeps_dimensions(node: onnx.NodeProto) -> bool:
+    return next((bool(a.i) for a in node.attribute if a.name == "keepdims"), True)
+
+
+def _fold_transposed_weights(graph: onnx.GraphProto) -> None:
+    """Store transposed weights as they are multiplied: the quantizer passes over a product with a computed operand."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights]:
+        permutation = next(list(a.ints) for a in node.attribute if a.name == "perm")
+        array = numpy_helper.to_array(weights[node.input[0]]).transpose(permutation)
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), node.output[0]))
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name not in used]:
+        graph.initializer.remove(tensor)
+
+
+@contextlib.contextmanager
+def _quiet_onnxruntime() -> Iterator[None]:
+    """The quantizer logs an advice to pre-process on the root logger; the graph comes from torch's optimizer."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,40 @@
+"""Writing a pooled graph as an OpenVINO IR: ``NAME.xml`` and ``NAME.bin``.
+
+The graph is converted from the ONNX file, not from PyTorch again: one tracing, and the two backends cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import ExportError
+from .telemetry import no_telemetry
+
+
+def read_openvino(onnx_path: Path) -> Any:
+    """The ``openvino.Model`` of an ONNX file. Raises ExportError if OpenVINO cannot convert it."""
+    import openvino as ov
+
+    try:
+        with no_telemetry():
+            return ov.convert_model(onnx_path)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(
+            f"OpenVINO cannot convert this architecture ({reason}); export with --backend onnx"
+        ) from error
+
+
+def write_openvino(model: Any, path: Path) -> None:
+    """Save a model to ``path`` (``.xml``) without changing the precision of its weights.
+
+    Nodes are named by their place: OpenVINO numbers unnamed ones by a counter of the process, so that the same model
+    would give other bytes each time.
+    """
+    import openvino as ov
+
+    for place, node in enumerate(model.get_ordered_ops()):
+        if node.get_type_name() not in ("Parameter", "Result"):
+            node.set_friendly_name(f"{node.get_type_name()}_{place}")
+    ov.save_model(model, path, compress_to_fp16=False)

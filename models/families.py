@@ -1,0 +1,274 @@
+"""The families of SPLADE-like encoders, as data: how each turns masked-language-model logits into a sparse vector.
+
+A family says how weights are pooled over positions, which activation they pass, what its query side is, and which
+special tokens lose their weight. Nothing else in this package knows a family by its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+from ..runtime.errors import CheckpointError
+
+Pooling = Literal["max", "sum"]
+# log1p_relu: log(1 + relu(x)).  log1p_log1p_relu: log(1 + log(1 + relu(x))), arXiv:2504.14839.
+Activation = Literal["log1p_relu", "log1p_log1p_relu"]
+QuerySide = Literal[
+    "same encoder",  # queries and documents share one encoder
+    "own encoder",  # a second, usually smaller, encoder
+    "bag of words",  # one per token of the query, no encoder
+    "look-up",  # a stored weight per token of the query (idf.json), no encoder
+    "masked encoder",  # encoder output kept only at the query's own tokens
+]
+# The query sides that are an encoder whose graph can be exported as it is.
+ENCODER_SIDES: frozenset[QuerySide] = frozenset({"same encoder", "own encoder"})
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table.
+
+    ``model_types`` are ``config.json`` model types (empty: any). ``names`` are globs over the last part of a hub id,
+    for families that no configuration file tells apart. ``query_sides`` lists what the query side may be, the usual one
+    first. ``query_dropped`` and ``document_dropped`` name special tokens (attributes of a tokenizer such as
+    ``cls_token``, or ``all``) whose weight is set to zero. ``max_length`` counts special tokens and is used where the
+    checkpoint states none. ``checked`` is false where no real checkpoint could be compared when the row was written.
+    """
+
+    name: str
+    members: str
+    model_types: frozenset[str]
+    pooling: Pooling
+    activation: Activation
+    query_sides: tuple[QuerySide, ...]
+    names: tuple[str, ...] = ()
+    query_dropped: tuple[str, ...] = ()
+    document_dropped: tuple[str, ...] = ()
+    max_length: int = 256
+    paper: str = ""
+    checked: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a checkpoint's files say about its family; None where they say nothing."""
+
+    name: str
+    model_type: str
+    pooling: str | None = None
+    activation: str | None = None
+    query_side: QuerySide | None = None
+
+
+_BERT = frozenset({"bert"})
+_BERTS = frozenset({"bert", "distilbert"})
+_UNSEEN = "Written from the paper and published code; no checkpoint of it could be compared."
+
+# The first row that fits is taken, so the narrow ones come first.
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="efficient-splade",
+        members="naver/efficient-splade-V-large-*, naver/efficient-splade-VI-BT-large-*, models/default",
+        model_types=_BERTS,
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=("own encoder",),
+        names=("efficient-splade-*",),
+        paper="Lassance & Clinchant, SIGIR 2022, arXiv:2207.03834",
+        checked=True,
+        note="Checked on models/default, which has the same shape; the naver weights themselves could not be fetched. "
+        "VI-BT-large-query states no maximum length: both sides were trained at 256.",
+    ),
+    Family(
+        name="splade-v3-lexical",
+        members="naver/splade-v3-lexical",
+        model_types=_BERT,
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=("masked encoder",),
+        names=("splade-v3-lexical*",),
+        paper="Lassance et al. 2024, arXiv:2403.06789",
+        note=_UNSEEN,
+    ),
+    Family(
+        name="splade-v3-doc",
+        members="naver/splade-v3-doc",
+        model_types=_BERT,
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=("bag of words",),
+        names=("splade-v3-doc*",),
+        query_dropped=("cls_token", "sep_token", "pad_token"),
+        paper="Lassance et al. 2024, arXiv:2403.06789",
+        note=_UNSEEN,
+    ),
+    Family(
+        name="opensearch-doc-v3",
+        members="opensearch-project/opensearch-neural-sparse-encoding-doc-v3-*",
+        model_types=_BERTS,
+        pooling="max",
+        activation="log1p_log1p_relu",
+        query_sides=("look-up",),
+        names=("opensearch-neural-sparse-encoding-doc-v3-*",),
+        query_dropped=("all",),
+        document_dropped=("all",),
+        max_length=512,
+        paper="Geng et al. 2025, arXiv:2504.14839",
+        note=_UNSEEN + " doc-v3-gte needs custom code and is refused unless it is trusted.",
+    ),
+    Family(
+        name="opensearch-doc",
+        members="opensearch-project/opensearch-neural-sparse-encoding-doc-v1, -doc-v2-*",
+        model_types=_BERTS,
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=("look-up",),
+        names=("opensearch-neural-sparse-encoding-doc-v[12]*",),
+        query_dropped=("all",),
+        document_dropped=("all",),
+        max_length=512,
+        paper="Geng et al. 2024, arXiv:2411.04403",
+        note=_UNSEEN,
+    ),
+    Family(
+        name="opensearch",
+        members="opensearch-project/opensearch-neural-sparse-encoding-v1, -v2-distill",
+        model_types=_BERTS,
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=("same encoder",),
+        names=("opensearch-neural-sparse-encoding-v*",),
+        query_dropped=("all",),
+        document_dropped=("all",),
+        max_length=512,
+        paper="Geng et al. 2024, arXiv:2411.04403",
+        note=_UNSEEN + " Nothing but its name tells it from splade, which keeps the special tokens.",
+    ),
+    Family(
+        name="splade-v1",
+        members="SPLADE of 2021",
+        model_types=_BERTS,
+        pooling="sum",
+        activation="log1p_relu",
+        query_sides=("same encoder",),
+        names=("splade-v1*", "splade_v1*"),
+        paper="Formal et al., SIGIR 2021, arXiv:2107.05720",
+        note=_UNSEEN + " A plain checkpoint of it looks like splade: pass --family splade-v1.",
+    ),
+    Family(
+        name="splade",
+        members="naver/splade-cocondenser-*, naver/splade-v3, naver/splade-v3-distilbert, prithivida/Splade_PP_en_*",
+        model_types=_BERTS,
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=("same encoder",),
+        paper="Formal et al. 2021, arXiv:2109.10086; Formal et al., SIGIR 2022, arXiv:2205.04733",
+        note=_UNSEEN,
+    ),
+    Family(
+        name="granite-sparse",
+        members="ibm-granite/granite-embedding-30m-sparse",
+        model_types=frozenset({"roberta"}),
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=("same encoder",),
+        max_length=512,
+        paper="Granite Embedding Models, arXiv:2502.20204",
+        note=_UNSEEN + " Pad token id 1, vocabulary of 50,265.",
+    ),
+    Family(
+        name="modernbert-splade",
+        members="encoders on ModernBERT",
+        model_types=frozenset({"modernbert"}),
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=("same encoder", "own encoder", "look-up", "bag of words"),
+        max_length=512,
+        paper="Warner et al. 2024, arXiv:2412.13663",
+        note=_UNSEEN + " Takes inputs up to 8,192 tokens; the length it was trained at is in its own files.",
+    ),
+    Family(
+        name="splade-other",
+        members="any other masked-language model with a SpladePooling configuration",
+        model_types=frozenset(),
+        pooling="max",
+        activation="log1p_relu",
+        query_sides=get_args(QuerySide),
+        note="Pooling and activation are as the checkpoint states. Needs a sentence-transformers layout, or --family.",
+    ),
+)
+FALLBACK = FAMILIES[-1]
+_PLAIN = next(family for family in FAMILIES if not family.names)
+
+
+def family_named(name: str) -> Family:
+    """The row of that name. Raises CheckpointError that lists the names there are."""
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise CheckpointError(f"no family {name!r}; the families are: {', '.join(f.name for f in FAMILIES)}")
+
+
+def detect_family(evidence: Evidence) -> Family:
+    """The family that fits what a checkpoint's files say.
+
+    A row whose ``names`` match the checkpoint's name wins over rows that fit by configuration alone; rows with
+    ``names`` fit by configuration only when a stated query side or activation sets them apart.
+
+    Raises CheckpointError when only ``--family`` could tell.
+    """
+    fitting = [family for family in FAMILIES if _fits(family, evidence)]
+    named = [f for f in fitting if any(fnmatchcase(evidence.name, glob) for glob in f.names)]
+    rows = named or [f for f in fitting if f is not FALLBACK and (not f.names or _is_distinct(f, evidence))]
+    if rows and (named or len({(f.pooling, f.activation) for f in rows}) == 1):
+        return rows[0]
+    if rows:
+        choices = " or ".join(f"--family {f.name}" for f in rows)
+        raise CheckpointError(f"{evidence.name}: its files do not tell how it is activated; choose {choices}")
+    if evidence.pooling is not None:
+        return FALLBACK
+    raise CheckpointError(
+        f"{evidence.name}: a {evidence.model_type!r} checkpoint that does not state how it is pooled; "
+        f"if it is a SPLADE encoder, name its family: --family {FALLBACK.name} is max pooling of log(1 + relu(x))"
+    )
+
+
+def check_family(family: Family, evidence: Evidence) -> None:
+    """Raise CheckpointError where a family the user named contradicts what the checkpoint states."""
+    for what, found, expected in (
+        ("pooling", evidence.pooling, family.pooling),
+        ("activation", evidence.activation, family.activation),
+    ):
+        if family is not FALLBACK and found not in (None, expected):
+            raise CheckpointError(
+                f"{evidence.name} states {what} {found!r}, the family {family.name} has {expected!r}; "
+                "leave out --family"
+            )
+    if family.model_types and evidence.model_type not in family.model_types:
+        raise CheckpointError(
+            f"{evidence.name} is a {evidence.model_type!r} model; the family {family.name} is made of "
+            f"{', '.join(sorted(family.model_types))}; leave out --family, or use --family {FALLBACK.name}"
+        )
+
+
+def _fits(family: Family, evidence: Evidence) -> bool:
+    if family is FALLBACK:
+        return True
+    return (
+        (not family.model_types or evidence.model_type in family.model_types)
+        and evidence.pooling in (None, family.pooling)
+        and evidence.activation in (None, family.activation)
+        and (evidence.query_side is None or evidence.query_side in family.query_sides)
+    )
+
+
+def _is_distinct(family: Family, evidence: Evidence) -> bool:
+    """Whether the stated configuration itself picks this row out from the plain encoders."""
+    return (
+        (evidence.query_side is not None and evidence.query_side not in _PLAIN.query_sides)
+        or (evidence.pooling is not None and evidence.pooling != _PLAIN.pooling)
+        or (evidence.activation is not None and evidence.activation != _PLAIN.activation)
+    )

@@ -1,0 +1,59 @@
+"""The reference encoder: text to SPLADE weights in PyTorch, written to be read.
+
+This is what every exported graph is compared with. It does the arithmetic in the order of the papers
+(Formal et al. 2021, arXiv:2109.10086, equation 6; Lassance & Clinchant 2022, arXiv:2207.03834):
+
+    weight[t] = pool over positions p of  activation(logits[p, t]),  padding left out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint
+from .pooling import ACTIVATIONS, POOLINGS
+
+
+class ReferenceEncoder:
+    """Encodes texts with a checkpoint's own PyTorch model and tokenizer, in float32."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model: Any = checkpoint.model
+        self.tokenizer: Any = checkpoint.tokenizer
+        self.max_length = checkpoint.max_length
+        self.activation = ACTIVATIONS[checkpoint.activation]
+        self.pooling = POOLINGS[checkpoint.pooling]
+        self.dropped_terms = torch.tensor(checkpoint.dropped_terms, dtype=torch.long)
+
+    def encode(self, texts: Sequence[str], batch_size: int = 8) -> npt.NDArray[np.float32]:
+        """Weights of each text: float32 ``[len(texts), vocab_size]``, non-negative.
+
+        Texts are cut at the checkpoint's maximum length and padded on the right.
+        """
+        rows: list[npt.NDArray[np.float32]] = []
+        for start in range(0, len(texts), batch_size):
+            batch = self.tokenizer(
+                list(texts[start : start + batch_size]),
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                padding_side="right",
+                return_tensors="pt",
+            )
+            weights = self.weights(batch["input_ids"], batch["attention_mask"])
+            rows.append(weights.numpy())
+        return np.concatenate(rows) if rows else np.empty((0, self.model.config.vocab_size), np.float32)
+
+    @torch.inference_mode()
+    def weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """``input_ids`` and ``attention_mask``: int64 ``[batch, length]``. Returns float32 ``[batch, vocab_size]``."""
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        weights = self.activation(logits) * attention_mask.unsqueeze(-1)
+        pooled = self.pooling(weights)
+        return pooled.index_fill(1, self.dropped_terms, 0.0)
