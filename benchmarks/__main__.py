@@ -1,0 +1,100 @@
+"""All benchmarks, one after the other, each in a process of its own: what ``make bench`` runs.
+
+Writes NAME.json, NAME.md and the plots to the output directory. The defaults take about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .processes import module
+from .report import say
+
+_NAMES = ("scorer", "indexing", "startup", "quality")
+_DEMO = Path("benchmarks/data/demo")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR")
+    parser.add_argument("--only", default=",".join(_NAMES), metavar="LIST", help="of %(default)s")
+    parser.add_argument("--documents", default="100000,1000000", metavar="N,N", help="collections of the scorer")
+    parser.add_argument("--k", default="10,100,1000", metavar="K,K")
+    parser.add_argument("--engines", metavar="NAME,NAME", help="engines of the scorer (default: all installed)")
+    parser.add_argument("--checkpoint", default="models/default", metavar="DIR")
+    parser.add_argument("--pair", metavar="DIR", help="an exported pair (default: export the checkpoint)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="DIR[:SPLIT]",
+        help=f"BEIR sets for the quality (default: {_DEMO}); repeatable",
+    )
+    parser.add_argument(
+        "--runtime-python", metavar="FILE", help="Python of an environment with the runtime alone, for startup"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: to see that everything runs, not to measure")
+    args = parser.parse_args(argv)
+    wanted = args.only.split(",")
+    unknown = set(wanted) - set(_NAMES)
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(_NAMES)}")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    args.output.mkdir(parents=True, exist_ok=True)
+    failed = [name for name in _NAMES if name in wanted and not _run(name, _commands(name, args))]
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _commands(name: str, args: argparse.Namespace) -> list[list[str]]:
+    """The command of a benchmark, after those that make what it needs."""
+    written = ["--json", str(args.output / f"{name}.json"), "--markdown", str(args.output / f"{name}.md")]
+    # The scorer's collection of a million documents is the one that is indexed.
+    work = ["--work", str(args.output / "work" / ("quality" if name == "quality" else "synthetic"))]
+    if name == "scorer":
+        sizes = (
+            ["--documents", "10000", "--rounds", "2", "--budget", "0.5"]
+            if args.quick
+            else ["--documents", args.documents]
+        )
+        engines = ["--engines", args.engines] if args.engines else []
+        return [module(name, *sizes, "--k", args.k, *engines, "--output", str(args.output), *work, *written)]
+    if name == "indexing":
+        sizes = ["--documents", "50000", "--memory", "32M"] if args.quick else ["--documents", "1000000"]
+        return [module(name, *sizes, *work, *written)]
+    pair = Path(args.pair or args.output / "work" / "pair")
+    commands = []
+    if args.pair is None:
+        commands.append(_splade_edge("export", args.checkpoint, "--output", str(pair), "--force"))
+    if name == "startup":
+        index = args.output / "work" / "demo-index"
+        commands.append(
+            _splade_edge("index", str(pair), str(_DEMO / "corpus.jsonl"), "--output", str(index), "--force")
+        )
+        repeat = ["--repeat", "2" if args.quick else "7"]
+        python = ["--python", args.runtime_python] if args.runtime_python else []
+        return [*commands, module(name, str(index), *repeat, *python, *written)]
+    sets = args.set or [str(_DEMO)]
+    return [*commands, module(name, *sets, "--pair", str(pair), "--checkpoint", args.checkpoint, *work, *written)]
+
+
+def _splade_edge(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "splade_edge.runtime.cli.main", *arguments]
+
+
+def _run(name: str, commands: list[list[str]]) -> bool:
+    start = time.perf_counter()
+    say(f"== {name}")
+    done = all(subprocess.run(command, check=False).returncode == 0 for command in commands)
+    say(f"== {name}: {'done' if done else 'FAILED'} after {time.perf_counter() - start:.0f} s")
+    return done
+
+
+if __name__ == "__main__":
+    sys.exit(main())

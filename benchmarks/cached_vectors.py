@@ -1,0 +1,109 @@
+"""Encoding that can be stopped and taken up again: vectors of every 256 texts are kept on disk.
+
+A file's name holds a hash of the texts, its directory one of everything else a vector depends on: the graph, the
+tokenizer, the maximum length, the engine and its version. So a cache cannot be stale, and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from splade_edge.runtime.artifact import Artifact, Variant, variant_files
+from splade_edge.runtime.encoder import Encoder
+from splade_edge.runtime.encoder.encoder import Encoded
+from splade_edge.runtime.vectors import SparseBatch, SparseVector
+
+_CHUNK = 256
+
+
+class VectorCache:
+    """Encoded texts under ``directory/<key>/``; ``key`` names all that vectors depend on besides the text."""
+
+    def __init__(self, directory: Path, key: Iterable[str]) -> None:
+        self.directory = directory / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def encode(self, texts: Iterable[str], encode: Callable[[list[str]], list[Encoded]]) -> Iterator[Encoded]:
+        """Each text's vector, in order, from disk or from ``encode``."""
+        rest = iter(texts)
+        while chunk := list(islice(rest, _CHUNK)):
+            digest = hashlib.sha256("\x00".join(chunk).encode("utf-8", "surrogatepass")).hexdigest()
+            path = self.directory / f"{digest[:32]}.npz"
+            if not path.exists():
+                self._write(path, encode(chunk))
+            with np.load(path) as stored:
+                vectors = SparseBatch(stored["indptr"], stored["indices"], stored["values"])
+                facts = stored["facts"].tolist()
+            for vector, (tokens, known, truncated) in zip(vectors, facts, strict=True):
+                yield Encoded(vector, tokens, bool(known), bool(truncated))
+
+    def _write(self, path: Path, encoded: list[Encoded]) -> None:
+        batch = SparseBatch.stack([e.vector for e in encoded])
+        facts = np.array([(e.tokens, e.known, e.truncated) for e in encoded], np.int64)
+        staged = path.with_name(f".{os.getpid()}.npz")
+        np.savez(staged, indptr=batch.indptr, indices=batch.indices, values=batch.values, facts=facts)
+        staged.replace(path)
+
+
+class CachedEncoder(Encoder):
+    """The runtime's encoder, with its results kept on disk."""
+
+    def __init__(self, artifact: Artifact, variant: Variant, threads: int | None, directory: Path) -> None:
+        super().__init__(artifact, variant, threads)
+        files = artifact.manifest.files
+        engine = {"onnx": "onnxruntime"}.get(variant.backend, variant.backend)
+        self._cache = VectorCache(
+            directory,
+            [
+                *(files[name].sha256 for name in variant_files(variant)),
+                files["tokenizer.json"].sha256,
+                f"{self.max_length} {artifact.manifest.dropped_terms} {variant.batch_invariant}",
+                f"{engine} {metadata.version(engine)}",
+            ],
+        )
+
+    def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
+        """See :meth:`Encoder.encode`."""
+        parent = super().encode
+        return self._cache.encode(texts, lambda chunk: list(parent(chunk)))
+
+
+class CachedReference:
+    """The PyTorch encoder of a checkpoint in float32, with its results kept on disk; opened when it is needed."""
+
+    def __init__(self, checkpoint: str, side: str, directory: Path) -> None:
+        from splade_edge.models.checkpoint import open_checkpoint
+        from splade_edge.models.reference import ReferenceEncoder
+
+        opened = open_checkpoint(checkpoint, "query" if side == "query" else "document")
+        self._reference = ReferenceEncoder(opened)
+        tokenizer = opened.tokenizer.backend_tokenizer.to_str()
+        self._cache = VectorCache(
+            directory,
+            [
+                opened.weights_sha256,
+                hashlib.sha256(tokenizer.encode()).hexdigest(),
+                f"{opened.max_length} {opened.dropped_terms} {opened.pooling} {opened.activation}",
+                f"torch {metadata.version('torch')} {metadata.version('transformers')}",
+            ],
+        )
+
+    def encode(self, texts: Iterable[str]) -> SparseBatch:
+        """The vectors of all texts."""
+        return SparseBatch.stack([encoded.vector for encoded in self._cache.encode(texts, self._encode)])
+
+    def _encode(self, texts: list[str]) -> list[Encoded]:
+        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        rows = self._reference.encode([texts[i] for i in by_length])
+        found: list[Encoded] = [Encoded(SparseVector(np.empty(0, np.int32), np.empty(0, np.float32)), 0, True, False)]
+        found *= len(texts)
+        for i, row in zip(by_length, rows, strict=True):
+            terms = np.flatnonzero(row)
+            found[i] = Encoded(SparseVector(terms.astype(np.int32), row[terms]), 0, True, False)
+        return found

@@ -1,0 +1,24 @@
+#!/bin/sh
+# What `make demo` shows: a checkpoint pair in, answers out. Run it from the repository's root with splade-edge on PATH.
+set -eu
+
+say() { printf '\n\033[1m%s\033[0m\n' "$1"; }
+run() { printf '$ splade-edge'; printf " %s" "$@"; printf '\n'; splade-edge "$@"; }
+
+say '1. Export the default pair to ONNX and OpenVINO, fp32 and int8, proven against PyTorch'
+run export models/default --output demo/pair --force
+
+say '2. Index the sample corpus: 200 paragraphs'
+run index demo/pair benchmarks/data/demo/corpus.jsonl --output demo/index --force
+
+say '3. Search'
+run search demo/index 'which country rationed gasoline' -k 3
+run search demo/index 'strongest force between particles' -k 3
+run search demo/index 'how do plants make oxygen' -k 3
+run search demo/index 'forest fires and rain' -k 3
+run search demo/index 'when did the oil embargo end' -k 2 --explain
+
+say '4. How good are the answers? 30 questions with known answers'
+run eval demo/index --queries benchmarks/data/demo/queries.jsonl --qrels benchmarks/data/demo/qrels/test.tsv
+
+say 'demo/index is all a device needs: copy it, pip install splade-edge there, and search.'

@@ -1,0 +1,150 @@
+"""What indexing costs: CPU time and peak memory of writing N vectors, and how large the index is.
+
+The vectors go through ``IndexWriter``, the writer behind ``splade-edge index``, in a fresh process with one thread; a
+second process converts the same matrix from CSR to CSC with SciPy, which is the least an inverted index can cost. No
+encoder runs: that is two orders of magnitude slower than all of this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from splade_edge.runtime.cli.command import byte_size
+
+from .memory import memory_mb
+from .processes import ONE_THREAD, measure, module
+from .report import Report, add_report_arguments, publish, say
+from .workload import Collection, collection_path
+
+_BATCH = 5_000  # documents handed to the writer at a time
+_WEIGHT = np.float32(3.5 / 255)  # of one impact step of the collection
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.indexing", description=__doc__)
+    parser.add_argument("--documents", type=lambda text: int(float(text)), default=1_000_000, metavar="N")
+    parser.add_argument("--collection", type=Path, metavar="DIR", help="a collection that exists, instead")
+    parser.add_argument(
+        "--memory", default="512M", metavar="SIZE", help="what the writer may use (default: %(default)s)"
+    )
+    parser.add_argument("--cpu", type=int, metavar="N", help="pin to this core")
+    parser.add_argument("--work", type=Path, default=Path("build/bench/indexing"), metavar="DIR")
+    parser.add_argument("--child", choices=("write", "convert"), help=argparse.SUPPRESS)
+    add_report_arguments(parser)
+    args = parser.parse_args(argv)
+    path = args.collection or collection_path(args.work, args.documents)
+    if args.child:
+        result = (_write if args.child == "write" else _convert)(path, args)
+        print(json.dumps(result))
+        return
+    if not (path / "meta.json").exists():
+        say(f"generating {args.documents:,} documents")
+        # In a child: the memory this process has had would count as its children's.
+        measure(module("workload", str(path), "--documents", str(args.documents)))
+    results = {}
+    for child in ("write", "convert"):
+        say(f"{child}")
+        command = module("indexing", "--child", child, "--collection", str(path), "--memory", args.memory)
+        usage = measure([*command, "--work", str(args.work)], cpu=args.cpu, env=ONE_THREAD)
+        results[child] = json.loads(usage.output.splitlines()[-1])
+    publish(args, "indexing", [_report(results, args)], results)
+
+
+def _write(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """In the child: index the collection; CPU seconds of each part, memory, sizes."""
+    from splade_edge.runtime.corpus import Document
+    from splade_edge.runtime.index.writer import IndexWriter
+    from splade_edge.runtime.vectors import SparseBatch
+
+    collection = Collection(path)
+    args.work.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix="index-", dir=args.work))
+    cpu = dict.fromkeys(("compile", "vectors", "documents", "finish"), 0.0)
+    try:
+        start = time.process_time()
+        small = IndexWriter(place / "warm-up", collection.vocab, memory_bytes=byte_size(args.memory))
+        small.add_document(Document("0"))
+        small.add_vectors(SparseBatch(np.array([0, 1]), np.array([5], np.int32), np.array([1.0], np.float32)))
+        small.finish()
+        cpu["compile"] = time.process_time() - start
+        before = memory_mb()[0]
+        wall = time.perf_counter()
+        writer = IndexWriter(place / "index", collection.vocab, memory_bytes=byte_size(args.memory))
+        for indptr, terms, impacts in collection.chunks(_BATCH):
+            batch = SparseBatch(indptr, terms.astype(np.int32), impacts * _WEIGHT)
+            start = time.process_time()
+            writer.add_vectors(batch)
+            cpu["vectors"] += time.process_time() - start
+            start = time.process_time()
+            for number in range(writer.documents, writer.units):
+                writer.add_document(Document(str(number)))
+            cpu["documents"] += time.process_time() - start
+        start = time.process_time()
+        manifest = writer.finish()
+        cpu["finish"] = time.process_time() - start
+        segment = manifest.segments[0]
+        sizes = {name: entry.size for name, entry in manifest.files.items()}
+        return {
+            "cpu": cpu, "wall": time.perf_counter() - wall, "before_mb": before, "peak_mb": memory_mb()[1],
+            "documents": segment.documents, "postings": segment.postings, "sizes": sizes,
+        }  # fmt: skip
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _convert(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """In the child: SciPy's CSR to CSC of the same matrix, float32 weights; CPU seconds, best of three."""
+    import scipy.sparse as sp
+
+    collection = Collection(path)
+    parts = (collection.impacts * _WEIGHT, collection.terms.astype(np.int32), collection.indptr)
+    matrix = sp.csr_matrix(parts, shape=(collection.documents, collection.vocab))
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        matrix.tocsc()
+        seconds.append(time.process_time() - start)
+    return {"cpu": min(seconds), "cpu_all": seconds, "peak_mb": memory_mb()[1]}
+
+
+def _report(results: dict[str, Any], args: argparse.Namespace) -> Report:
+    ours, scipy = results["write"], results["convert"]
+    cpu = ours["cpu"]
+    postings = cpu["vectors"] + cpu["finish"]
+    data = {name: size for name, size in ours["sizes"].items() if not name.endswith(".sqlite")}
+    on_disk = sum(ours["sizes"].values())
+    table = Report(
+        f"Indexing {ours['documents']:,} vectors, {ours['postings']:,} postings, one thread, --memory {args.memory}",
+        ["", ">"],
+    )
+    rows: list[tuple[str, str]] = [
+        ("CPU s: adding the vectors", f"{cpu['vectors']:.1f}"),
+        ("CPU s: merging, checksums, manifest", f"{cpu['finish']:.1f}"),
+        ("CPU s: storing the documents (ids only)", f"{cpu['documents']:.1f}"),
+        ("CPU s: SciPy CSR to CSC", f"{scipy['cpu']:.1f}"),
+        ("postings over SciPy", f"{postings / scipy['cpu']:.2f}"),
+        ("wall s", f"{ours['wall']:.1f}"),
+        ("peak MB (MiB)", f"{ours['peak_mb']:.0f} ({ours['peak_mb'] * 1e6 / 2**20:.0f})"),
+        ("of that before the first vector, MB", f"{ours['before_mb']:.0f}"),
+        ("bytes a posting, all files but the documents'", f"{sum(data.values()) / ours['postings']:.3f}"),
+        ("MB on disk without / with documents", f"{sum(data.values()) / 1e6:.0f} / {on_disk / 1e6:.0f}"),
+        ("peak MB of SciPy", f"{scipy['peak_mb']:.0f}"),
+    ]  # fmt: skip
+    table.rows += [list(row) for row in rows]
+    table.notes.append(
+        "Peak memory is the kernel's high-water mark of the process, Python and Numba included; the vectors are read a "
+        f"batch of {_BATCH:,} at a time. Loading or compiling the kernels ({cpu['compile']:.1f} s) comes before."
+    )
+    return table
+
+
+if __name__ == "__main__":
+    main()

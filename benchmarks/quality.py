@@ -1,0 +1,203 @@
+"""What does each step from PyTorch to the device cost in ranking quality?
+
+Every exported graph is run end to end, through ``build_index`` and ``Searcher`` with their 8-bit impacts, and compared
+query by query with the PyTorch encoders in float32 and an exact dot product; BM25 stands beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from splade_edge.runtime.artifact import Variant, open_artifact
+from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.index import Index
+from splade_edge.runtime.index.writer import IndexWriter
+from splade_edge.runtime.indexing import build_index, join_title
+from splade_edge.runtime.searcher import Searcher
+from splade_edge.runtime.vectors import SparseBatch
+
+from .cached_vectors import CachedEncoder, CachedReference
+from .report import Report, add_report_arguments, publish, say
+from .retrieval_sets import DEPTH, F64, MEASURES, RetrievalSet, bootstrap_interval, measure_run, read_set
+
+REFERENCE = "PyTorch fp32, exact"
+IMPACTS = "PyTorch fp32, 8-bit impacts"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One system on one set: each measure for each query, and mean terms of a query and a document."""
+
+    values: dict[str, F64]
+    query_terms: float
+    document_terms: float
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.add_argument("sets", nargs="+", metavar="DIR[:SPLIT]", help="BEIR sets (split: test)")
+    parser.add_argument("--pair", metavar="DIR", required=True, help="the exported pair")
+    parser.add_argument("--checkpoint", metavar="DIR", help="its checkpoint, for the PyTorch rows")
+    parser.add_argument(
+        "--variants", metavar="LIST", default="", help="graphs, such as onnx-fp32,openvino-int8 (default: all)"
+    )
+    parser.add_argument("--work", type=Path, metavar="DIR", default=Path("build/bench/quality"), help="cached vectors")
+    parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the encoders (default: all CPUs)")
+    add_report_arguments(parser)
+    args = parser.parse_args(argv)
+    results: dict[str, dict[str, Any]] = {}
+    reports = []
+    for spec in args.sets:
+        data = read_set(spec)
+        outcomes = run_set(data, args)
+        results[data.name] = summarise(data, outcomes)
+        reports.append(set_report(data, results[data.name]))
+        reports[-1].print()
+    publish(args, "quality", [*reports, overview(results)], results)
+
+
+def run_set(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:
+    """Every system on one set, by its name."""
+    outcomes: dict[str, Outcome] = {}
+    if args.checkpoint:
+        say(f"{data.name}: PyTorch")
+        outcomes.update(run_reference(data, args.checkpoint, args.work))
+    for variant in variants_of(args.pair, args.variants):
+        say(f"{data.name}: {variant.backend} {variant.precision}")
+        outcomes[system_name(variant)] = run_variant(data, variant, args)
+    if not args.no_bm25:
+        from .bm25 import Bm25
+
+        bm25 = Bm25(f"{d.title} {d.text}" for d in data.documents)
+        ranks = bm25.rank([query.text for query in data.queries], DEPTH)
+        outcomes["BM25"] = Outcome(_measured(data, ranks), np.nan, np.nan)
+    return outcomes
+
+
+def system_name(variant: Variant) -> str:
+    """``ONNX int8 (dynamic)``: as the tables name a graph."""
+    engine = {"onnx": "ONNX", "openvino": "OpenVINO"}[variant.backend]
+    recipe = f" ({variant.recipe})" if variant.recipe else ""
+    return f"{engine} {variant.precision}{recipe}"
+
+
+def variants_of(pair: str, wanted: str) -> list[Variant]:
+    """The document graphs to run, fp32 before int8. The query side is run with the same backend and precision."""
+    found = open_artifact(pair, "document").manifest.variants
+    names = wanted.split(",") if wanted else [f"{v.backend}-{v.precision}" for v in found]
+    return [v for v in sorted(found, key=lambda v: (v.precision, v.backend)) if f"{v.backend}-{v.precision}" in names]
+
+
+def run_reference(data: RetrievalSet, checkpoint: str, work: Path) -> dict[str, Outcome]:
+    """PyTorch vectors twice: ranked by exact dot product, and through our index, which tells what 8 bits cost."""
+    from .bm25 import rank_exactly
+
+    documents = CachedReference(checkpoint, "document", work).encode(
+        join_title(d.title, d.text) for d in data.documents
+    )
+    queries = CachedReference(checkpoint, "query", work).encode(q.text for q in data.queries)
+    vocabulary = 1 + max(int(batch.indices.max(initial=0)) for batch in (documents, queries))
+    query_terms, document_terms = (b.indices.size / len(b) for b in (queries, documents))
+    by_term = _matrix(documents, vocabulary).T.tocsr()
+    exact = rank_exactly(_matrix(queries, vocabulary), by_term, DEPTH)
+    with tempfile.TemporaryDirectory() as place:
+        writer = IndexWriter(Path(place) / "index", vocabulary)
+        for number in range(len(documents)):
+            writer.add_document(Document(str(number)))
+        writer.add_vectors(documents)
+        kept = writer.finish().segments[0].postings / len(documents)
+        index = Index.open(Path(place) / "index")
+        quantized = [index.search_vectors(*query, DEPTH)[0].tolist() for query in queries]
+        del index
+    return {
+        REFERENCE: Outcome(_measured(data, exact), query_terms, document_terms),
+        IMPACTS: Outcome(_measured(data, quantized), query_terms, kept),
+    }
+
+
+def run_variant(data: RetrievalSet, variant: Variant, args: argparse.Namespace) -> Outcome:
+    """One exported graph, end to end: texts to an index directory, queries to document ids."""
+    encoder = CachedEncoder(open_artifact(args.pair, "document"), variant, args.threads, args.work)
+    args.work.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix="index-", dir=args.work))
+    try:
+        manifest = build_index(place / "index", data.documents, encoder, open_artifact(args.pair, "query"))
+        carried = open_artifact(place / "index" / str(manifest.query_encoder))
+        query_encoder = CachedEncoder(
+            carried, carried.variant(variant.backend, variant.precision), args.threads, args.work
+        )
+        searcher = Searcher(Index.open(place / "index"), query_encoder, args.threads)
+        texts = [query.text for query in data.queries]
+        ranks = [[hit.id for hit in hits] for hits in searcher.search_many(texts, DEPTH)]
+        terms = [encoded.vector.indices.size for encoded in query_encoder.encode(texts)]
+        entry = manifest.segments[0]
+        return Outcome(measure_run(data, ranks), float(np.mean(terms)), entry.postings / entry.units)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def summarise(data: RetrievalSet, outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    """Means, and paired differences from the reference with their 95 % intervals."""
+    systems = {}
+    for name, outcome in outcomes.items():
+        entry: dict[str, Any] = {m: float(v.mean()) for m, v in outcome.values.items()}
+        entry |= {"query_terms": outcome.query_terms, "document_terms": outcome.document_terms}
+        if REFERENCE in outcomes and name != REFERENCE:
+            differences = {m: v - outcomes[REFERENCE].values[m] for m, v in outcome.values.items()}
+            entry["difference"] = {m: [float(d.mean()), *bootstrap_interval(d)] for m, d in differences.items()}
+        systems[name] = entry
+    return {"documents": len(data.documents), "queries": len(data.queries), "systems": systems}
+
+
+def set_report(data: RetrievalSet, result: dict[str, Any]) -> Report:
+    """The table of one set."""
+    report = Report(
+        f"{data.name}: {len(data.documents):,} documents, {len(data.queries):,} queries",
+        ["system", *(f">{m}" for m in MEASURES), ">ΔnDCG@10 [95 %]", ">ΔRR@10 [95 %]", ">query terms", ">doc. terms"],
+    )
+    for name, entry in result["systems"].items():
+        differences = [
+            "{:+.4f} [{:+.4f}, {:+.4f}]".format(*entry["difference"][m]) if "difference" in entry else "–"
+            for m in MEASURES[:2]
+        ]
+        counts = ["–" if np.isnan(entry[x]) else f"{entry[x]:.1f}" for x in ("query_terms", "document_terms")]
+        report.rows.append([name, *(f"{entry[m]:.4f}" for m in MEASURES), *differences, *counts])
+    return report
+
+
+def overview(results: dict[str, dict[str, Any]]) -> Report:
+    """nDCG@10 / RR@10 of every system on every set."""
+    report = Report("nDCG@10 / RR@10", ["system", *(f">{name}" for name in results)])
+    systems = dict.fromkeys(name for result in results.values() for name in result["systems"])
+    for name in systems:
+        cells = []
+        for result in results.values():
+            entry = result["systems"].get(name)
+            cells.append(f"{entry['nDCG@10']:.3f} / {entry['RR@10']:.3f}" if entry else "–")
+        report.rows.append([name, *cells])
+    report.notes.append(
+        "Exported graphs run end to end through build_index and Searcher with 8-bit impacts. Differences are paired by "
+        "query, against the reference; intervals are from 10,000 bootstrap resamples of the queries."
+    )
+    return report
+
+
+def _measured(data: RetrievalSet, ranks: list[list[int]]) -> dict[str, F64]:
+    return measure_run(data, [[data.documents[i].id for i in ranking] for ranking in ranks])
+
+
+def _matrix(batch: SparseBatch, columns: int) -> sp.csr_matrix:
+    return sp.csr_matrix((batch.values.astype(np.float64), batch.indices, batch.indptr), shape=(len(batch), columns))
+
+
+if __name__ == "__main__":
+    main()

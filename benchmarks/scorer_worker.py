@@ -1,0 +1,90 @@
+"""One engine in a process of its own: builds its index, or answers timing requests that arrive on standard input.
+
+Run by :mod:`benchmarks.scorer`, pinned to a core. A reply is a line that starts with ``RESULT``; what else an engine
+prints is passed over.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .engines import Engine, all_engines
+from .memory import memory_mb
+from .workload import Collection, by_term, rounded
+
+REPLY = "RESULT "
+_WARM_UP = 3
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``build|serve ENGINE COLLECTION DIRECTORY``."""
+    task, name, source, place = argv or sys.argv[1:]
+    engine, collection, directory = all_engines()[name](), Collection(Path(source)), Path(place)
+    if task == "build":
+        by_term(collection)  # made once for all engines, and charged to none
+        start = time.perf_counter()
+        engine.build(collection, directory)
+        _reply({"seconds": time.perf_counter() - start})
+        return
+    before = memory_mb()[0]
+    start = time.perf_counter()
+    engine.open(directory)
+    _answer(engine, engine.prepare(_asked(engine, collection.queries("short")[0])), 10)
+    opened = time.perf_counter() - start
+    _reply({"open_seconds": opened, "resident_mb": memory_mb()[0] - before})
+    prepared: dict[str, list[Any]] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        name = request["set"]
+        if name not in prepared:
+            prepared = {name: [engine.prepare(_asked(engine, query)) for query in collection.queries(name)]}
+        _reply(_serve(engine, prepared[name][: request["queries"]], request))
+
+
+def _serve(engine: Engine, queries: list[Any], request: dict[str, Any]) -> dict[str, Any]:
+    k = request["k"]
+    if request["task"] == "answers":
+        answers = [_answer(engine, query, k) for query in queries]
+        np.savez(request["file"], *(part for answer in answers for part in answer))
+        return {}
+    if request["task"] == "batch":
+        return {"seconds": engine.batch(queries, k)}
+    for query in queries[:_WARM_UP]:
+        engine.search(query, k)
+    seconds = []
+    gc.collect()
+    gc.disable()
+    deadline = time.perf_counter() + request["budget"]
+    for query in queries:
+        start = time.perf_counter()
+        engine.search(query, k)
+        end = time.perf_counter()
+        seconds.append(end - start)
+        if end > deadline:
+            break
+    gc.enable()
+    return {"seconds": seconds}
+
+
+def _asked(engine: Engine, query: Any) -> Any:
+    return rounded(query) if engine.whole_numbers else query
+
+
+def _answer(engine: Engine, query: Any, k: int) -> Any:
+    return engine.answer(engine.search(query, k))
+
+
+def _reply(value: dict[str, Any]) -> None:
+    sys.stdout.write(REPLY + json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
