@@ -117,7 +117,7 @@ def test_missing_and_foreign_directories(tmp_path: Path, copy: Path) -> None:
 
 def test_variant_by_preference() -> None:
     def variant(backend: str, precision: str) -> Variant:
-        return Variant(backend, precision, "x", "", "any", True)  # type: ignore[arg-type]
+        return Variant(backend, precision, "x", "", "any", True)
 
     everything = [variant(b, p) for b in ("openvino", "onnx") for p in ("fp32", "int8")]
     artifact = with_variants(everything)
@@ -132,7 +132,7 @@ def test_variant_by_preference() -> None:
 def with_variants(variants: list[Variant]) -> Artifact:
     from types import SimpleNamespace
 
-    return Artifact(Path("artifact"), SimpleNamespace(variants=variants))  # type: ignore[arg-type]
+    return Artifact(Path("artifact"), SimpleNamespace(variants=variants))
 
 
 @pytest.mark.skipif(not tiny.HAS_OPENVINO, reason="no openvino")

@@ -17,7 +17,7 @@ from splade_edge.runtime.errors import CorpusError, InputError
 
 
 def read(path: Path, policy: str = "fail") -> tuple[list[Record], BadLines]:
-    bad = BadLines(policy)  # type: ignore[arg-type]
+    bad = BadLines(policy)
     return list(read_corpus([str(path)], bad)), bad
 
 
