@@ -3,7 +3,14 @@
 set -eu
 
 say() { printf '\n\033[1m%s\033[0m\n' "$1"; }
-run() { printf '$ splade-edge'; printf " %s" "$@"; printf '\n'; splade-edge "$@"; }
+run() {
+    printf '$ splade-edge'
+    for word in "$@"; do
+        case $word in *' '*) printf ' "%s"' "$word" ;; *) printf ' %s' "$word" ;; esac
+    done
+    printf '\n'
+    splade-edge "$@"
+}
 
 say '1. Export the default pair to ONNX and OpenVINO, fp32 and int8, proven against PyTorch'
 run export models/default --output demo/pair --force
@@ -13,10 +20,10 @@ run index demo/pair benchmarks/data/demo/corpus.jsonl --output demo/index --forc
 
 say '3. Search'
 run search demo/index 'which country rationed gasoline' -k 3
-run search demo/index 'strongest force between particles' -k 3
-run search demo/index 'how do plants make oxygen' -k 3
-run search demo/index 'forest fires and rain' -k 3
-run search demo/index 'when did the oil embargo end' -k 2 --explain
+run search demo/index 'first working railway steam locomotive' -k 3
+run search demo/index 'who discovered oxygen' -k 3
+run search demo/index 'how do packets find their way through a network' -k 3
+run search demo/index 'when did Kenya become an independent country' -k 2 --explain
 
 say '4. How good are the answers? 30 questions with known answers'
 run eval demo/index --queries benchmarks/data/demo/queries.jsonl --qrels benchmarks/data/demo/qrels/test.tsv
