@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results[data.name] = summarise(data, outcomes)
         reports.append(set_report(data, results[data.name]))
         reports[-1].print()
-    publish(args, "quality", [*reports, overview(results)], results)
+    publish(args, "quality", [*reports, overview(results)], results, shown=len(reports))
 
 
 def run_set(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:

@@ -73,9 +73,9 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
 
 
-def publish(args: argparse.Namespace, name: str, reports: Sequence[Report], results: Any) -> None:
-    """Print the tables, and write the files that were asked for."""
-    for report in reports:
+def publish(args: argparse.Namespace, name: str, reports: Sequence[Report], results: Any, shown: int = 0) -> None:
+    """Print the tables after the first ``shown``, and write the files that were asked for."""
+    for report in reports[shown:]:
         report.print()
     console().print(machine_line(), style="dim")
     if args.markdown:

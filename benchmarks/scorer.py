@@ -112,13 +112,11 @@ def _run_collection(
     facts: dict[str, Any] = {"documents": collection.documents, "postings": collection.postings, "engines": {}}
     with ExitStack() as stack:
         workers: dict[str, _Worker] = {}
-        for engine in engines:
+        for engine, built in _built_all(engines, collection, args, notes):
             try:
-                built = _built(engine, collection, args)
                 worker = stack.enter_context(_serving(engine, collection, args.cpu, Path(built["place"])))
             except ChildError as error:
-                notes.append(f"{engine.name} is left out of {collection.documents:,} documents: {error}")
-                say(notes[-1])
+                _leave_out(engine, collection, error, notes)
                 continue
             workers[engine.name] = worker
             facts["engines"][engine.name] = {"documents": collection.documents, **built, **worker.opened}
@@ -141,6 +139,24 @@ def _run_collection(
                     verdict = oracles[engine.whole_numbers].judge(answers, k)
                     cases.append(Case.of(engine, collection.documents, s, k, timing.rounds, timing.batch, verdict))
     return facts, cases
+
+
+def _built_all(
+    engines: list[type[Engine]], collection: Collection, args: argparse.Namespace, notes: list[str]
+) -> list[tuple[type[Engine], dict[str, Any]]]:
+    """Every engine with the facts of its index, all built before the first is opened: some need much memory for it."""
+    done = []
+    for engine in engines:
+        try:
+            done.append((engine, _built(engine, collection, args)))
+        except ChildError as error:
+            _leave_out(engine, collection, error, notes)
+    return done
+
+
+def _leave_out(engine: type[Engine], collection: Collection, error: ChildError, notes: list[str]) -> None:
+    notes.append(f"{engine.name} is left out of {collection.documents:,} documents: {error}")
+    say(notes[-1])
 
 
 def _time(worker: _Worker, timing: Timings, name: str, k: int, args: argparse.Namespace) -> None:

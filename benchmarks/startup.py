@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--python",
         default=sys.executable,
         metavar="FILE",
-        help="interpreter of an environment with the runtime alone: where there is a SciPy, Numba imports it (default: this)",
+        help="interpreter of an environment with the runtime alone (Numba imports SciPy where it can; default: this)",
     )
     parser.add_argument("--query", default="which country rationed gasoline")
     parser.add_argument("--query-encoder", metavar="DIR", help="for an index without one")

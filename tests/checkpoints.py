@@ -12,6 +12,9 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+# Two threads on operations this small mostly wait for each other, the more so beside other processes.
+torch.set_num_threads(1)
+
 WORDS = (  # noqa: SIM905
     "the a of in and is was when did who what how many country oil crisis began prime number steam engine warsaw "
     "kenya oxygen force pharmacy network packet tesla war king year first new other only ##s ##ing ##ed 1 2 3 4 5"

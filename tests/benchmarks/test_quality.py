@@ -1,0 +1,102 @@
+"""What the quality figures rest on: reading sets, BM25, exact ranking, intervals, and the cache of vectors."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from splade_edge.runtime.encoder.encoder import Encoded
+from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.vectors import SparseVector
+
+from benchmarks.bm25 import Bm25, rank_exactly
+from benchmarks.cached_vectors import VectorCache
+from benchmarks.retrieval_sets import bootstrap_interval, measure_run, read_set
+
+
+def write_set(path):
+    (path / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(("a b", "c", "d"))]
+    (path / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    queries = [{"_id": "q1", "text": "a"}, {"_id": "q2", "text": "c"}, {"_id": "unjudged", "text": "d"}]
+    (path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td1\t1\nq1\td0\t1\n")
+    return path
+
+
+def test_measures_follow_the_order_of_the_ranking(tmp_path):
+    data = read_set(str(write_set(tmp_path / "small")))
+    assert [query.id for query in data.queries] == ["q1", "q2"]
+    values = measure_run(data, [["d2", "d0"], []])
+    assert values["RR@10"].tolist() == [0.5, 0.0]
+    assert values["nDCG@10"].tolist() == pytest.approx([1 / math.log2(3), 0.0])
+    assert values["R@100"].tolist() == [1.0, 0.0]
+
+
+def test_a_set_may_search_the_corpus_of_another(tmp_path):
+    write_set(tmp_path / "first")
+    second = write_set(tmp_path / "second")
+    (second / "corpus.jsonl").unlink()
+    with pytest.raises(InputError, match=r"no corpus\.jsonl"):
+        read_set(str(second))
+    (second / "CORPUS").write_text("../first\n")
+    assert len(read_set(f"{second}:test").documents) == 3
+
+
+def test_bm25_is_the_formula():
+    pytest.importorskip("Stemmer")
+    texts = ["The cat sat with the cats", "a dog and a cat", "dogs running", "birds"]
+    words = [["cat", "sat", "cat"], ["dog", "cat"], ["dog", "run"], ["bird"]]
+    mean = np.mean([len(w) for w in words])
+
+    def score(terms, document):
+        total = 0.0
+        for term in terms:
+            df = sum(term in w for w in words)
+            idf = math.log(1 + (len(words) - df + 0.5) / (df + 0.5))
+            tf = document.count(term)
+            total += idf * tf / (tf + 0.9 * (1 - 0.4 + 0.4 * len(document) / mean))
+        return total
+
+    expected = sorted(range(4), key=lambda i: (-score(["cat", "run"], words[i]), i))
+    assert Bm25(texts).rank(["the cats run", "whale"], 10) == [
+        [i for i in expected if score(["cat", "run"], words[i]) > 0],
+        [],
+    ]
+
+
+def test_rank_exactly_breaks_ties_by_document():
+    by_term = sp.csr_matrix(np.array([[1.0, 0, 2, 1, 1], [0, 0, 0, 0, 1]]))
+    queries = sp.csr_matrix(np.array([[1.0, 0], [0, 0]]))
+    assert rank_exactly(queries, by_term, 3) == [[2, 0, 3], []]
+
+
+def test_interval_covers_the_mean_of_a_difference():
+    difference = np.random.default_rng(1).normal(0.1, 1.0, 400)
+    low, high = bootstrap_interval(difference, 2000)
+    half = 1.96 * difference.std() / 20
+    assert low == pytest.approx(difference.mean() - half, abs=0.02)
+    assert high == pytest.approx(difference.mean() + half, abs=0.02)
+
+
+def test_vectors_are_encoded_once(tmp_path):
+    asked = []
+
+    def encode(texts):
+        asked.extend(texts)
+        return [
+            Encoded(SparseVector(np.array([len(t)], np.int32), np.array([1.5], np.float32)), len(t), True, False)
+            for t in texts
+        ]
+
+    texts = [f"text {'x' * (i % 7)}{i}" for i in range(600)]
+    first = list(VectorCache(tmp_path, ["graph"]).encode(texts, encode))
+    again = list(VectorCache(tmp_path, ["graph"]).encode(iter(texts), encode))
+    assert asked == texts
+    assert [e.vector.indices.tolist() for e in again] == [[len(t)] for t in texts]
+    assert [(e.tokens, e.known, e.truncated) for e in again] == [(e.tokens, e.known, e.truncated) for e in first]
+    list(VectorCache(tmp_path, ["another graph"]).encode(texts[:1], encode))
+    assert asked == [*texts, texts[0]]
