@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .artifact import Artifact, copy_artifact
+from .artifact import Artifact, copy_artifact, open_artifact
 from .corpus import BadLines, Document, Record
 from .encoder import Encoder
 from .encoder.tokenizer import TextTokenizer, clean_text
@@ -44,8 +44,8 @@ def join_title(title: str, text: str) -> str:
 def build_index(
     output: str | Path,
     records: Iterable[Record] | Iterable[Document],
-    document_encoder: Encoder,
-    query_encoder: Artifact,
+    document_encoder: Encoder | str | Path,
+    query_encoder: Artifact | str | Path | None = None,
     *,
     passages: Passages | None = None,
     with_document_encoder: bool = False,
@@ -67,6 +67,7 @@ def build_index(
     """
     output = Path(output)
     check_writable_target(output, force=force)
+    document_encoder, query_encoder = _open_sides(document_encoder, query_encoder)
     _check_sides(document_encoder, query_encoder)
     bad_lines = bad_lines or BadLines("fail")
     if passages is not None:
@@ -159,6 +160,23 @@ def _storable(document: Document) -> Document:
     if clean_text(document.id) != document.id:
         raise InputError(f"the id {document.id!r} holds a lone surrogate; ids must be valid Unicode")
     return replace(document, title=clean_text(document.title), text=clean_text(document.text))
+
+
+def _open_sides(
+    document_encoder: Encoder | str | Path, query_encoder: Artifact | str | Path | None
+) -> tuple[Encoder, Artifact]:
+    """Open what was given as a directory."""
+    if query_encoder is None:
+        query_encoder = (
+            document_encoder.artifact
+            if isinstance(document_encoder, Encoder)
+            else open_artifact(document_encoder, "query")
+        )
+    elif not isinstance(query_encoder, Artifact):
+        query_encoder = open_artifact(query_encoder, "query")
+    if not isinstance(document_encoder, Encoder):
+        document_encoder = Encoder.open(document_encoder, "document")
+    return document_encoder, query_encoder
 
 
 def _check_sides(document_encoder: Encoder, query_encoder: Artifact) -> None:

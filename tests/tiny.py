@@ -140,7 +140,7 @@ def write_artifact(
         vocab_size=len(vocabulary),
         vocabulary_sha256=vocabulary_sha256(path / "tokenizer.json", len(vocabulary)),
         max_length=MAX_LENGTH,
-        special_tokens={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3},
+        special_tokens={"pad_token": 0, "unk_token": 1, "cls_token": 2, "sep_token": 3},
         dropped_terms=list(dropped_terms),
         variants=variants,
         source=Source("tiny", "", "0" * 64, "Apache-2.0"),

@@ -69,6 +69,17 @@ class TestEndToEnd:
             assert hits == many
             assert [hit.metadata["n"] for hit in hits] == expected
 
+    def test_encoders_given_as_directories(self, tmp_path, tiny_pair, tiny_artifact, encoder, query_artifact):
+        build_index(tmp_path / "opened", documents(20), encoder, query_artifact)
+        build_index(tmp_path / "pair", documents(20), tiny_pair)
+        build_index(tmp_path / "two", documents(20), tiny_pair / "document", tiny_pair / "query")
+        manifests = [Index.open(tmp_path / name).manifest for name in ("opened", "pair", "two")]
+        assert manifests[0] == manifests[1] == manifests[2]
+        build_index(tmp_path / "both", documents(20), Encoder.open(tiny_artifact))
+        assert Searcher.open(tmp_path / "both").search("cat dog")
+        with pytest.raises(ArtifactError, match="holds a document encoder; the index carries a query encoder"):
+            build_index(tmp_path / "alone", documents(20), encoder)
+
     def test_contributions_add_up(self, tmp_path, encoder, query_artifact):
         build_index(tmp_path / "index", documents(50), encoder, query_artifact)
         searcher = Searcher.open(tmp_path / "index", threads=1)
