@@ -20,7 +20,7 @@ from .memory import memory_mb
 from .workload import Collection, by_term, rounded
 
 REPLY = "RESULT "
-_WARM_UP = 3
+_WARM_UP = 3  # queries before each timed pass; the first pass of a case is preceded by a whole untimed one
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,12 +56,19 @@ def _serve(engine: Engine, queries: list[Any], request: dict[str, Any]) -> dict[
         return {}
     if request["task"] == "batch":
         return {"seconds": engine.batch(queries, k)}
-    for query in queries[:_WARM_UP]:
-        engine.search(query, k)
-    seconds = []
     gc.collect()
     gc.disable()
-    deadline = time.perf_counter() + request["budget"]
+    # Untimed: a query may be the first to need a kernel that is compiled, or loaded, on its first call.
+    _pass(engine, queries if request["first"] else queries[:_WARM_UP], k, request["budget"])
+    seconds = _pass(engine, queries, k, request["budget"])
+    gc.enable()
+    return {"seconds": seconds}
+
+
+def _pass(engine: Engine, queries: list[Any], k: int, budget: float) -> list[float]:
+    """Seconds of each query, until the budget is spent."""
+    seconds = []
+    deadline = time.perf_counter() + budget
     for query in queries:
         start = time.perf_counter()
         engine.search(query, k)
@@ -69,8 +76,7 @@ def _serve(engine: Engine, queries: list[Any], request: dict[str, Any]) -> dict[
         seconds.append(end - start)
         if end > deadline:
             break
-    gc.enable()
-    return {"seconds": seconds}
+    return seconds
 
 
 def _asked(engine: Engine, query: Any) -> Any:

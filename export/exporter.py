@@ -17,6 +17,7 @@ from ..models.layout import SIDES, Side
 from ..models.tokenizing import write_tokenizer
 from ..runtime.artifact import (
     ARTIFACT_FORMAT,
+    MANIFEST_NAME,
     VERSION,
     Artifact,
     ArtifactManifest,
@@ -29,7 +30,8 @@ from ..runtime.artifact import (
 from ..runtime.encoder import Encoder
 from ..runtime.encoder.tokenizer import vocabulary_sha256
 from ..runtime.errors import CheckpointError, InputError
-from ..runtime.files import check_writable_target, staged_directory
+from ..runtime.files import storage_errors
+from ..runtime.staging import check_writable_target, staged_directory
 from ..runtime.version import MADE_BY
 from .card import artifact_card, pair_card
 from .graphs import graph_count, write_graphs
@@ -88,7 +90,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     Raises InputError (an option, an output that exists), CheckpointError, ExportError, ParityError (a float32 graph is
     off by more than 1e-4), StorageError.
     """
-    check_writable_target(request.output, force=request.force)
+    check_writable_target(request.output, manifest=MANIFEST_NAME, force=request.force)
     calibration = calibration_texts(request.calibration)
     sources = _sources(request)
     steps = _Steps(progress, len(sources) * (3 + 2 * graph_count(request.backends, int8=request.int8)))
@@ -97,7 +99,10 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     ]
     _check_pair(checkpoints)
     samples = parity_texts()
-    with staged_directory(request.output, force=request.force) as staging:
+    with (
+        staged_directory(request.output, manifest=MANIFEST_NAME, force=request.force) as staging,
+        storage_errors(request.output),
+    ):
         job = _Job(request, steps, samples, calibration, paired=len(checkpoints) == 2)
         report = job.write(checkpoints, staging)
     steps.finish()

@@ -6,11 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .artifact import Artifact, open_artifact
-    from .corpus import Document, read_corpus
+    from .corpus import Document, Record, read_corpus
     from .encoder import Encoder
+    from .errors import (
+        ArtifactError,
+        CorpusError,
+        IndexFormatError,
+        InputError,
+        IntegrityError,
+        MissingExtraError,
+        SpladeEdgeError,
+        SpladeEdgeWarning,
+        StorageError,
+    )
     from .index import Index
     from .indexing import build_index
-    from .searcher import Hit, Searcher
+    from .lines import BadLines
+    from .passages import Passages
+    from .searcher import Explanation, Hit, Searcher
     from .vectors import SparseBatch, SparseVector
 
     __version__: str
@@ -18,13 +31,26 @@ if TYPE_CHECKING:
 # Loaded when asked for, so that `import splade_edge.runtime` costs no engine and no compiler.
 _HOMES = {
     "Artifact": "artifact",
+    "ArtifactError": "errors",
+    "BadLines": "lines",
+    "CorpusError": "errors",
     "Document": "corpus",
     "Encoder": "encoder",
+    "Explanation": "searcher",
     "Hit": "searcher",
     "Index": "index",
+    "IndexFormatError": "errors",
+    "InputError": "errors",
+    "IntegrityError": "errors",
+    "MissingExtraError": "errors",
+    "Passages": "passages",
+    "Record": "corpus",
     "Searcher": "searcher",
     "SparseBatch": "vectors",
     "SparseVector": "vectors",
+    "SpladeEdgeError": "errors",
+    "SpladeEdgeWarning": "errors",
+    "StorageError": "errors",
     "build_index": "indexing",
     "open_artifact": "artifact",
     "read_corpus": "corpus",
@@ -32,13 +58,26 @@ _HOMES = {
 
 __all__ = [
     "Artifact",
+    "ArtifactError",
+    "BadLines",
+    "CorpusError",
     "Document",
     "Encoder",
+    "Explanation",
     "Hit",
     "Index",
+    "IndexFormatError",
+    "InputError",
+    "IntegrityError",
+    "MissingExtraError",
+    "Passages",
+    "Record",
     "Searcher",
     "SparseBatch",
     "SparseVector",
+    "SpladeEdgeError",
+    "SpladeEdgeWarning",
+    "StorageError",
     "build_index",
     "open_artifact",
     "read_corpus",

@@ -41,7 +41,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One exported graph.
 
     ``path`` is the file to load; ``recipe`` names how it was quantized ("" for fp32); ``isa`` the instruction sets it
-    is for ("any", or "avx512-vnni" …); ``batch_invariant`` is false where a text's vector would depend on its batch
+    is for ("any", or "vnni" on x86); ``batch_invariant`` is false where a text's vector would depend on its batch
     neighbours, so that the runtime encodes one text at a time.
     """
 
@@ -118,11 +118,6 @@ class Artifact:
     def file(self, relative: str) -> Path:
         """Absolute path of a file of this artifact."""
         return safe_join(self.path, relative)
-
-    @property
-    def id(self) -> str:
-        """A digest that identifies the encoder: the same files give the same id."""
-        return describe_file(self.path / MANIFEST_NAME).sha256
 
 
 def open_artifact(path: str | Path, side: Side | None = None, *, check: bool = True) -> Artifact:

@@ -13,11 +13,11 @@ from .corpus import BadLines, Document, Record
 from .encoder import Encoder
 from .encoder.tokenizer import TextTokenizer, clean_text
 from .errors import ArtifactError, InputError
-from .files import check_writable_target, staged_directory
-from .index.documents import DuplicateIdError
-from .index.layout import EncoderIdentity, IndexManifest, PassageSettings, Statistics, TextSettings
+from .files import storage_errors
+from .index.layout import MANIFEST_NAME, EncoderIdentity, IndexManifest, PassageSettings, Statistics, TextSettings
 from .index.writer import IndexWriter, PassageSpan
 from .passages import Passages, split
+from .staging import check_writable_target, staged_directory
 from .vectors import SparseBatch, SparseVector
 
 DEFAULT_MEMORY = 512 << 20
@@ -66,13 +66,13 @@ def build_index(
     together or of the wrong side), StorageError (disk full); nothing is written then.
     """
     output = Path(output)
-    check_writable_target(output, force=force)
+    check_writable_target(output, manifest=MANIFEST_NAME, force=force)
     document_encoder, query_encoder = _open_sides(document_encoder, query_encoder)
     _check_sides(document_encoder, query_encoder)
     bad_lines = bad_lines or BadLines("fail")
     if passages is not None:
         _check_passages(passages, document_encoder)
-    with staged_directory(output, force=force) as staging:
+    with staged_directory(output, manifest=MANIFEST_NAME, force=force) as staging:
         writer = IndexWriter(
             staging, document_encoder.vocab_size, passages=passages is not None, memory_bytes=memory_bytes
         )
@@ -81,7 +81,8 @@ def build_index(
             truncated = _encode_all(writer, records, document_encoder, passages, bad_lines, progress)
             if writer.documents == 0:
                 raise InputError("the corpus has no documents; nothing was written")
-            _copy_encoders(staging, document_encoder, query_encoder, with_document_encoder)
+            with storage_errors(output):
+                _copy_encoders(staging, document_encoder, query_encoder, with_document_encoder)
             variant = document_encoder.variant
             source = document_encoder.artifact.manifest
             manifest = writer.finish(
@@ -121,13 +122,13 @@ def _encode_all(
             document, location = record if isinstance(record, Record) else (record, f"document {writer.documents}")
             if not isinstance(document, Document):
                 raise InputError(f"{location} is of type {type(document).__name__}; give Document objects")
-            document = _storable(document)
             try:
+                document = _storable(document)
                 ordinal = writer.add_document(document)
-            except DuplicateIdError as error:
+            except InputError as error:  # an id used before, metadata that is not JSON
                 bad_lines.report(location, str(error))
                 continue
-            for start, end in unit_spans(document.text, encoder.tokenizer, passages):
+            for start, end in unit_spans(document, encoder.tokenizer, passages):
                 spans.append(PassageSpan(ordinal, start, end))
                 yield join_title(document.title, document.text[start:end])
 
@@ -150,9 +151,17 @@ def _encode_all(
     return truncated
 
 
-def unit_spans(text: str, tokenizer: TextTokenizer, passages: Passages | None) -> list[tuple[int, int]]:
-    """The parts of a text that are encoded, each behind the title: the whole, or its passages."""
-    return [(0, len(text))] if passages is None else split(text, tokenizer, passages.max_tokens, passages.overlap)
+def unit_spans(document: Document, tokenizer: TextTokenizer, passages: Passages | None) -> list[tuple[int, int]]:
+    """The parts of a document's text that are encoded, each behind the title: the whole, or its passages.
+
+    Where a title leaves too little room for a passage, the passages get shorter, down to a quarter; a title that needs
+    more than that is cut by the encoder's maximum length, and so counted.
+    """
+    if passages is None:
+        return [(0, len(document.text))]
+    room = tokenizer.max_length - tokenizer.special_tokens - len(tokenizer.spans(document.title).offsets)
+    tokens = min(passages.max_tokens, max(room, -(-passages.max_tokens // 4)))
+    return split(document.text, tokenizer, tokens, min(passages.overlap, tokens - 1))
 
 
 def _storable(document: Document) -> Document:

@@ -76,6 +76,8 @@ def read_manifest(
     found = body.get("version")
     if isinstance(found, int) and found > version:
         raise error(f"{path} has {format} version {found}; this release reads up to {version}: upgrade splade-edge")
+    if not isinstance(found, int) or found < 1:
+        raise IntegrityError(f"{path} is damaged (its version is {found!r}); copy or make the directory again")
     if digest != hashlib.sha256(_indented(body)).hexdigest():
         raise IntegrityError(f"{path} is damaged or was edited (its digest does not match); copy or make it again")
     try:

@@ -25,10 +25,13 @@ _BATCH = 512  # queries encoded and searched at a time by search_many
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer. ``passage`` is the best passage, where documents are split; ``unit`` is what was scored (see
-    Index).
+    """One answer.
+
+    ``passage`` is the best passage, where documents are split. ``ordinal`` is the document's place in the index and
+    ``unit`` that of what was scored: the document itself, or its passage.
     """
 
+    ordinal: int
     unit: int
     score: float
     id: str
@@ -101,23 +104,37 @@ class Searcher:
         encoder = Encoder.open(query_encoder, "query", backend=backend, precision=precision, threads=threads)
         return cls(index, encoder, threads)
 
-    def encode(self, query: str) -> SparseVector:
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def encode_query(self, query: str) -> SparseVector:
         """The query's vector, over terms that have weight; empty for a query without a known word."""
         return next(self._encode_many([query]))
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1."""
-        return self.search_vector(self.encode(query), k)
+        return self.search_vector(self.encode_query(query), k)
 
     def search_vector(self, query: SparseVector, k: int = 10) -> list[Hit]:
         """:meth:`search` for a query that is encoded already."""
         ordinals, units, scores = self.index.search_units(query.indices, query.values, k)
         documents = self.index.documents(ordinals)
         hits = []
-        for unit, score, document in zip(units.tolist(), scores.tolist(), documents, strict=True):
+        for ordinal, unit, score, document in zip(
+            ordinals.tolist(), units.tolist(), scores.tolist(), documents, strict=True
+        ):
             span = self.index.span(unit)
             passage = document.text[span[0] : span[1]] if span else None
-            hits.append(Hit(unit, score, document.id, document.title, document.text, document.metadata, passage))
+            hits.append(
+                Hit(ordinal, unit, score, document.id, document.title, document.text, document.metadata, passage)
+            )
         return hits
 
     def search_many(self, queries: Iterable[str], k: int = 10) -> Iterator[list[Hit]]:
@@ -127,9 +144,9 @@ class Searcher:
             while batch := list(islice(vectors, _BATCH)):
                 yield from pool.map(lambda vector: self.search_vector(vector, k), batch)
 
-    def explain(self, query: str, hit: Hit) -> Explanation:
-        """Which terms earned how much of a hit's score."""
-        vector = self.encode(query)
+    def explain(self, query: str | SparseVector, hit: Hit) -> Explanation:
+        """Which terms earned how much of a hit's score, for the query (or its vector) that found it."""
+        vector = self.encode_query(query) if isinstance(query, str) else query
         parts = self.index.contributions(vector, hit.unit)
         terms = self.encoder.vocabulary
         contributions = [

@@ -7,6 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from .answers import answers
 from .command import add_engine_arguments, add_json_argument, positive_int
 from .console import complain, json_line, key_values, new_console, write_out
 from .progress import Progress
@@ -21,7 +22,6 @@ examples:
   splade-edge eval index/ --queries queries.tsv --qrels qrels.txt --measures "nDCG@10 R@1000" --save-run run.txt"""
 DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
 DEFAULT_DEPTH = 1000
-_QUERIES_A_CHUNK = 256
 
 
 class EvalCommand:
@@ -83,13 +83,11 @@ class EvalCommand:
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(staged_file(Path(args.save_run))) if args.save_run else None
             progress = stack.enter_context(Progress("Searching", "queries", lambda: len(results) / len(judged)))
-            for start in range(0, len(judged), _QUERIES_A_CHUNK):
-                chunk = judged[start : start + _QUERIES_A_CHUNK]
-                for query, hits in zip(chunk, searcher.search_many([q.text for q in chunk], depth), strict=True):
-                    results[query.id] = [hit.id for hit in hits]
-                    if out is not None:
-                        write_run(out, query.id, ((hit.id, hit.score) for hit in hits), args.tag)
-                    progress.update(len(results))
+            for query, hits in answers(searcher, judged, depth):
+                results[query.id] = [hit.id for hit in hits]
+                if out is not None:
+                    write_run(out, query.id, ((hit.id, hit.score) for hit in hits), args.tag)
+                progress.update(len(results))
         values = evaluate(measures, {query.id: qrels[query.id] for query in judged}, results)
         if args.json:
             summary: dict[str, Any] = {"queries": len(judged), "unjudged": unjudged, "unasked": unasked, "k": depth}

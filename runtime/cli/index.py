@@ -96,10 +96,11 @@ class IndexCommand:
         from ..corpus import read_corpus
         from ..encoder import Encoder
         from ..errors import InputError
-        from ..files import check_writable_target
+        from ..index.layout import MANIFEST_NAME
         from ..indexing import build_index
         from ..lines import BadLines, ReadMeter, format_of, size_of
         from ..passages import Passages
+        from ..staging import check_writable_target
 
         started = time.monotonic()
         output = Path(args.output)
@@ -113,7 +114,7 @@ class IndexCommand:
         for source in args.corpus:
             format_of(source)
         sizes = [size_of(source) for source in args.corpus]
-        check_writable_target(output, force=args.force)
+        check_writable_target(output, manifest=MANIFEST_NAME, force=args.force)
         query_artifact = open_artifact(args.query_encoder or args.artifact, "query")
         encoder = Encoder.open(
             args.artifact, "document", backend=args.backend, precision=args.precision, threads=args.threads

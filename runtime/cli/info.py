@@ -93,6 +93,7 @@ def _index(index: Index) -> dict[str, Any]:
     import msgspec
 
     from ..artifact import open_artifact
+    from ..files import safe_join
 
     m = index.manifest
     about: dict[str, Any] = {
@@ -113,7 +114,7 @@ def _index(index: Index) -> dict[str, Any]:
     }
     for side, relative in (("query", m.query_encoder), ("document", m.document_encoder)):
         about[f"{side}_encoder"] = (
-            None if relative is None else _artifact(open_artifact(index.path / relative, check=False))
+            None if relative is None else _artifact(open_artifact(safe_join(index.path, relative), check=False))
         )
     return about
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from .answers import answers, is_cut, warn_cut
 from .command import add_engine_arguments, positive_int
 from .console import cell, json_line, new_console, new_table, write_out
 from .progress import Progress
@@ -17,6 +17,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from ..searcher import Explanation, Hit, Searcher
     from ..trec import Query
+    from ..vectors import SparseVector
 
 _EXAMPLES = """\
 examples:
@@ -27,7 +28,6 @@ examples:
   splade-edge search index/ --queries - --json < queries.tsv
 
 A query that begins with a dash goes behind --, as in: splade-edge search index/ -- "-1 as an exponent\""""
-_QUERIES_A_CHUNK = 256
 _SNIPPET = 300
 _TERMS_SHOWN = 8
 
@@ -98,12 +98,6 @@ class SearchCommand:
         return 0
 
 
-def _answers(searcher: Searcher, queries: Iterable[Query], k: int) -> Iterator[tuple[Query, list[Hit]]]:
-    rest = iter(queries)
-    while chunk := list(islice(rest, _QUERIES_A_CHUNK)):
-        yield from zip(chunk, searcher.search_many([query.text for query in chunk], k), strict=True)
-
-
 def _write_run(searcher: Searcher, queries: Iterable[Query], k: int, output: str, tag: str) -> None:
     from ..files import staged_file
     from ..trec import write_run
@@ -111,44 +105,45 @@ def _write_run(searcher: Searcher, queries: Iterable[Query], k: int, output: str
     with contextlib.ExitStack() as stack:
         out: IO[str] = sys.stdout if output == "-" else stack.enter_context(staged_file(Path(output)))
         progress = stack.enter_context(Progress("Searching", "queries", lambda: None))
-        for count, (query, hits) in enumerate(_answers(searcher, queries, k), 1):
+        for count, (query, hits) in enumerate(answers(searcher, queries, k), 1):
             write_run(out, query.id, ((hit.id, hit.score) for hit in hits), tag)
             progress.update(count)
 
 
 def _write_json(searcher: Searcher, queries: Iterable[Query], k: int, *, explain: bool, with_ids: bool) -> None:
-    for query, hits in _answers(searcher, queries, k):
+    for query, hits in answers(searcher, queries, k):
         answer: dict[str, Any] = {"id": query.id} if with_ids else {}
         answer["query"] = query.text
-        if explain:
-            answer["terms"] = [{"term": t, "weight": w} for t, w in _query_terms(searcher, query.text)]
-        answer["hits"] = [_hit(searcher, query.text, hit, explain=explain) for hit in hits]
+        answer["cut"] = is_cut(searcher, query.text)
+        vector = searcher.encode_query(query.text) if explain else None
+        if vector is not None:
+            answer["terms"] = [{"term": t, "weight": w} for t, w in searcher.encoder.decode(vector)]
+        answer["hits"] = [_hit(searcher, vector, hit) for hit in hits]
         write_out(json_line(answer))
 
 
-def _hit(searcher: Searcher, query: str, hit: Hit, *, explain: bool) -> dict[str, Any]:
+def _hit(searcher: Searcher, query: SparseVector | None, hit: Hit) -> dict[str, Any]:
     value = {"id": hit.id, "score": hit.score, "title": hit.title, "text": hit.text, "metadata": hit.metadata}
     if hit.passage is not None:
         value["passage"] = hit.passage
-    if explain:
+    if query is not None:
         contributions = searcher.explain(query, hit).contributions
         value["terms"] = [{"term": c.term, "weight": c.weight, "score": c.score} for c in contributions]
     return value
 
 
-def _query_terms(searcher: Searcher, query: str) -> list[tuple[str, float]]:
-    return searcher.encoder.decode(searcher.encode(query))
-
-
 def _print_table(searcher: Searcher, query: str, k: int, *, explain: bool) -> None:
     console = new_console()
+    vector = searcher.encode_query(query)
+    if is_cut(searcher, query):
+        warn_cut(searcher, "the query was")
     if explain:
         terms = new_table("query term", ">weight")
-        for term, weight in _query_terms(searcher, query):
+        for term, weight in searcher.encoder.decode(vector):
             terms.add_row(cell(term), f"{weight:.3f}")
         console.print(terms)
         console.print()
-    hits = searcher.search(query, k)
+    hits = searcher.search_vector(vector, k)
     if not hits:
         console.print("No document shares a term with the query.")
         return
@@ -164,7 +159,7 @@ def _print_table(searcher: Searcher, query: str, k: int, *, explain: bool) -> No
         snippet = hit.text if hit.passage is None else hit.passage
         table.add_row(f"{hit.score:.3f}", cell(hit.id), cell(hit.title), cell(_shorten(snippet)))
         if explain:
-            table.add_row("", "", "", cell(_shares(searcher.explain(query, hit), hit.score), "dim"))
+            table.add_row("", "", "", cell(_shares(searcher.explain(vector, hit), hit.score), "dim"))
     console.print(table)
 
 

@@ -66,6 +66,7 @@ class VerifyCommand:
 
 def _verify_index(path: Path) -> list[dict[str, Any]]:
     from ..artifact import open_artifact
+    from ..files import safe_join
     from ..index.index import Index
 
     index = Index.open(path)
@@ -77,7 +78,7 @@ def _verify_index(path: Path) -> list[dict[str, Any]]:
     ]
     for relative in (m.query_encoder, m.document_encoder):
         if relative is not None:
-            encoder = open_artifact(path / relative)
+            encoder = open_artifact(safe_join(path, relative))
             checks.append(_done(f"{encoder.path}: SHA-256 of {len(encoder.manifest.files)} files"))
     return checks
 

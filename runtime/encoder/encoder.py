@@ -16,6 +16,7 @@ from ..threads import resolve_threads
 from ..vectors import SparseVector, from_dense
 from .backends import open_session
 from .batches import next_batch, pad_right
+from .isa import check_isa
 from .tokenizer import TextTokenizer, TokenIds
 
 # Texts read ahead of the one a consumer waits for, so that a batch holds texts of similar length.
@@ -62,6 +63,7 @@ class Encoder:
         pad_id = manifest.special_tokens.get("pad_token", 0)
         self._pad_id = pad_id if pad_id < self.vocab_size else 0
         self._dropped = np.asarray(manifest.dropped_terms, np.int64)
+        check_isa(artifact, self.variant)
         self._session = open_session(artifact, self.variant, self.threads)
 
     @classmethod

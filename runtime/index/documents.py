@@ -50,6 +50,8 @@ def _crc(fields: Iterable[str]) -> int:
 
 def _metadata_json(document: Document) -> str:
     """Metadata as JSON text. The standard library's encoder, because it refuses NaN, which others turn into null."""
+    if not isinstance(document.metadata, dict) or not all(isinstance(key, str) for key in document.metadata):
+        raise InputError(f"the metadata of document {document.id!r} is not a dictionary with names as keys; mend it")
     try:
         text = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         text.encode()
@@ -107,27 +109,42 @@ class DocumentWriter:
 
 
 class DocumentReader:
-    """Reads a segment's documents; safe from several threads (a connection each)."""
+    """Reads a segment's documents; safe from several threads."""
 
     def __init__(self, path: Path, count: int) -> None:
         self._path = path
-        self._local = threading.local()
+        self._lock = threading.Lock()
         self.count = count
+        # One connection, opened now: a later one could meet another file, should the index be replaced.
+        # immutable=1: no locks and no journal, so a read-only medium is fine.
+        uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+        try:
+            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self._damaged(str(error)) from None
+        self._query("PRAGMA schema_version", ())  # SQLite opens the file at its first use
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        with self._lock:
+            self._connection.close()
 
     def _query(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:
-            connection = getattr(self._local, "connection", None)
-            if connection is None:
-                # immutable=1: no locks and no journal, so a read-only medium is fine
-                uri = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
-                connection = self._local.connection = sqlite3.connect(uri, uri=True)
-            return list(connection.execute(sql, parameters))
+            with self._lock:
+                return list(self._connection.execute(sql, parameters))
         except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
             raise self._damaged(str(error)) from None
 
     def get(self, ordinals: Sequence[int]) -> list[Document]:
-        """The documents of these ordinals, in this order. Raises IntegrityError for a damaged row."""
+        """The documents of these ordinals, in this order.
+
+        Raises InputError for an ordinal out of range, IntegrityError for a damaged row.
+        """
         wanted = [int(o) for o in ordinals]
+        for ordinal in wanted:
+            if not 0 <= ordinal < self.count:
+                raise InputError(f"there is no document {ordinal}; the index has {self.count}, counted from 0")
         found: dict[int, Document] = {}
         unique = sorted(set(wanted))
         for start in range(0, len(unique), _BATCH):
@@ -139,10 +156,6 @@ class DocumentReader:
         if missing:
             raise self._damaged(f"document {missing[0]} is missing")
         return [found[o] for o in wanted]
-
-    def ids(self, ordinals: Sequence[int]) -> list[str]:
-        """The ids of these ordinals, in this order."""
-        return [document.id for document in self.get(ordinals)]
 
     def find(self, document_id: str) -> int | None:
         """The ordinal of an id, or None."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..corpus import Document
-from ..errors import IndexFormatError, InputError
+from ..errors import IndexFormatError, InputError, IntegrityError
 from ..manifest import check_hashes, check_sizes, read_manifest
 from ..scorer.search import SegmentScorer
 from ..vectors import SparseVector
@@ -37,13 +37,34 @@ class Index:
         path = Path(path)
         if not path.is_dir():
             raise IndexFormatError(f"{path} is not a directory; make an index first (see: splade-edge index --help)")
-        manifest = read_manifest(
-            path / MANIFEST_NAME, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IndexFormatError
-        )
+        while True:
+            manifest = _read(path)
+            try:
+                index = cls._open_once(path, manifest)
+            except IntegrityError:
+                if _read(path) == manifest:
+                    raise
+                continue  # replaced by a writer while we opened it
+            if _read(path) == manifest:
+                return index
+            index.close()
+
+    @classmethod
+    def _open_once(cls, path: Path, manifest: IndexManifest) -> Index:
         refuse_future(manifest, path)
         check_sizes(path, manifest.files)
         check_hashes(path, {name: entry for name, entry in manifest.files.items() if name.endswith(ARTIFACT_MANIFEST)})
         return cls(path, manifest)
+
+    def close(self) -> None:
+        """Close the stored documents; the index cannot be used afterwards. Its memory maps go with the object."""
+        self._segment.documents.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -84,7 +105,7 @@ class Index:
         return owners[units[keep]], units[keep], scores[keep] * self.manifest.scale
 
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:
-        """The stored documents of these ordinals. Raises IntegrityError for a damaged one."""
+        """The stored documents of these ordinals. Raises InputError (out of range) or IntegrityError (damaged)."""
         return self._segment.documents.get([int(o) for o in ordinals])
 
     def find(self, document_id: str) -> int | None:
@@ -101,13 +122,15 @@ class Index:
         impacts = np.array([self._segment.impact(int(term), unit) for term in query.indices], np.float64)
         return query.values.astype(np.float64) * impacts * self.manifest.scale
 
-    def occurring_terms(self) -> npt.NDArray[np.int64]:
-        """Term ids that have postings, ascending."""
-        return np.flatnonzero(np.diff(self._segment.term_blocks.astype(np.int64)))
-
     def check(self) -> None:
         """Check every byte: hashes of all files, posting order and maxima, every stored document. Raises
         IntegrityError.
         """
         check_hashes(self.path, self.manifest.files)
         self._segment.check()
+
+
+def _read(path: Path) -> IndexManifest:
+    return read_manifest(
+        path / MANIFEST_NAME, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IndexFormatError
+    )

@@ -13,11 +13,9 @@ are a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from ..manifest import Manifest
 
@@ -25,8 +23,6 @@ MANIFEST_NAME = "splade_edge_index.json"
 INDEX_FORMAT = "splade-edge-index"
 VERSION = 1
 
-WINDOW_BITS = 16
-WINDOW = 1 << WINDOW_BITS
 MAX_UNITS = 1 << 32
 MAX_IMPACT = 255
 # term_impacts[t, j] is the KTH_LEVELS[j]-th largest impact of term t (0 where it has fewer postings).
@@ -70,10 +66,10 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     path: str
-    documents: int
-    units: int
-    postings: int
-    blocks: int
+    documents: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
+    units: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
+    postings: Annotated[int, msgspec.Meta(ge=0)]
+    blocks: Annotated[int, msgspec.Meta(ge=0)]
     passages: bool
     tombstones: str | None = None
 
@@ -125,9 +121,9 @@ class IndexManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     generation: int
     features: list[str]
-    vocab_size: int
+    vocab_size: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
     vocabulary_sha256: str | None
-    scale: float
+    scale: Annotated[float, msgspec.Meta(gt=0)]
     window_bits: int
     segments: list[SegmentEntry]
     statistics: Statistics
@@ -154,6 +150,3 @@ def array_shape(spec: ArraySpec, segment: SegmentEntry, vocab_size: int) -> tupl
 def segment_arrays(passages: bool) -> dict[str, ArraySpec]:
     """The arrays a segment has, by file name."""
     return {name: spec for name, spec in SEGMENT_ARRAYS.items() if passages or spec.extent != "units"}
-
-
-Array = npt.NDArray[np.generic]

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..files import storage_errors
+from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from . import invert
-from .layout import KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS, WINDOW_BITS
+from .layout import KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS
 
 # Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 and block arrays.
 _BYTES_A_POSTING = 24
@@ -180,6 +181,7 @@ class PostingWriter:
                     progress(first / self._vocab_size)
             postings, blocks = files.close_pointers()
         self._runs = []
+        del runs, run  # Windows cannot remove a mapped file
         shutil.rmtree(self._scratch, ignore_errors=True)
         return PostingCounts(self.units, postings, blocks, scale, self._empty, files.below_half_a_step, files.clipped)
 

@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from ..errors import IndexFormatError, IntegrityError
 from ..files import safe_join, sha256_file
+from ..scorer import WINDOW, WINDOW_BITS
 from ..scorer.arrays import I64, U8, U16, U32, U64
 from .documents import DocumentReader
 from .layout import (
     DOCUMENTS_FILE,
     KTH_LEVELS,
-    WINDOW,
-    WINDOW_BITS,
     ArraySpec,
     IndexManifest,
     SegmentEntry,
@@ -101,6 +100,8 @@ class Segment:
             steps = np.diff(self.unit_documents.astype(np.int64), prepend=-1)
             if int(steps.min()) < 0 or int(steps.max()) > 1 or int(self.unit_documents[-1]) != entry.documents - 1:
                 raise self._damaged("unit_documents", "documents that do not ascend one by one")
+        if self.unit_spans is not None and (self.unit_spans[:, 0] > self.unit_spans[:, 1]).any():
+            raise self._damaged("unit_spans", "a passage that ends before it starts")
 
     def touch(self, terms: npt.NDArray[np.integer]) -> None:
         """Check the postings of ``terms`` against their checksums, once a term. Raises IntegrityError."""

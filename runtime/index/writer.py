@@ -15,6 +15,7 @@ from ..corpus import Document
 from ..errors import InputError
 from ..files import storage_errors
 from ..manifest import FileEntry, describe_file, write_manifest
+from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from ..version import MADE_BY
 from .documents import DocumentWriter
@@ -24,7 +25,6 @@ from .layout import (
     MANIFEST_NAME,
     SEGMENT_ARRAYS,
     VERSION,
-    WINDOW_BITS,
     EncoderIdentity,
     IndexManifest,
     SegmentEntry,
@@ -147,9 +147,10 @@ class IndexWriter:
 
     def _list_files(self) -> dict[str, FileEntry]:
         """The segment's files, and of each encoder its manifest, which lists the rest."""
-        paths = [p for p in self._segment.iterdir() if p.is_file()]
-        paths += self._root.glob(f"encoder/*/{ARTIFACT_MANIFEST}")
-        return {p.relative_to(self._root).as_posix(): describe_file(p) for p in sorted(paths)}
+        with storage_errors(self._root):
+            paths = [p for p in self._segment.iterdir() if p.is_file()]
+            paths += self._root.glob(f"encoder/*/{ARTIFACT_MANIFEST}")
+            return {p.relative_to(self._root).as_posix(): describe_file(p) for p in sorted(paths)}
 
     def _write_spans(self, spans: npt.NDArray[np.uint32]) -> None:
         owners = spans[:, 0].astype(np.int64)

@@ -25,11 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from . import WINDOW, WINDOW_BITS
 from .arrays import F32, F64, I64, U8, U16, U32, U64, Sums
 from .numba_cache import inline_kernel, kernel
 
-WINDOW_BITS = 16
-WINDOW = 1 << WINDOW_BITS
 CHUNK = 128
 STRIP = 16
 # With fewer postings in a window than this, it is cheaper to visit them twice than to scan the window.
@@ -96,7 +95,7 @@ def score_candidates(
     block_postings: U64,
     units: U16,
     impacts: U8,
-    slots: U16,
+    slots: U32,
     found_units: U32,
     places: U32,
     scores: F64,
@@ -153,7 +152,7 @@ def add_found(weight: Any, units: U16, impacts: U8, wanted: U32, places: U32, sc
 
 
 @inline_kernel
-def add_slots(weight: Any, units: U16, impacts: U8, slots: U16, scores: F64) -> None:
+def add_slots(weight: Any, units: U16, impacts: U8, slots: U32, scores: F64) -> None:
     """scores[slots[unit] - 1] += weight * impact for the postings whose unit has a slot."""
     for i in range(units.size):
         slot = slots[units[i]]
@@ -429,7 +428,7 @@ def take_exact(
     block_postings: U64,
     units: U16,
     impacts: U8,
-    slots: U16,
+    slots: U32,
     found_units: U32,
     work: U32,
     top_scores: F64,
@@ -437,7 +436,7 @@ def take_exact(
 ) -> tuple[int, int]:
     """Score ``found`` candidates exactly and merge them into the ``top`` results so far.
 
-    ``weights`` float32 ``[n]``; ``step``, ``above`` and ``ties`` as in the module's text; ``slots`` uint16 ``[2^16]``,
+    ``weights`` float32 ``[n]``; ``step``, ``above`` and ``ties`` as in the module's text; ``slots`` uint32 ``[2^16]``,
     all zero before and after; ``top_scores`` float64 (unscaled) and ``top_units`` uint32, room for top + found.
     Returns (how many results there are, at most k, best first; the threshold for later units).
     """

@@ -21,18 +21,38 @@ _warned = False
 def kernel(function: F) -> F:
     """Compile ``function`` in nopython mode on its first call, without the GIL, cached on disk where possible."""
     try:
-        return cast(F, numba.njit(nogil=True, cache=True)(function))
+        dispatcher = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # "no locator available": nowhere to keep the cache
-        global _warned
-        if not _warned:
-            _warned = True
-            warnings.warn(
-                "compiled kernels cannot be cached here, so every start compiles them again (some seconds); "
-                "set NUMBA_CACHE_DIR to a writable directory",
-                SpladeEdgeWarning,
-                stacklevel=3,
-            )
+        _warn()
         return cast(F, numba.njit(nogil=True)(function))
+    cache = getattr(dispatcher, "_cache", None)
+    if cache is not None and hasattr(cache, "save_overload"):
+        cache.save_overload = _forgiving(cache.save_overload)
+    return cast(F, dispatcher)
+
+
+def _forgiving(save: Callable[..., None]) -> Callable[..., None]:
+    """A full disk while saving must not fail the search that compiled the kernel."""
+
+    def save_or_warn(*arguments: object) -> None:
+        try:
+            save(*arguments)
+        except OSError:
+            _warn()
+
+    return save_or_warn
+
+
+def _warn() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            "compiled kernels cannot be cached here, so every start compiles them again (some seconds); "
+            "set NUMBA_CACHE_DIR to a writable directory with room",
+            SpladeEdgeWarning,
+            stacklevel=4,
+        )
 
 
 def inline_kernel(function: F) -> F:

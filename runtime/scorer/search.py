@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from . import kernels
+from . import WINDOW, kernels
 from .arrays import Sums
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ class _Workspace(threading.local):
     """Buffers of one thread, grown as queries need; the accumulators are all zero between calls."""
 
     def __init__(self) -> None:
-        self.sums16, self.sums32 = np.zeros(kernels.WINDOW, np.uint16), np.zeros(kernels.WINDOW, np.uint32)
+        self.sums16, self.sums32 = np.zeros(WINDOW, np.uint16), np.zeros(WINDOW, np.uint32)
         self.state = np.zeros(4, np.int64)
-        self.slots = np.zeros(kernels.WINDOW, np.uint16)
+        self.slots = np.zeros(WINDOW, np.uint32)
         self.terms = self.k = -1  # nothing reserved, not even for a query without terms
 
     def reserve(self, terms: int, k: int) -> None:
@@ -62,10 +62,7 @@ class SegmentScorer:
         ``terms``: integers ``[n]``, distinct, in any order. ``weights``: float32 ``[n]``, finite, >= 0.
         Raises InputError for anything else, IntegrityError for damaged postings.
         """
-        t = np.ascontiguousarray(terms, np.int64)
-        w = np.ascontiguousarray(weights, np.float32)
-        if t.ndim != 1 or t.shape != w.shape or t.size > MAX_TERMS:
-            raise InputError(f"terms and weights must be two arrays of one length, at most {MAX_TERMS}")
+        t, w = _query_arrays(terms, weights)
         s = self._segment
         ws = self._workspace
         k = min(k, s.units)
@@ -90,6 +87,18 @@ class SegmentScorer:
                 raise InputError("query weights must be finite and not negative")
         if n == 0 or k == 0:
             return np.empty(0, np.uint32), np.empty(0, np.float64)
+        try:
+            top = self._run(k, n, bits, step, above, margin, ties, threshold)
+        except BaseException:  # a KeyboardInterrupt between two kernels leaves sums behind
+            self._workspace = _Workspace()
+            raise
+        return ws.top_units[:top].copy(), ws.top_scores[:top].copy()
+
+    def _run(
+        self, k: int, n: int, bits: int, step: float, above: float, margin: int, ties: bool, threshold: int
+    ) -> int:
+        """Scan and score until the last window; the results are in the workspace. Returns how many there are."""
+        s, ws = self._segment, self._workspace
         rounded: Sums
         sums: Sums
         rounded, sums = (ws.rounded16, ws.sums16) if bits == 16 else (ws.rounded32, ws.sums32)
@@ -110,4 +119,20 @@ class SegmentScorer:
             )  # fmt: skip
             ws.state[kernels.FOUND] = 0
             ws.state[kernels.THRESHOLD] = max(threshold, ws.state[kernels.THRESHOLD])
-        return ws.top_units[:top].copy(), ws.top_scores[:top].copy()
+        return top
+
+
+def _query_arrays(
+    terms: npt.ArrayLike, weights: npt.ArrayLike
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Terms as int64 and weights as float32, contiguous. Raises InputError for what cannot be a query vector."""
+    try:
+        t = np.asarray(terms)
+        w = np.ascontiguousarray(weights, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"terms and weights must be arrays of numbers ({error})") from None
+    if t.size and t.dtype.kind not in "iu":
+        raise InputError(f"terms must be integers, not {t.dtype}")
+    if t.ndim != 1 or t.shape != w.shape or t.size > MAX_TERMS:
+        raise InputError(f"terms and weights must be two arrays of one length, at most {MAX_TERMS}")
+    return np.ascontiguousarray(t, np.int64), w

@@ -122,7 +122,7 @@ def test_force(cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/x").touch()
     process = cli("index", tiny_pair, corpus, "-o", tmp_path / "mine", "--force", check=2)
-    assert "was not made by splade-edge" in process.stderr
+    assert "has no splade_edge_index.json, so --force does not replace it" in process.stderr
     assert (tmp_path / "mine/x").exists()
 
 

@@ -24,7 +24,7 @@ def test_table(cli: Cli, index: Path) -> None:
 
 def test_json(cli: Cli, index: Path) -> None:
     answer = json.loads(cli("search", index, "cat rain", "--json").stdout)
-    assert answer.keys() == {"query", "hits"}
+    assert answer.keys() == {"query", "cut", "hits"}
     best = answer["hits"][0]
     assert (best["id"], best["title"], best["text"], best["metadata"]) == (
         "cats",

@@ -150,12 +150,6 @@ def test_copy_with_some_graphs(tiny_artifact: Path, tmp_path: Path) -> None:
         copy_artifact(source, tmp_path / "none", lambda v: False)
 
 
-def test_id_identifies_the_encoder(tiny_artifact: Path, copy: Path, tmp_path: Path) -> None:
-    assert open_artifact(copy).id == open_artifact(tiny_artifact).id
-    other = tiny.write_artifact(tmp_path / "other", openvino=tiny.HAS_OPENVINO, seed=1)
-    assert open_artifact(other).id != open_artifact(copy).id
-
-
 def test_a_manifest_that_names_a_file_outside(copy: Path) -> None:
     import msgspec
     from splade_edge.runtime.manifest import write_manifest

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splade_edge.runtime.artifact import Backend, Variant
+from splade_edge.runtime.artifact import Backend, Variant, open_artifact
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder import encoder as encoder_module
 from splade_edge.runtime.encoder.backends import open_session
@@ -258,3 +258,23 @@ def test_pad_right() -> None:
     ids, mask = pad_right([[5, 6, 7], [8]], pad_id=1)
     assert ids.tolist() == [[5, 6, 7], [8, 1, 1]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_a_graph_for_another_cpu_is_refused(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import msgspec
+    from splade_edge.runtime.encoder import isa
+
+    artifact = open_artifact(tiny_artifact)
+    variant = msgspec.structs.replace(artifact.variant("onnx"), isa="vnni")
+    monkeypatch.setattr(isa.platform, "machine", lambda: "x86_64")
+    isa.check_isa(artifact, variant, frozenset({"avx512vnni"}))
+    isa.check_isa(artifact, variant, frozenset({"avxvnni"}))
+    with pytest.raises(ArtifactError, match="needs a CPU with VNNI; use --precision fp32"):
+        isa.check_isa(artifact, variant, frozenset({"avx2"}))
+    monkeypatch.setattr(isa, "_host_features", lambda: frozenset({"avx2"}))
+    with pytest.raises(ArtifactError, match="needs a CPU with VNNI"):
+        Encoder(artifact, variant)
+    monkeypatch.setattr(isa.platform, "machine", lambda: "aarch64")
+    isa.check_isa(artifact, variant, frozenset())
+    with pytest.raises(ArtifactError, match="unknown here; upgrade splade-edge"):
+        isa.check_isa(artifact, msgspec.structs.replace(variant, isa="sparc"))

@@ -5,20 +5,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
-from splade_edge.runtime import files
+from splade_edge.runtime import staging
 from splade_edge.runtime.errors import InputError, SpladeEdgeError, StorageError
-from splade_edge.runtime.files import (
-    check_writable_target,
-    safe_join,
-    sha256_file,
-    staged_directory,
-    staged_file,
-    write_file_durably,
-)
+from splade_edge.runtime.files import safe_join, sha256_file, staged_file, storage_errors, write_file_durably
 
+MANIFEST = "splade_edge.json"
+staged_directory = partial(staging.staged_directory, manifest=MANIFEST)
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals and limits")
 
 
@@ -65,7 +62,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("atomic", [True, False])
 def test_force_replaces_our_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool) -> None:
     if not atomic:
-        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(staging, "_renameat2", lambda *_: False)
     target = tmp_path / "a"
     make(target, "old")
     with pytest.raises(InputError, match="exists; pass --force to replace it"):
@@ -88,7 +85,7 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").touch()
-    with pytest.raises(InputError, match="was not made by splade-edge"):
+    with pytest.raises(InputError, match=r"has no splade_edge\.json, so --force does not replace it"):
         make(home, force=True)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is not a directory"):
@@ -100,14 +97,14 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty", force=True)
     assert (home / "thesis.txt").exists()
-    check_writable_target(tmp_path / "absent", force=False)
+    staging.check_writable_target(tmp_path / "absent", manifest=MANIFEST, force=False)
 
 
 KILLED_IN_THE_MIDDLE = """
     import sys
     from pathlib import Path
-    from splade_edge.runtime.files import staged_directory
-    with staged_directory(Path(sys.argv[1]), force=True) as staging:
+    from splade_edge.runtime.staging import staged_directory
+    with staged_directory(Path(sys.argv[1]), manifest="splade_edge.json", force=True) as staging:
         (staging / "splade_edge.json").write_text("half")
         print("ready", flush=True)
         sys.stdin.read()
@@ -118,8 +115,9 @@ KILLED_IN_THE_MIDDLE = """
 def test_a_killed_writer_leaves_the_old_directory_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     target = tmp_path / "a"
     make(target, "old")
-    other = tmp_path / ".splade-edge-other.123"  # the staging directory of another target
-    other.mkdir()
+    # staging directories of other targets, one of whose names begins like ours
+    for other in (".splade-edge-other.12345678", ".splade-edge-a.v2.12345678.old"):
+        (tmp_path / other).mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(KILLED_IN_THE_MIDDLE), str(target)],
         stdin=subprocess.PIPE,
@@ -128,7 +126,7 @@ def test_a_killed_writer_leaves_the_old_directory_and_the_next_one_cleans_up(tmp
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    leftovers = list(tmp_path.glob(".splade-edge-a.*"))
+    leftovers = [path for path in tmp_path.glob(".splade-edge-a.*") if "v2" not in path.name]
     assert len(leftovers) == 1
     make(target, "newer", force=True)  # a second writer leaves the staging directory of a live one alone
     assert leftovers[0].exists()
@@ -137,13 +135,13 @@ def test_a_killed_writer_leaves_the_old_directory_and_the_next_one_cleans_up(tmp
     assert (target / "deep/file").read_text("utf-8") == "newer"
     make(target, "newest", force=True)
     assert (target / "deep/file").read_text("utf-8") == "newest"
-    assert names(tmp_path) == [".splade-edge-other.123", "a"]
+    assert names(tmp_path) == [".splade-edge-a.v2.12345678.old", ".splade-edge-other.12345678", "a"]
 
 
 @posix
 def test_a_kill_between_two_renames_is_mended(tmp_path: Path) -> None:
     make(tmp_path / "a", "old")
-    (tmp_path / "a").rename(tmp_path / ".splade-edge-a.1234.old")
+    (tmp_path / "a").rename(tmp_path / ".splade-edge-a.12345678.old")
     with pytest.raises(ZeroDivisionError), staged_directory(tmp_path / "a", force=True):
         raise ZeroDivisionError
     assert (tmp_path / "a/deep/file").read_text("utf-8") == "old"
@@ -157,15 +155,15 @@ def test_a_full_disk_is_one_line(tmp_path: Path, write: str) -> None:
         """
         import resource, signal, sys
         from pathlib import Path
-        from splade_edge.runtime import files
+        from splade_edge.runtime import files, staging
         from splade_edge.runtime.errors import StorageError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         target = Path(sys.argv[1])
         try:
             if sys.argv[2] == "staged_directory":
-                with files.staged_directory(target) as staging:
-                    (staging / "x").write_bytes(bytes(5000))
+                with staging.staged_directory(target, manifest="m") as directory, files.storage_errors(target):
+                    (directory / "x").write_bytes(bytes(5000))
             elif sys.argv[2] == "staged_file":
                 with files.staged_file(target) as out:
                     out.write("x" * 5000)
@@ -193,7 +191,7 @@ def test_reasons_of_a_failed_write(tmp_path: Path, number: str, reason: str) -> 
     import errno
 
     code = getattr(errno, number)
-    with pytest.raises(StorageError, match=reason), staged_directory(tmp_path / "a"):
+    with pytest.raises(StorageError, match=reason), staged_directory(tmp_path / "a"), storage_errors(tmp_path):
         raise OSError(code, os.strerror(code))
     assert names(tmp_path) == []
 
@@ -207,6 +205,68 @@ def test_a_read_only_parent(tmp_path: Path) -> None:
             make(tmp_path / "a")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_errors_of_the_block_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="my corpus"), staged_directory(tmp_path / "a"):
+        raise FileNotFoundError("my corpus")
+
+
+@pytest.mark.parametrize("with_renameat2", [True, False])
+@pytest.mark.parametrize("made", ["file", "directory", "of our kind"])
+def test_what_appears_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, with_renameat2: bool
+) -> None:
+    target = tmp_path / "a"
+    if not with_renameat2:
+        monkeypatch.setattr(staging, "_renameat2", lambda *_: False)
+    monkeypatch.setattr(staging, "check_writable_target", lambda *_, **__: None)  # it appears behind the last look
+
+    def write() -> None:
+        with staged_directory(target):
+            if made == "file":
+                target.write_text("precious", "utf-8")
+            else:
+                target.mkdir()
+                (target / ("precious" if made == "directory" else MANIFEST)).write_text("precious", "utf-8")
+
+    with pytest.raises(InputError, match="made by another process meanwhile"):
+        write()
+    survivor = target if made == "file" else next(target.iterdir())
+    assert survivor.read_text("utf-8") == "precious"
+    assert names(tmp_path) == ["a"]
+
+
+def test_force_looks_again_before_it_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+
+    def write() -> None:
+        with staged_directory(target, force=True):
+            target.mkdir()
+            (target / "thesis.txt").touch()
+
+    with pytest.raises(InputError, match="does not replace it"):
+        write()
+    assert names(target) == ["thesis.txt"]
+
+
+@posix
+def test_staged_file_writes_through_pipes_and_links(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text("utf-8")))
+    reader.start()
+    with staged_file(pipe) as out:
+        out.write("through")
+    reader.join()
+    assert read == ["through"]
+    assert pipe.is_fifo()
+    (tmp_path / "target").write_text("old", "utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with staged_file(tmp_path / "link") as out:
+        out.write("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text("utf-8") == "new"
 
 
 def test_write_file_durably_replaces(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,14 @@ import numpy as np
 import pytest
 from splade_edge.runtime import Document, Encoder, Index, Searcher, build_index, open_artifact
 from splade_edge.runtime.corpus import BadLines, Record
-from splade_edge.runtime.errors import ArtifactError, CorpusError, InputError, IntegrityError, StorageError
+from splade_edge.runtime.errors import (
+    ArtifactError,
+    CorpusError,
+    InputError,
+    IntegrityError,
+    SpladeEdgeError,
+    StorageError,
+)
 from splade_edge.runtime.indexing import Progress, join_title
 from splade_edge.runtime.passages import Passages
 
@@ -61,7 +69,7 @@ class TestEndToEnd:
         searcher = Searcher.open(tmp_path / "index", threads=2)
         queries = [" ".join(np.random.default_rng(i).choice(WORDS, 4)) for i in range(20)]
         for query, many in zip(queries, searcher.search_many(queries, 7), strict=True):
-            vector = searcher.encode(query)
+            vector = searcher.encode_query(query)
             expected, scores = top_k(impacts, vector.indices, vector.values, 7, manifest.scale)
             hits = searcher.search(query, 7)
             assert [hit.id for hit in hits] == [f"d{i}" for i in expected]
@@ -125,6 +133,61 @@ class TestEndToEnd:
         assert [join_title(*pair) for pair in (("a", "b"), ("a", ""), ("", "b"), ("", ""))] == ["a b", "a", "b", ""]
 
 
+class TestReplacement:
+    """An open searcher keeps its snapshot while --force puts another index in its place."""
+
+    def corpora(self) -> tuple[list[Document], list[Document]]:
+        old = [Document(f"old{i}", "", f"cat {word}") for i, word in enumerate(WORDS)]
+        return old, [Document(f"new{i}", "", "cat cat") for i in range(3)]
+
+    @pytest.mark.parametrize("searched_before", [True, False])
+    def test_a_searcher_keeps_its_documents(self, tmp_path, tiny_pair, searched_before):
+        old, new = self.corpora()
+        build_index(tmp_path / "i", old, tiny_pair)
+        searcher = Searcher.open(tmp_path / "i", threads=2)
+        if searched_before:
+            searcher.search("cat")
+        build_index(tmp_path / "i", new, tiny_pair, force=True)
+        answers = [searcher.search("cat", 5), *searcher.search_many(["cat"] * 20, 5)]
+        assert all(hit.id.startswith("old") and hit.text.startswith("cat") for hits in answers for hit in hits)
+        with Searcher.open(tmp_path / "i") as again:
+            assert {hit.id for hit in again.search("cat", 5)} == {"new0", "new1", "new2"}
+
+    def test_opening_while_it_is_replaced(self, tmp_path, tiny_pair):
+        """Every open gets one whole index, whichever it is."""
+        old, new = self.corpora()
+        build_index(tmp_path / "i", old, tiny_pair)
+        encoder = Encoder.open(tiny_pair, "query", threads=1)
+        stop = threading.Event()
+        problems: list[object] = []
+
+        def read() -> None:
+            while not stop.is_set():
+                try:
+                    with Index.open(tmp_path / "i") as index:
+                        hits = Searcher(index, encoder).search("cat", 3)
+                        if len(index) != (len(new) if hits[0].id.startswith("new") else len(old)):
+                            problems.append(hits)
+                except SpladeEdgeError as error:
+                    problems.append(error)
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for i in range(12):
+            build_index(tmp_path / "i", (new, old)[i % 2], tiny_pair, force=True)
+        stop.set()
+        for reader in readers:
+            reader.join()
+        assert problems == []
+
+    def test_an_index_does_not_replace_an_artifact(self, tmp_path, tiny_pair):
+        pair = Path(shutil.copytree(tiny_pair, tmp_path / "pair"))
+        with pytest.raises(InputError, match="--force does not replace it"):
+            build_index(pair, documents(2), pair, force=True)
+        open_artifact(pair, "query")
+
+
 class TestQueriesWithoutWords:
     @pytest.fixture
     def searcher(self, tmp_path, encoder, query_artifact):
@@ -185,6 +248,39 @@ class TestRefusals:
             Searcher(Index.open(tmp_path / "i"), Encoder.open(other))
         with pytest.raises(ArtifactError, match="searching needs a query encoder"):
             Searcher(Index.open(tmp_path / "i"), encoder)
+
+    def test_errors_of_the_source_are_its_own(self, tmp_path, encoder, query_artifact):
+        def lines():
+            yield from documents(2)
+            (tmp_path / "no such corpus").read_text()
+
+        with pytest.raises(FileNotFoundError, match="no such corpus"):
+            build_index(tmp_path / "i", lines(), encoder, query_artifact)
+
+    def test_bad_documents_can_be_skipped(self, tmp_path, encoder, query_artifact):
+        corpus = [
+            Document("a", metadata={"x": float("nan")}),
+            Document("b", metadata=[1]),
+            Document("c", metadata={1: 2}),
+            Document("\ud800"),
+            Document("e"),
+        ]
+        bad = BadLines("skip")
+        manifest = build_index(tmp_path / "i", corpus, encoder, query_artifact, bad_lines=bad)
+        assert manifest.segments[0].documents == 1
+        assert manifest.statistics.bad_lines == 4
+        assert Index.open(tmp_path / "i").documents([0])[0].id == "e"
+        with pytest.raises(InputError, match="there is no document 1; the index has 1"):
+            Index.open(tmp_path / "i").documents([1])
+
+    def test_a_title_leaves_less_room_for_passages(self, tmp_path, encoder, query_artifact):
+        text = " ".join(["cat", "dog"] * 20)
+        for title, truncated in (("", 0), ("bread flour oven", 0), ("bread " * 10, 0), ("bread " * 30, None)):
+            path = tmp_path / str(len(title))
+            corpus = [Document("a", title.strip(), text)]
+            manifest = build_index(path, corpus, encoder, query_artifact, passages=Passages(12, 2))
+            cut = manifest.statistics.truncated
+            assert cut == truncated if truncated is not None else cut > 0
 
     def test_passages_that_do_not_fit(self, tmp_path, encoder, query_artifact):
         with pytest.raises(InputError, match="the document encoder reads 14 beside its special tokens"):

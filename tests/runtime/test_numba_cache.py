@@ -23,6 +23,20 @@ print(kernels.scan.stats.cache_path)
 """
 
 
+FULL_DISK = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from splade_edge.runtime.index import invert
+assert invert.__file__.startswith(sys.argv[1]), invert.__file__
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+impacts = np.empty(3, np.uint8)
+invert.quantize(np.array([0.1, 2, 3], np.float32), 1.0, impacts)
+print(impacts.tolist())
+"""
+
+
 @pytest.fixture
 def copied(tmp_path):
     """The runtime as a package of its own, so that its directory can be made unfit for a cache."""
@@ -34,14 +48,14 @@ def copied(tmp_path):
     return tmp_path / "lib"
 
 
-def run(lib: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(lib: Path, program: str = PROGRAM, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {
         k: v
         for k, v in os.environ.items()
         if k not in ("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "NUMBA_DISABLE_JIT")
     }
     return subprocess.run(
-        [sys.executable, "-I", "-B", "-c", PROGRAM, str(lib)],
+        [sys.executable, "-I", "-B", "-c", program, str(lib)],
         env={**clean, **environment},
         capture_output=True,
         text=True,
@@ -73,3 +87,11 @@ def test_beside_the_source_by_default(copied):
     result = run(copied, HOME=str(copied))
     assert result.returncode == 0, result.stderr
     assert "SpladeEdgeWarning" not in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+def test_a_full_disk_does_not_fail_the_kernel(copied, tmp_path):
+    result = run(copied, FULL_DISK, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "[0, 2, 3]\n"
+    assert result.stderr.count("set NUMBA_CACHE_DIR to a writable directory") == 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.scorer import kernels
+from splade_edge.runtime.scorer import WINDOW, kernels
 
 from tests.oracle import csr, top_k, write_index
 
@@ -56,7 +56,7 @@ class TestAgainstOracle:
             for k in {1, 10, len(impacts), len(impacts) + 1, data.draw(st.integers(1, len(impacts)))}:
                 assert_exact(index, impacts, list(query), list(query.values()), k)
 
-    @pytest.mark.parametrize("documents", [kernels.WINDOW - 1, kernels.WINDOW, kernels.WINDOW + 1, 3 * kernels.WINDOW])
+    @pytest.mark.parametrize("documents", [WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
     @pytest.mark.parametrize("density", [0.001, 0.5])
     def test_windows(self, tmp_path, documents, density):
         rng = np.random.default_rng(documents)
@@ -89,7 +89,7 @@ class TestAgainstOracle:
     def test_sparse_windows_overflow_the_candidates(self, tmp_path):
         # few postings in each window, near ties all of them, more in all than the candidate buffer holds
         rng = np.random.default_rng(6)
-        impacts = np.zeros((8 * kernels.WINDOW, 2), np.uint8)
+        impacts = np.zeros((8 * WINDOW, 2), np.uint8)
         rows = np.sort(rng.choice(len(impacts), 8 * 1900, replace=False))
         impacts[rows, 0] = rng.integers(1, 255, rows.size)
         impacts[rows, 1] = 255 - impacts[rows, 0]
@@ -97,6 +97,15 @@ class TestAgainstOracle:
         for weights in ([0.1, 0.1000001], [0.1000001, 0.1], [1.0, 1.0]):
             for k in (1, 10, 4000, 20_000):
                 assert_exact(index, impacts, [0, 1], weights, k)
+
+    def test_all_of_a_full_window(self, tmp_path):
+        # every unit of a window is a candidate, and the best is its last
+        rng = np.random.default_rng(8)
+        impacts = rng.integers(1, 200, (WINDOW + 1000, 2)).astype(np.uint8)
+        impacts[WINDOW - 1] = 255
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        for k in (len(impacts), len(impacts) - 1, WINDOW):
+            assert_exact(index, impacts, [0, 1], [0.37, 1.21], k)
 
     def test_rounding_that_swaps_two_documents(self, tmp_path):
         # one term each: the document that is barely better has the accumulator that rounding may push below the other's
@@ -170,11 +179,36 @@ class TestQueries:
         with pytest.raises(InputError, match="ask for at least 1"):
             index.search_vectors([1], [1.0], k)
 
+    @pytest.mark.parametrize(
+        ("terms", "weights"), [([1.7], [1.0]), (["a"], [1.0]), ([1], ["x"]), ([None], [1.0]), ([[1]], [[1.0]])]
+    )
+    def test_not_a_vector(self, index, terms, weights):
+        with pytest.raises(InputError, match="terms"):
+            index.search_vectors(terms, weights, 3)
+
     def test_an_error_leaves_the_workspace_usable(self, index):
         expected = index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist()
         with pytest.raises(InputError):
             index.search_vectors([0, 99], [1.0, 2.0], 5)
         assert index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist() == expected
+
+
+def test_an_interrupt_between_kernels_leaves_no_sums_behind(tmp_path, monkeypatch):
+    left = np.random.default_rng(3).integers(1, 255, 20_000)
+    impacts = np.stack([left, 255 - left], axis=1)  # near ties: the scan stops to have candidates scored
+    index = write_index(tmp_path / "index", impacts)
+    query = [0, 1], [0.1, 0.1000001]
+    expected = [x.tolist() for x in index.search_vectors(*query, 3)]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "take_exact", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.search_vectors(*query, 3)
+    assert [x.tolist() for x in index.search_vectors(*query, 3)] == expected
+    assert_exact(index, impacts, [0], [1.0], 3)
 
 
 def test_threads_give_the_serial_answers(tmp_path):

@@ -1,0 +1,34 @@
+"""Answering a stream of queries, for search and eval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import tee
+from typing import TYPE_CHECKING
+
+from .console import complain
+
+if TYPE_CHECKING:
+    from ..searcher import Hit, Searcher
+    from ..trec import Query
+
+
+def answers(searcher: Searcher, queries: Iterable[Query], k: int) -> Iterator[tuple[Query, list[Hit]]]:
+    """Each query with its hits, lazily and in order; a warning at the end says how many queries were cut."""
+    asked, searched = tee(queries)
+    cut = 0
+    for query, hits in zip(asked, searcher.search_many((q.text for q in searched), k), strict=True):
+        cut += is_cut(searcher, query.text)
+        yield query, hits
+    if cut:
+        warn_cut(searcher, f"{cut} queries were")
+
+
+def is_cut(searcher: Searcher, text: str) -> bool:
+    """Whether the encoder reads only the beginning of a query."""
+    return searcher.encoder.tokenizer.encode(text).truncated
+
+
+def warn_cut(searcher: Searcher, what: str) -> None:
+    """Say that the end of a query was not read."""
+    complain("warning", f"{what} cut after {searcher.encoder.max_length} tokens; the rest was not searched for")

@@ -1,0 +1,151 @@
+"""Directories that appear whole or not at all: written under a temporary name beside their place, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import InputError
+from .files import STAGING_PREFIX, fsync_path, storage_errors
+
+if sys.platform != "win32":
+    import fcntl
+
+# Flags of Linux' renameat2(2).
+_NO_REPLACE, _EXCHANGE = 1, 2
+
+
+@contextlib.contextmanager
+def staged_directory(target: Path, *, manifest: str, force: bool = False) -> Iterator[Path]:
+    """A new directory beside ``target`` that takes its place when the block ends without an error.
+
+    Everything in it is fsynced before the rename. On an error the staging directory is removed and ``target`` is as it
+    was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target removes.
+    ``manifest`` is the file by which a directory of the same kind is known: only such a one is replaced, with
+    ``force``.
+
+    Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors
+    of the block itself pass through.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target itself
+    check_writable_target(target, manifest=manifest, force=force)
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        staging = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
+        staging.mkdir()
+    lock = _try_lock(staging)
+    try:
+        yield staging
+        with storage_errors(target):
+            _fsync_tree(staging)
+            # Hours may have passed since the first look.
+            check_writable_target(target, manifest=manifest, force=force)
+            _take_place(staging, target, force=force)
+            fsync_path(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        _unlock(lock)
+
+
+def check_writable_target(target: Path, *, manifest: str, force: bool) -> None:
+    """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError."""
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise InputError(f"{target} exists; pass --force to replace it, or choose another output")
+    if not target.is_dir() or target.is_symlink():
+        raise InputError(f"{target} is not a directory; choose another output")
+    if any(target.iterdir()) and not (target / manifest).is_file():
+        raise InputError(f"{target} has no {manifest}, so --force does not replace it; choose another output")
+
+
+def _take_place(staging: Path, target: Path, *, force: bool) -> None:
+    """Rename ``staging`` to ``target``; an old directory ends up under the staging name, which the caller removes."""
+    if not target.exists() or not force:
+        if not _renameat2(staging, target, _NO_REPLACE):
+            _rename_onto_nothing(staging, target)
+    elif not _renameat2(staging, target, _EXCHANGE):
+        # Two renames: a kill between them leaves the old directory under ``.old``; the next writer puts it back.
+        old = staging.with_name(staging.name + ".old")
+        lock = _try_lock(target)
+        try:
+            target.rename(old)
+            try:
+                staging.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            _unlock(lock)
+
+
+def _rename_onto_nothing(staging: Path, target: Path) -> None:
+    try:
+        staging.rename(target)  # a directory replaces an empty directory at most
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) or target.exists():
+            raise InputError(
+                f"{target} was made by another process meanwhile; pass --force to replace it, or choose another output"
+            ) from error
+        raise
+
+
+def _renameat2(a: Path, b: Path, flag: int) -> bool:
+    """Rename without replacing, or swap, in one atomic step, where the system can (Linux); False where it did not."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    at_fdcwd = -100
+    return bool(renameat2(at_fdcwd, os.fsencode(a), at_fdcwd, os.fsencode(b), flag) == 0)
+
+
+def _try_lock(directory: Path) -> int | None:
+    """Hold an flock on a directory until :func:`_unlock`, so that a dead writer's staging can be told from a live
+    one's; None where it is held by another process or the system has no flock."""
+    if sys.platform == "win32":
+        return None
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _unlock(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove staging directories of killed writers; put back an old directory if a kill fell between two renames."""
+    leftover = re.compile(re.escape(f"{STAGING_PREFIX}{target.name}.") + r"[0-9a-f]{8}(\.old)?")
+    for path in sorted(target.parent.iterdir()):
+        if not leftover.fullmatch(path.name) or not path.is_dir() or (lock := _try_lock(path)) is None:
+            continue
+        try:
+            if path.name.endswith(".old") and not target.exists():
+                path.rename(target)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            _unlock(lock)
+
+
+def _fsync_tree(root: Path) -> None:
+    for directory, _, names in os.walk(root, topdown=False):
+        for name in names:
+            fsync_path(Path(directory) / name)
+        fsync_path(Path(directory))
