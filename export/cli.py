@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .options import add_export_arguments, request_from
@@ -23,7 +24,12 @@ class ExportCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Export, and print the parity table to standard output."""
+        from ..runtime.artifact import MANIFEST_NAME
         from ..runtime.cli.progress import Progress
+        from ..runtime.staging import check_writable_target
+
+        # Refused before PyTorch is loaded, which takes seconds.
+        check_writable_target(Path(args.output), manifest=MANIFEST_NAME, force=args.force)
         from .exporter import export
 
         share = [0.0]

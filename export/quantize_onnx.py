@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.errors import ExportError
+from ..runtime.telemetry import no_telemetry
 
 # Activations are unsigned bytes around 128.
 _ACTIVATION_LEVELS = 127
@@ -98,7 +99,8 @@ def quantize_matmuls(source: Path, target: Path, *, per_channel: bool, reduce_ra
 
     Activations are scaled per tensor, over the whole batch: such a graph is not batch-invariant.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    with no_telemetry():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
     _fold_transposed_weights(model.graph)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .telemetry import no_telemetry
+from ..runtime.telemetry import no_telemetry
 
 Calibration = Sequence[dict[str, npt.NDArray[np.int64]]]
 

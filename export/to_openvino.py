@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import ExportError
-from .telemetry import no_telemetry
+from ..runtime.telemetry import no_telemetry
 
 
 def read_openvino(onnx_path: Path) -> Any:
     """The ``openvino.Model`` of an ONNX file. Raises ExportError if OpenVINO cannot convert it."""
-    import openvino as ov
-
     try:
         with no_telemetry():
+            import openvino as ov
+
             return ov.convert_model(onnx_path)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
@@ -32,7 +32,8 @@ def write_openvino(model: Any, path: Path) -> None:
     Nodes are named by their place: OpenVINO numbers unnamed ones by a counter of the process, so that the same model
     would give other bytes each time.
     """
-    import openvino as ov
+    with no_telemetry():
+        import openvino as ov
 
     for place, node in enumerate(model.get_ordered_ops()):
         if node.get_type_name() not in ("Parameter", "Result"):

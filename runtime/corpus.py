@@ -85,6 +85,8 @@ def text_field(value: dict[str, Any], name: str, default: str | None = None) -> 
     found = value.get(name)
     if found is None:
         found = default
+    if found is None and name in value:
+        raise ValueError(f'"{name}" is null; it must be a string')
     if found is None:
         raise ValueError(f'no "{name}" (its keys are: {", ".join(map(repr, list(value)[:8])) or "none"})')
     if not isinstance(found, str):
@@ -112,7 +114,9 @@ def _from_json(line: Line) -> Document:
 def _from_tsv(line: Line) -> Document:
     columns = decode_line(line.data).split("\t")
     if len(columns) not in (2, 3):
-        raise ValueError(f"{len(columns)} columns where id<TAB>text or id<TAB>title<TAB>text is expected")
+        raise ValueError(
+            f"{len(columns)} column{'s' * (len(columns) != 1)} where id<TAB>text or id<TAB>title<TAB>text is expected"
+        )
     return Document(checked_id(columns[0]), columns[1] if len(columns) == 3 else "", columns[-1])
 
 

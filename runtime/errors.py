@@ -36,15 +36,20 @@ class MissingExtraError(InputError):
     """An optional dependency is not installed; the message has the install command."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the [{extra}] extra: pip install 'splade-edge[{extra}]'")
+        command = f"pip install 'splade-edge[{extra}]' (in a clone: pip install '.[{extra}]')"
+        super().__init__(f"{what} needs the [{extra}] extra: {command}")
 
 
 class ArtifactError(SpladeEdgeError):
     """An exported encoder is missing, of another role or version, or cannot run here."""
 
+    exit_code = 2
+
 
 class IndexFormatError(SpladeEdgeError):
     """An index directory is missing, incomplete, or of a version this release cannot read."""
+
+    exit_code = 2
 
 
 class IntegrityError(SpladeEdgeError):

@@ -103,7 +103,11 @@ def check_hashes(root: Path, files: dict[str, FileEntry]) -> None:
     check_sizes(root, files)
     for name, entry in files.items():
         path = safe_join(root, name)
-        if sha256_file(path) != entry.sha256:
+        try:
+            found = sha256_file(path)
+        except OSError as error:
+            raise IntegrityError(f"cannot read {path}: {error.strerror}; copy or make {root} again") from None
+        if found != entry.sha256:
             raise IntegrityError(f"{path} is damaged (its SHA-256 does not match); copy or make {root} again")
 
 

@@ -60,12 +60,12 @@ def check_writable_target(target: Path, *, manifest: str, force: bool) -> None:
     """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError."""
     if not os.path.lexists(target):
         return
+    if not target.is_dir() or target.is_symlink():
+        raise InputError(f"{target} exists and is not a directory; choose another output")
+    if any(target.iterdir()) and not (target / manifest).is_file():
+        raise InputError(f"{target} exists and has no {manifest}, so it is not replaced; choose another output")
     if not force:
         raise InputError(f"{target} exists; pass --force to replace it, or choose another output")
-    if not target.is_dir() or target.is_symlink():
-        raise InputError(f"{target} is not a directory; choose another output")
-    if any(target.iterdir()) and not (target / manifest).is_file():
-        raise InputError(f"{target} has no {manifest}, so --force does not replace it; choose another output")
 
 
 def _take_place(staging: Path, target: Path, *, force: bool) -> None:

@@ -16,6 +16,9 @@ def resolve_threads(threads: int | None) -> int:
         return available_cpus()
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads is {threads!r}; give a whole number of at least 1")
+    most = max(16, 8 * available_cpus())
+    if threads > most:  # the engines start them all, and spin
+        raise InputError(f"threads is {threads}; this process may use {available_cpus()} CPUs: give at most {most}")
     return threads
 
 

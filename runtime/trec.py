@@ -98,5 +98,5 @@ def _query_from_json(line: Line) -> Query:
 def _query_from_tsv(line: Line) -> Query:
     columns = decode_line(line.data).split("\t")
     if len(columns) != 2:
-        raise ValueError(f"{len(columns)} columns where id<TAB>text is expected")
+        raise ValueError(f"{len(columns)} column{'s' * (len(columns) != 1)} where id<TAB>text is expected")
     return Query(checked_id(columns[0]), columns[1])

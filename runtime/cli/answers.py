@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 
 def answers(searcher: Searcher, queries: Iterable[Query], k: int) -> Iterator[tuple[Query, list[Hit]]]:
-    """Each query with its hits, lazily and in order; a warning at the end says how many queries were cut."""
+    """Each query with its hits, lazily and in order; warnings at the end say how many were cut or found nothing."""
     asked, searched = tee(queries)
-    cut = 0
+    cut = empty = 0
     for query, hits in zip(asked, searcher.search_many((q.text for q in searched), k), strict=True):
         cut += is_cut(searcher, query.text)
+        empty += not hits
         yield query, hits
     if cut:
-        warn_cut(searcher, f"{cut} queries were")
+        warn_cut(searcher, f"{cut} of the queries: the text was")
+    if empty:
+        complain("warning", f"{empty} of the queries found nothing")
 
 
 def is_cut(searcher: Searcher, text: str) -> bool:
@@ -32,3 +35,10 @@ def is_cut(searcher: Searcher, text: str) -> bool:
 def warn_cut(searcher: Searcher, what: str) -> None:
     """Say that the end of a query was not read."""
     complain("warning", f"{what} cut after {searcher.encoder.max_length} tokens; the rest was not searched for")
+
+
+def tell_of_compiling() -> None:
+    """Say on standard error, once, if a kernel is not in the cache: the command is silent for seconds then."""
+    from ..scorer.numba_cache import on_compile
+
+    on_compile.append(lambda: complain("note", "compiling the kernels for this machine; later starts find them cached"))

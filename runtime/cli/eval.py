@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from .answers import answers
+from .answers import answers, tell_of_compiling
 from .command import add_engine_arguments, add_json_argument, positive_int
 from .console import complain, json_line, key_values, new_console, write_out
 from .progress import Progress
@@ -79,6 +79,7 @@ class EvalCommand:
             threads=args.threads,
             query_encoder=args.query_encoder,
         )
+        tell_of_compiling()
         results: dict[str, list[str]] = {}
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(staged_file(Path(args.save_run))) if args.save_run else None

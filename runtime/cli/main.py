@@ -81,7 +81,7 @@ def guarded(action: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        complain("error", f"{error.filename or 'the system'}: {error.strerror or error}")
+        complain("error", f"{error.filename or 'standard output'}: {error.strerror or error}")
         return 1
     except MemoryError:
         complain("error", "out of memory; close other programs, or give a smaller --memory")
@@ -108,7 +108,11 @@ def _run(arguments: list[str]) -> int:
             _add(commands, plug_in, _load(plug_in, plug_ins.get(plug_in)), about)
         else:
             commands.add_parser(plug_in, help=about)
-    args = parser.parse_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    if rest:
+        hint = "; put a QUERY of several words in quotes" if name == "search" else ""
+        command_parser: Parser = commands.choices.get(name or "", parser)
+        command_parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if "run_command" not in args:
         parser.print_help(sys.stderr)
         return 2

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .answers import answers, is_cut, warn_cut
+from .answers import answers, is_cut, tell_of_compiling, warn_cut
 from .command import add_engine_arguments, positive_int
 from .console import cell, json_line, new_console, new_table, write_out
 from .progress import Progress
@@ -89,6 +89,7 @@ class SearchCommand:
             threads=args.threads,
             query_encoder=args.query_encoder,
         )
+        tell_of_compiling()
         if args.run:
             _write_run(searcher, queries, args.k, args.run, args.tag)
         elif args.json:

@@ -45,10 +45,15 @@ class VerifyCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Print a line for each check made and each not made. A failed check raises."""
+        from ..artifact import MANIFEST_NAME
         from ..errors import InputError
         from ..index.layout import MANIFEST_NAME as INDEX_MANIFEST_NAME
 
         path = Path(args.directory)
+        if not any((path / name).exists() for name in (MANIFEST_NAME, INDEX_MANIFEST_NAME)):
+            raise InputError(
+                f"{path} is no artifact, pair or index: it has neither {MANIFEST_NAME} nor {INDEX_MANIFEST_NAME}"
+            )
         if (path / INDEX_MANIFEST_NAME).exists():
             if args.source:
                 raise InputError("--source is for artifacts; an index has no checkpoint to compare with")

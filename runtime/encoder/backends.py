@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..artifact import INPUT_NAMES, OUTPUT_NAME, Artifact, Variant
 from ..errors import ArtifactError, InputError, MissingExtraError
+from ..telemetry import no_telemetry
 
 Ids = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
@@ -24,7 +25,7 @@ Weights = npt.NDArray[np.float32]
 class Session(ABC):
     """One graph, loaded and ready. Safe to call from several threads.
 
-    ``input_vocab_size`` bounds the token ids; ``vocab_size`` is the width of the output.
+    ``vocab_size`` bounds the token ids and is the width of the output.
     """
 
     def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
@@ -59,8 +60,9 @@ class OnnxSession(Session):
 
     def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
         super().__init__(path, vocab_size, threads)
-        import onnxruntime as ort
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
+        with no_telemetry():
+            import onnxruntime as ort
+            from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         self._errors: tuple[type[Exception], ...] = (
             state.EPFail,
@@ -103,7 +105,8 @@ class OpenVinoSession(Session):
     def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
         super().__init__(path, vocab_size, threads)
         try:
-            import openvino as ov
+            with no_telemetry():
+                import openvino as ov
         except ImportError:
             raise MissingExtraError("the OpenVINO backend", "openvino") from None
         hints: dict[str, Any] = {

@@ -68,9 +68,17 @@ class Segment:
         expected = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
         if listed is None or listed.size != expected:
             raise IntegrityError(f"{self.root}: its manifest does not give {relative} the {expected} bytes it needs")
-        if spec.pointer and sha256_file(path) != listed.sha256:
+        try:
+            return self._mapped(path, name, spec, shape, listed.sha256)
+        except (OSError, ValueError) as error:  # gone or shorter since its size was checked
+            raise self._damaged(name, str(error)) from None
+
+    def _mapped(
+        self, path: Path, name: str, spec: ArraySpec, shape: tuple[int, ...], sha256: str
+    ) -> npt.NDArray[np.generic]:
+        if spec.pointer and sha256_file(path) != sha256:
             raise self._damaged(name, "its SHA-256 does not match")
-        if expected == 0:
+        if 0 in shape:
             array: npt.NDArray[np.generic] = np.empty(shape, spec.dtype)
             array.flags.writeable = False
             return array

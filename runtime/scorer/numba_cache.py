@@ -28,7 +28,23 @@ def kernel(function: F) -> F:
     cache = getattr(dispatcher, "_cache", None)
     if cache is not None and hasattr(cache, "save_overload"):
         cache.save_overload = _forgiving(cache.save_overload)
+        cache.load_overload = _telling(cache.load_overload)
     return cast(F, dispatcher)
+
+
+# Called once, when a kernel is not in the cache and has to be compiled.
+on_compile: list[Callable[[], None]] = []
+
+
+def _telling(load: Callable[..., object]) -> Callable[..., object]:
+    def load_or_tell(*arguments: object) -> object:
+        loaded = load(*arguments)
+        if loaded is None:
+            while on_compile:
+                on_compile.pop()()
+        return loaded
+
+    return load_or_tell
 
 
 def _forgiving(save: Callable[..., None]) -> Callable[..., None]:

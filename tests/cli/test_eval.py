@@ -22,7 +22,7 @@ def test_measures(cli: Cli, index: Path, queries: Path, qrels: Path) -> None:
     process = cli("eval", index, "--queries", queries, "--qrels", qrels)
     # q4 has no known word, finds nothing and counts as 0
     assert process.stdout.split() == ["queries", "4", "nDCG@10", "0.7500", "RR@10", "0.7500", "R@100", "0.7500"]
-    assert process.stderr == ""
+    assert process.stderr == "splade-edge: warning: 1 of the queries found nothing\n"
 
 
 def test_json_and_saved_run(cli: Cli, index: Path, queries: Path, qrels: Path, tmp_path: Path) -> None:
@@ -77,5 +77,6 @@ def test_without_the_extra(
     monkeypatch.setitem(sys.modules, "ir_measures", None)
     assert main(["eval", str(index), "--queries", str(queries), "--qrels", str(qrels)]) == 2
     assert capsys.readouterr().err == (
-        "splade-edge: error: splade-edge eval needs the [eval] extra: pip install 'splade-edge[eval]'\n"
+        "splade-edge: error: splade-edge eval needs the [eval] extra: "
+        "pip install 'splade-edge[eval]' (in a clone: pip install '.[eval]')\n"
     )

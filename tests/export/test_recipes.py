@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from splade_edge.export import exporter, graphs, quantize_onnx, quantize_openvino
 from splade_edge.export.recipes import RECIPES, choose_recipe
-from splade_edge.export.telemetry import no_telemetry
 from splade_edge.export.texts import SampleTexts, calibration_texts, parity_texts
 from splade_edge.models.checkpoint import OpenOptions, open_checkpoint
 from splade_edge.models.pooling import POOLINGS
@@ -17,6 +16,7 @@ from splade_edge.models.tokenizing import write_tokenizer
 from splade_edge.runtime import Encoder
 from splade_edge.runtime.artifact import Artifact, Variant
 from splade_edge.runtime.errors import ExportError, InputError
+from splade_edge.runtime.telemetry import no_telemetry
 
 from .. import checkpoints
 

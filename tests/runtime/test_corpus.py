@@ -58,7 +58,7 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 BAD_JSON = [
     (b'{"text": "x"}', "no \"_id\" (its keys are: 'text')"),
-    (b'{"_id": null, "text": "x"}', 'no "_id"'),
+    (b'{"_id": null, "text": "x"}', '"_id" is null'),
     (b'{"_id": 5, "text": "x"}', '"_id" is a number; it must be a string'),
     (b'{"_id": true, "text": "x"}', '"_id" is a boolean'),
     (b'{"_id": " ", "text": "x"}', "the id is empty"),
@@ -98,7 +98,7 @@ def test_bad_json_lines(tmp_path: Path, line: bytes, reason: str) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"only", "1 columns where id<TAB>text"),
+        (b"only", "1 column where id<TAB>text"),
         (b"a\tb\tc\td", "4 columns where"),
         (b"\ttext", "the id is empty"),
         (b"a\t\xe9t\xe9", "invalid UTF-8 (byte 0xe9)"),

@@ -85,7 +85,7 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").touch()
-    with pytest.raises(InputError, match=r"has no splade_edge\.json, so --force does not replace it"):
+    with pytest.raises(InputError, match=r"has no splade_edge\.json, so it is not replaced"):
         make(home, force=True)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is not a directory"):
@@ -245,7 +245,7 @@ def test_force_looks_again_before_it_replaces(tmp_path: Path) -> None:
             target.mkdir()
             (target / "thesis.txt").touch()
 
-    with pytest.raises(InputError, match="does not replace it"):
+    with pytest.raises(InputError, match="is not replaced"):
         write()
     assert names(target) == ["thesis.txt"]
 

@@ -183,7 +183,7 @@ class TestReplacement:
 
     def test_an_index_does_not_replace_an_artifact(self, tmp_path, tiny_pair):
         pair = Path(shutil.copytree(tiny_pair, tmp_path / "pair"))
-        with pytest.raises(InputError, match="--force does not replace it"):
+        with pytest.raises(InputError, match="so it is not replaced"):
             build_index(pair, documents(2), pair, force=True)
         open_artifact(pair, "query")
 
