@@ -51,7 +51,7 @@ def test_as_a_process(cli_process: Cli, cli: Cli, tiny_pair: Path, corpus: Path,
     assert process.stderr == ""
     query = ("search", "index", "cat ☃", "--explain")
     assert cli_process(*query, cwd=tmp_path) == cli(*query, cwd=tmp_path)
-    for wrong, code in ((("search", "index"), 2), (("info", "none"), 2), (("search", "none", "x"), 1)):
+    for wrong, code in ((("search", "index"), 2), (("info", "none"), 2), (("search", "none", "x"), 2)):
         process = cli_process(*wrong, cwd=tmp_path, check=code)
         assert process == cli(*wrong, cwd=tmp_path, check=code)
         assert process.stderr.startswith("splade-edge: error: ")
