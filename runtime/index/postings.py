@@ -1,8 +1,8 @@
 """Writing the postings of a segment in bounded memory: collect vectors, spill inverted runs, merge them by term.
 
-Peak memory is about ``memory_bytes`` plus a few arrays the size of the vocabulary. A run is a buffer of vectors sorted
-by term; runs are made in unit order, so the merge is a concatenation a term. Weights stay float32 until the merge,
-because the scale (largest weight / 255) is known only at the end.
+Peak memory is about ``memory_bytes`` plus, a run, an array the size of the vocabulary. A run is a buffer of vectors
+sorted by term; runs are made in unit order, so the merge is a concatenation a term. Weights stay float32 until the
+merge, because the scale (largest weight / 255) is known only at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from .layout import KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS
 # Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 and block arrays.
 _BYTES_A_POSTING = 24
 _MIN_MEMORY = 8 << 20
-_RUN_DTYPES = (np.int64, np.uint32, np.float32)
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,24 @@ class PostingCounts:
 
 @dataclass(frozen=True)
 class _Run:
-    """A buffer of vectors in term order: ``term_ptr`` int64 ``[V+1]``, ``units`` uint32, ``weights`` float32."""
+    """A buffer of vectors in term order: ``term_ptr`` int64 ``[V+1]``, ``units`` uint32 and ``weights`` float32.
+
+    A spilled run has the files of the last two. They are read a range at a time, not mapped: pages of a map would count
+    as our memory.
+    """
 
     term_ptr: npt.NDArray[np.int64]
-    units: npt.NDArray[np.uint32]
-    weights: npt.NDArray[np.float32]
+    units: npt.NDArray[np.uint32] | Path
+    weights: npt.NDArray[np.float32] | Path
+
+    def range_of(self, values: npt.NDArray[Any] | Path, dtype: npt.DTypeLike, first: int, last: int) -> Any:
+        """The units or weights of terms first..last-1."""
+        a, b = int(self.term_ptr[first]), int(self.term_ptr[last])
+        if not isinstance(values, Path):
+            return values[a:b]
+        part = np.fromfile(values, dtype, b - a, offset=a * np.dtype(dtype).itemsize)
+        part.flags.writeable = False  # as the arrays in memory are: one compiled kernel serves both
+        return part
 
 
 class PostingWriter:
@@ -137,28 +149,28 @@ class PostingWriter:
             values[at : at + piece.values.size] = piece.values
             row += len(piece)
             at += piece.indices.size
-        run = _Run(np.zeros(self._vocab_size + 1, np.int64), np.empty(at, np.uint32), np.empty(at, np.float32))
+        term_ptr = np.zeros(self._vocab_size + 1, np.int64)
+        units, weights = np.empty(at, np.uint32), np.empty(at, np.float32)
         first = self.units - self._pending_rows
-        invert.invert_run(indptr, indices, values, first, run.term_ptr, run.units, run.weights)
-        for array in (run.term_ptr, run.units, run.weights):
-            array.flags.writeable = False  # as memory maps are: one compiled kernel serves both
+        invert.invert_run(indptr, indices, values, first, term_ptr, units, weights)
+        for array in (term_ptr, units, weights):
+            array.flags.writeable = False
         self._pending_postings = self._pending_rows = 0
-        return run
+        return _Run(term_ptr, units, weights)
 
     def _spill(self) -> None:
-        """Write the buffer as an inverted run and keep a memory map of it."""
+        """Write the buffer as an inverted run."""
         if not self._pending:
             return
         run = self._invert_pending()
         with storage_errors(self._directory):
             self._scratch.mkdir(exist_ok=True)
             number = len(self._runs)
-            paths = [self._scratch / f"{number:06d}.{name}" for name in ("ptr", "units", "weights")]
-            arrays: tuple[npt.NDArray[Any], ...] = (run.term_ptr, run.units, run.weights)
-            for path, array in zip(paths, arrays, strict=True):
+            units, weights = (self._scratch / f"{number:06d}.{name}" for name in ("units", "weights"))
+            for path, values in ((units, run.units), (weights, run.weights)):
                 with path.open("wb") as f:
-                    write_array(f, array)
-            self._runs.append(_Run(*(_map(path, dtype) for path, dtype in zip(paths, _RUN_DTYPES, strict=True))))
+                    write_array(f, values)  # type: ignore[arg-type]
+            self._runs.append(_Run(run.term_ptr, units, weights))
 
     def finish(self, progress: Callable[[float], None] | None = None) -> PostingCounts:
         """Merge the runs and write the files. ``progress`` is told the share of terms done, 0 to 1."""
@@ -181,7 +193,6 @@ class PostingWriter:
                     progress(first / self._vocab_size)
             postings, blocks = files.close_pointers()
         self._runs = []
-        del runs, run  # Windows cannot remove a mapped file
         shutil.rmtree(self._scratch, ignore_errors=True)
         return PostingCounts(self.units, postings, blocks, scale, self._empty, files.below_half_a_step, files.clipped)
 
@@ -192,7 +203,7 @@ class PostingWriter:
         counts = np.zeros(last - first, np.int64)
         quantized = []
         for run in runs:
-            weights = run.weights[run.term_ptr[first] : run.term_ptr[last]]
+            weights = run.range_of(run.weights, np.float32, first, last)
             impacts = np.empty(weights.size, np.uint8)
             dropped, clipped = invert.quantize(weights, scale, impacts)
             files.below_half_a_step += int(dropped)
@@ -205,7 +216,7 @@ class PostingWriter:
         merged = np.empty(units.size, np.uint8)
         position = list_ptr[:-1].copy()
         for run, impacts in zip(runs, quantized, strict=True):
-            run_units = run.units[run.term_ptr[first] : run.term_ptr[last]]
+            run_units = run.range_of(run.units, np.uint32, first, last)
             invert.place_run(run.term_ptr, run_units, impacts, first, position, units, merged)
         return list_ptr, units, merged
 
@@ -289,7 +300,3 @@ def _term_range(sizes: npt.NDArray[np.int64], first: int, capacity: int) -> int:
     """The end of the longest range of terms from ``first`` whose postings fit the buffer; at least one term."""
     end = int(np.searchsorted(np.cumsum(sizes[first:]), capacity, side="right")) + first
     return min(max(end, first + 1), sizes.size)
-
-
-def _map(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
