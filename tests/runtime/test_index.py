@@ -72,10 +72,10 @@ class TestWriting:
         index.check()
 
     def test_spilled_and_merged_is_the_same_bytes(self, tmp_path, monkeypatch):
-        dense = weights(70_000, 9, density=0.5)
-        whole = write_index(tmp_path / "whole", dense, scale=None, batch=7000)
+        dense = weights(12_000, 9, density=0.5)
+        whole = write_index(tmp_path / "whole", dense, scale=None, batch=1100)
         monkeypatch.setattr(postings, "_BYTES_A_POSTING", 1000)  # 8 MiB of memory: runs of 8,388 postings
-        spilled = write_index(tmp_path / "spilled", dense, scale=None, batch=9999, memory_bytes=8 << 20)
+        spilled = write_index(tmp_path / "spilled", dense, scale=None, batch=999, memory_bytes=8 << 20)
         assert hashes(tmp_path / "whole") == hashes(tmp_path / "spilled")
         assert spilled.manifest == whole.manifest
         assert not list((tmp_path / "spilled").rglob("runs"))
