@@ -48,7 +48,7 @@ def test_gzip_and_byte_order_mark(tmp_path: Path) -> None:
     assert [r.document.id for r in read(plain)[0]] == ["a"]
 
 
-@pytest.mark.parametrize("data", [b'{"_id": "a", "text": "x"}\n', b"a\tx\n", gzip.compress(b"a\tx\n")])
+@pytest.mark.parametrize("data", [b'{"_id": "a", "text": "x"}\n', b"a\tx\n", gzip.compress(b"a\tx\n", mtime=0)])
 def test_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(data)))
     monkeypatch.setattr(sys, "stdin", stdin)
