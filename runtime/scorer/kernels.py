@@ -15,8 +15,9 @@ Candidates that the margins cannot separate are scored again in float64, so the 
 ordered by score descending, then unit ascending. Window and threshold follow the idea of score-at-a-time accumulators
 (Lin & Trotman, ICTIR 2015) and of MaxScore bounds (Turtle & Flood, 1995).
 
-Numba habits that decide the speed (see DESIGN): unsigned indices (no wrap-around test), slices given to small helpers
-(they vectorise), accumulators cleared with one fill.
+Numba habits that decide the speed: unsigned indices (no wrap-around test), slices given to small helpers
+(they vectorise), accumulators cleared with one fill. All kernels stand in this one file, because
+Numba finds a cached kernel stale only when the file of that kernel has changed, not that of a helper it calls.
 """
 
 from __future__ import annotations
