@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import tee
 from typing import TYPE_CHECKING
@@ -38,7 +39,10 @@ def warn_cut(searcher: Searcher, what: str) -> None:
 
 
 def tell_of_compiling() -> None:
-    """Say on standard error, once, if a kernel is not in the cache: the command is silent for seconds then."""
+    """Tell a person at a terminal if a kernel is not in the cache: the command is silent for seconds then."""
     from ..scorer.numba_cache import on_compile
 
-    on_compile.append(lambda: complain("note", "compiling the kernels for this machine; later starts find them cached"))
+    if sys.stderr.isatty():
+        on_compile.append(
+            lambda: complain("note", "compiling the kernels for this machine; later starts find them cached")
+        )

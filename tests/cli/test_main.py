@@ -165,6 +165,8 @@ def test_interrupted_indexing_leaves_nothing(tiny_pair: Path, tmp_path: Path) ->
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell starts background jobs with SIGINT ignored, and Python then leaves it so
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin
     assert process.stderr
