@@ -82,12 +82,12 @@ def test_force_replaces_an_artifact_and_a_failure_keeps_it(
 ) -> None:
     output = tmp_path / "out"
     export(request(output, bert))
-    before = open_all(output)[0].id
+    before = open_all(output)[0].manifest
     with monkeypatch.context() as patched:
         patched.setattr(graphs, "pooled_graph", OffForLongTexts)
         with pytest.raises(ParityError):
             export(request(output, bert, force=True))
-    assert open_all(output)[0].id == before
+    assert open_all(output)[0].manifest == before
     export(request(output, bert, force=True, options=OpenOptions(max_length=16)))
     assert open_all(output)[0].manifest.max_length == 16
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
