@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
+from splade_edge.runtime.telemetry import no_telemetry
 
 from . import tiny
+
+if tiny.HAS_OPENVINO:
+    with no_telemetry():  # whatever a test imports later, the engine has the silent stub
+        importlib.import_module("openvino")
 
 
 @pytest.fixture(scope="session")

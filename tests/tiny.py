@@ -20,6 +20,7 @@ from splade_edge.runtime.artifact import (
     write_pair_manifest,
 )
 from splade_edge.runtime.encoder.tokenizer import vocabulary_sha256
+from splade_edge.runtime.telemetry import no_telemetry
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = (  # noqa: SIM905
@@ -124,10 +125,12 @@ def write_artifact(
     write_graph(path / "onnx/fp32.onnx", len(vocabulary), seed)
     variants = [Variant("onnx", "fp32", "onnx/fp32.onnx", "", "any", batch_invariant)]
     if openvino:
-        import openvino as ov
-
         (path / "openvino").mkdir()
-        ov.save_model(ov.convert_model(path / "onnx/fp32.onnx"), path / "openvino/fp32.xml", compress_to_fp16=False)
+        with no_telemetry():
+            import openvino as ov
+
+            model = ov.convert_model(path / "onnx/fp32.onnx")
+        ov.save_model(model, path / "openvino/fp32.xml", compress_to_fp16=False)
         variants.append(Variant("openvino", "fp32", "openvino/fp32.xml", "", "any", batch_invariant))
     manifest = ArtifactManifest(
         format=ARTIFACT_FORMAT,

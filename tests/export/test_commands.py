@@ -31,7 +31,9 @@ def parse(*arguments: str) -> argparse.Namespace:
 
 def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, *COMMANDS[command], *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    return subprocess.run(
+        line, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    )
 
 
 def test_options_become_a_request() -> None:
