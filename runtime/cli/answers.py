@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import tee
 from typing import TYPE_CHECKING
 
+from .command import add_engine_arguments
 from .console import complain
 
 if TYPE_CHECKING:
@@ -38,11 +40,31 @@ def warn_cut(searcher: Searcher, what: str) -> None:
     complain("warning", f"{what} cut after {searcher.encoder.max_length} tokens; the rest was not searched for")
 
 
-def tell_of_compiling() -> None:
-    """Tell a person at a terminal if a kernel is not in the cache: the command is silent for seconds then."""
-    from ..scorer.numba_cache import on_compile
+def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of :func:`open_searcher`, and the tag of a run."""
+    parser.add_argument("--tag", default="splade-edge", help="the run's last column")
+    parser.add_argument(
+        "--query-encoder",
+        metavar="DIR",
+        help="another query encoder of the same vocabulary (default: the index's own)",
+    )
+    add_engine_arguments(parser)
 
+
+def open_searcher(args: argparse.Namespace) -> Searcher:
+    """The searcher that the arguments ask for. A person at a terminal is told if kernels have to be compiled."""
+    from ..scorer.numba_cache import on_compile
+    from ..searcher import Searcher
+
+    searcher = Searcher.open(
+        args.index,
+        backend=args.backend,
+        precision=args.precision,
+        threads=args.threads,
+        query_encoder=args.query_encoder,
+    )
     if sys.stderr.isatty():
         on_compile.append(
             lambda: complain("note", "compiling the kernels for this machine; later starts find them cached")
         )
+    return searcher

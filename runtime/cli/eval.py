@@ -7,8 +7,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from .answers import answers, tell_of_compiling
-from .command import add_engine_arguments, add_json_argument, positive_int
+from .answers import add_searcher_arguments, answers, open_searcher
+from .command import add_json_argument, positive_int
 from .console import complain, json_line, key_values, new_console, write_out
 from .progress import Progress
 
@@ -44,20 +44,13 @@ class EvalCommand:
             help=f"results a query (default: the largest cutoff of the measures, {DEFAULT_DEPTH} where one has none)",
         )
         parser.add_argument("--save-run", metavar="OUT", help="also write the results as a TREC run")
-        parser.add_argument("--tag", default="splade-edge", help="the run's last column")
-        parser.add_argument(
-            "--query-encoder",
-            metavar="DIR",
-            help="another query encoder of the same vocabulary (default: the index's own)",
-        )
-        add_engine_arguments(parser)
+        add_searcher_arguments(parser)
         add_json_argument(parser, "the measures")
 
     def run(self, args: argparse.Namespace) -> int:
         """Print the measures; counts of queries left out go to standard error."""
         from ..errors import InputError
         from ..files import staged_file
-        from ..searcher import Searcher
         from ..trec import read_qrels, read_queries, write_run
 
         measures = _parse_measures(args.measures)
@@ -72,14 +65,7 @@ class EvalCommand:
         if unasked:
             complain("warning", f"{unasked} of {len(qrels)} judged queries are not in {args.queries} and are left out")
         depth = args.k or max((m.params.get("cutoff", DEFAULT_DEPTH) for m in measures), default=DEFAULT_DEPTH)
-        searcher = Searcher.open(
-            args.index,
-            backend=args.backend,
-            precision=args.precision,
-            threads=args.threads,
-            query_encoder=args.query_encoder,
-        )
-        tell_of_compiling()
+        searcher = open_searcher(args)
         results: dict[str, list[str]] = {}
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(staged_file(Path(args.save_run))) if args.save_run else None

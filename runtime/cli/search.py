@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .answers import answers, is_cut, tell_of_compiling, warn_cut
-from .command import add_engine_arguments, positive_int
+from .answers import add_searcher_arguments, answers, is_cut, open_searcher, warn_cut
+from .command import positive_int
 from .console import cell, json_line, new_console, new_table, write_out
 from .progress import Progress
 
@@ -56,18 +56,11 @@ class SearchCommand:
         parser.add_argument(
             "--run", metavar="OUT", help="write the answers to --queries as a TREC run; - is standard output"
         )
-        parser.add_argument("--tag", default="splade-edge", help="the run's last column")
-        parser.add_argument(
-            "--query-encoder",
-            metavar="DIR",
-            help="another query encoder of the same vocabulary (default: the index's own)",
-        )
-        add_engine_arguments(parser)
+        add_searcher_arguments(parser)
 
     def run(self, args: argparse.Namespace) -> int:
         """Answer; finding nothing is an answer too."""
         from ..errors import InputError
-        from ..searcher import Searcher
         from ..trec import Query, read_queries
 
         if (args.query is None) == (args.queries is None):
@@ -82,14 +75,7 @@ class SearchCommand:
             if args.run and args.explain:
                 raise InputError("a TREC run cannot carry --explain; use --json")
             queries = read_queries(args.queries)
-        searcher = Searcher.open(
-            args.index,
-            backend=args.backend,
-            precision=args.precision,
-            threads=args.threads,
-            query_encoder=args.query_encoder,
-        )
-        tell_of_compiling()
+        searcher = open_searcher(args)
         if args.run:
             _write_run(searcher, queries, args.k, args.run, args.tag)
         elif args.json:
