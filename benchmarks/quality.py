@@ -75,7 +75,7 @@ def run_set(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:
         say(f"{data.name}: {variant.backend} {variant.precision}")
         outcomes[system_name(variant)] = run_variant(data, variant, args)
     if not args.no_bm25:
-        from .bm25 import Bm25
+        from splade_edge.models.training.bm25 import Bm25
 
         bm25 = Bm25(f"{d.title} {d.text}" for d in data.documents)
         ranks = bm25.rank([query.text for query in data.queries], DEPTH)
@@ -99,7 +99,7 @@ def variants_of(pair: str, wanted: str) -> list[Variant]:
 
 def run_reference(data: RetrievalSet, checkpoint: str, work: Path) -> dict[str, Outcome]:
     """PyTorch vectors twice: ranked by exact dot product, and through our index, which tells what 8 bits cost."""
-    from .bm25 import rank_exactly
+    from splade_edge.models.training.bm25 import rank_exactly
 
     documents = CachedReference(checkpoint, "document", work).encode(
         join_title(d.title, d.text) for d in data.documents

@@ -35,7 +35,7 @@ def load_masked_lm(directory: Path, *, allow_pickle: bool, trust_remote_code: bo
     from transformers import AutoModelForMaskedLM
 
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, info = AutoModelForMaskedLM.from_pretrained(
                 directory,
                 config=config,
@@ -84,7 +84,7 @@ def _load_config(directory: Path, trust_remote_code: bool) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if "trust_remote_code" in str(error):
@@ -164,7 +164,7 @@ def _listed(keys: list[str], shown: int = 6) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bar and its load report off the terminal: what it would say is raised or noted."""
     from transformers.utils import logging
 

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from splade_edge.models.training.bm25 import Bm25, rank_exactly
 from splade_edge.runtime.encoder.encoder import Encoded
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.vectors import SparseVector
 
-from benchmarks.bm25 import Bm25, rank_exactly
 from benchmarks.cached_vectors import VectorCache
 from benchmarks.retrieval_sets import bootstrap_interval, measure_run, read_set
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 K1, B = 0.9, 0.4
@@ -46,7 +47,13 @@ class Bm25:
         norm = K1 * (1 - B + B * length / length.mean())
         weights = tf.copy()
         weights.data = idf[tf.indices] * tf.data / (tf.data + np.repeat(norm, np.diff(tf.indptr)))
+        self._by_document = weights
         self._by_term = weights.T.tocsr()
+
+    @property
+    def document_vectors(self) -> sp.csr_matrix:
+        """Term weights of the documents, CSR ``[documents, terms]``; their dot product with queries is BM25."""
+        return self._by_document
 
     def vectors(self, queries: Sequence[str]) -> sp.csr_matrix:
         """Query term counts, CSR ``[queries, terms]``."""
@@ -56,6 +63,11 @@ class Bm25:
             columns += found
             rows += [row] * len(found)
         return sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(queries), len(self._terms)))
+
+    def scores(self, queries: Sequence[str], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Scores of some documents, float64 ``[queries, len(documents)]``."""
+        dense: npt.NDArray[np.float64] = (self.vectors(queries) @ self._by_document[documents].T).toarray()
+        return dense
 
     def rank(self, queries: Sequence[str], k: int) -> list[list[int]]:
         """Documents of each query, best first, at most ``k``."""

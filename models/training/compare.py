@@ -1,0 +1,58 @@
+"""Runs side by side: ``python -m splade_edge.models.training.compare DIR...`` prints their last figures as a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...runtime.errors import InputError
+from .loop import LOG_FILE
+
+
+def last_figures(directory: Path) -> dict[str, float]:
+    """The newest evaluation in a run's log, with the step it was made at. Raises InputError."""
+    try:
+        lines = (directory / LOG_FILE).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{directory} is not the directory of a run: {error}") from None
+    evaluated = [entry for entry in map(json.loads, lines) if any(key.startswith("ndcg/") for key in entry)]
+    if not evaluated:
+        raise InputError(f"{directory} has no evaluation yet")
+    newest: dict[str, float] = evaluated[-1]
+    return newest
+
+
+def table(directories: Sequence[Path]) -> str:
+    """A Markdown table, a row a run: step, nDCG@10 of each probe and their mean, mean terms of queries and
+    documents.
+    """
+    figures = {directory.name: last_figures(directory) for directory in directories}
+    sets = sorted({key.partition("/")[2] for entry in figures.values() for key in entry if key.startswith("ndcg/")})
+    rows = [["run", "step", *sets, "mean", "query terms", "document terms"]]
+    for name, entry in figures.items():
+        values = [entry[f"ndcg/{s}"] for s in sets if f"ndcg/{s}" in entry]
+        cells = [f"{entry[f'ndcg/{s}']:.3f}" if f"ndcg/{s}" in entry else "–" for s in sets]
+        terms = [_mean(entry, f"{side} terms/") for side in ("query", "document")]
+        rows.append([name, f"{entry['step']:.0f}", *cells, f"{sum(values) / len(values):.3f}", *terms])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def _mean(entry: dict[str, float], prefix: str) -> str:
+    values = [value for key, value in entry.items() if key.startswith(prefix)]
+    return f"{sum(values) / len(values):.1f}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    from ...runtime.cli.console import write_out
+
+    parser = argparse.ArgumentParser(prog="python -m splade_edge.models.training.compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="directories of runs")
+    write_out(table(parser.parse_args(argv).runs))
+
+
+if __name__ == "__main__":
+    main()

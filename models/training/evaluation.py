@@ -1,0 +1,73 @@
+"""nDCG@10 of the held-out queries during training, on a part of each corpus that takes seconds to encode.
+
+The part holds the relevant documents, BM25's best ones (the hard cases) and others at random, so its figures are
+higher than those of the whole corpus: they compare steps of runs with each other, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+
+from .bm25 import rank_exactly
+from .collections import Collection
+from .side import Side
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The part of a collection that is searched. ``documents``: positions, int64, ascending."""
+
+    collection: Collection
+    documents: npt.NDArray[np.int64]
+
+
+def make_probes(
+    collections: Sequence[Collection], negatives: Sequence[npt.NDArray[np.int64] | None], documents: int
+) -> list[Probe]:
+    """One probe for each collection with held-out queries; ``documents`` of all together."""
+    chosen = [(c, n) for c, n in zip(collections, negatives, strict=True) if c.held_out.size]
+    probes = []
+    for collection, mined in chosen:
+        rng = np.random.default_rng(0)
+        wanted = [np.concatenate([collection.positives[q] for q in collection.held_out])]
+        if mined is not None:
+            best = mined[collection.held_out, :5]
+            wanted.append(best[best >= 0])
+        core = np.unique(np.concatenate(wanted))
+        rest = np.setdiff1d(np.arange(len(collection.documents)), core)
+        extra = rng.permutation(rest)[: max(0, documents // len(chosen) - core.size)]
+        probes.append(Probe(collection, np.sort(np.concatenate([core, extra]))))
+    return probes
+
+
+@torch.inference_mode()
+def encode_all(side: Side, texts: Sequence[str], batch: int = 32) -> sp.csr_matrix:
+    """Weights, CSR ``[len(texts), vocab]``."""
+    ids = side.ids(texts)
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    rows: list[sp.csr_matrix] = []
+    for start in range(0, len(order), batch):
+        rows.append(sp.csr_matrix(side.encoder([ids[i] for i in order[start : start + batch]]).cpu().numpy()))
+    return sp.vstack(rows, format="csr")[np.argsort(order)]
+
+
+def ndcg(probe: Probe, query: Side, document: Side) -> tuple[float, float, float]:
+    """nDCG@10, mean terms of a query, mean terms of a document."""
+    import ir_measures
+
+    collection = probe.collection
+    q = encode_all(query, [collection.queries[i] for i in collection.held_out])
+    d = encode_all(document, [collection.documents[i] for i in probe.documents])
+    run = {
+        str(i): {str(probe.documents[column]): float(-rank) for rank, column in enumerate(ranking)}
+        for i, ranking in enumerate(rank_exactly(q, d.T.tocsr(), 10))
+    }
+    qrels = {str(i): {str(d): 1 for d in collection.positives[q]} for i, q in enumerate(collection.held_out)}
+    value = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10]
+    return float(value), q.nnz / q.shape[0], d.nnz / d.shape[0]

@@ -1,0 +1,126 @@
+"""Where the weights of a run start: whole or fewer layers of a checkpoint, a new head, or a narrow encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...runtime.errors import CheckpointError, InputError
+from ..weights import quiet_transformers
+from .encoder import SparseEncoder
+from .lexical_head import install_identity_head, install_lexical_head, lexical_map
+from .runfile import EncoderSettings
+from .vocabulary import Texts, inverse_document_frequency, silent_terms
+
+# So far below zero that no training step revives a silent term.
+_SILENCE = -30.0
+
+
+def initial_encoder(settings: EncoderSettings, texts: Sequence[str], seed: int) -> SparseEncoder:
+    """The encoder a run starts with, float32. ``texts``: documents that a lexical head and idf are fitted on.
+
+    Raises InputError for settings that ``base`` cannot satisfy.
+    """
+    torch.manual_seed(seed)
+    tokens = Texts(settings.base)
+    model = _narrow(settings) if settings.width else _wide(settings)
+    encoder = SparseEncoder(model)
+    size = encoder.decoder.weight.shape[0]
+    silent = torch.from_numpy(silent_terms(tokens.tokenizer, settings.silent, size))
+    if settings.head != "keep":
+        sample = tokens.ids(texts, settings.max_length)
+        encoder.eval()
+        if settings.head == "lexical":
+            install_lexical_head(model, *lexical_map(encoder, sample, silent), settings.sharpness)
+        else:
+            install_identity_head(model, settings.sharpness)
+        idf = inverse_document_frequency(sample, size)
+        with torch.no_grad():
+            encoder.decoder.bias.copy_(settings.idf_slope * (idf - idf.median()) - settings.threshold)
+            encoder.decoder.bias.mul_(settings.sharpness)
+    with torch.no_grad():
+        encoder.decoder.bias[silent] = _SILENCE
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = not settings.frozen and not any(part in name for part in settings.freeze)
+    return encoder
+
+
+def _load(base: str) -> Any:
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    try:
+        config = AutoConfig.from_pretrained(base, local_files_only=True)
+        if config.model_type not in ("bert", "distilbert"):
+            raise InputError(f"{base} is a {config.model_type!r} model; training starts from BERT or DistilBERT")
+        with quiet_transformers():  # a sentence encoder has no head; that is no news here
+            model = AutoModelForMaskedLM.from_pretrained(
+                base, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa"
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{base} does not load: {' '.join(str(error).split())[:200]}") from error
+    return _without_dropout(model)
+
+
+def _without_dropout(model: Any) -> Any:
+    # A few thousand steps do not overfit, and dropout would make the sparsity in training another than that in use.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(model.config, name):
+            setattr(model.config, name, 0.0)
+    return model
+
+
+def _wide(settings: EncoderSettings) -> Any:
+    model = _load(settings.base)
+    body = model.base_model
+    layers = body.encoder.layer if hasattr(body, "encoder") else body.transformer.layer
+    kept = settings.layers if settings.layers is not None else list(range(len(layers)))
+    if not kept or any(not 0 <= number < len(layers) for number in kept):
+        raise InputError(f"layers = {kept}: {settings.base} has layers 0 to {len(layers) - 1}")
+    new = torch.nn.ModuleList([layers[number] for number in kept])
+    if hasattr(body, "encoder"):
+        body.encoder.layer = new
+        model.config.num_hidden_layers = len(kept)
+    else:
+        body.transformer.layer = new
+        model.config.n_layers = len(kept)
+    return model
+
+
+def _narrow(settings: EncoderSettings) -> Any:
+    """A small BERT whose word embeddings are principal components of those of ``base``; the rest is random."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    base = _load(settings.base)
+    embeddings = base.get_input_embeddings().weight.detach().float()
+    width = settings.width or 0
+    if not 0 < width <= embeddings.shape[1] or width % settings.attention_heads:
+        raise InputError(f"width = {width}: at most {embeddings.shape[1]}, a multiple of attention_heads")
+    if settings.head == "lexical":
+        raise InputError('head = "lexical" needs a trained encoder; a narrow one takes head = "identity"')
+    config = BertConfig(
+        vocab_size=embeddings.shape[0],
+        hidden_size=width,
+        num_hidden_layers=len(settings.layers or [0, 1]),
+        num_attention_heads=settings.attention_heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=base.config.max_position_embeddings,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        tie_word_embeddings=True,
+    )
+    model = BertForMaskedLM(config)
+    centred = embeddings - embeddings.mean(dim=0)
+    _, values, basis = torch.linalg.svd(centred, full_matrices=False)
+    components = centred @ basis[:width].T
+    # Whitened, so that rare directions can be told apart as well, and of unit length on average.
+    components = components / values[:width] * values[:width].mean()
+    components = components / components.norm(dim=1).mean()
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.copy_(components)
+    model.tie_weights()
+    return model

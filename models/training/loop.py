@@ -1,0 +1,166 @@
+"""The training loop: from a run file to checkpoints of encoders, resumable at any step."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+
+from .checkpoints import TrainingState, read_checkpoint, run_digest, write_checkpoint
+from .collections import Collection, read_collection
+from .evaluation import Probe, make_probes, ndcg
+from .imitation import Imitation
+from .middle import MiddleTraining
+from .output import write_encoder
+from .retrieval import Retrieval
+from .runfile import RunFile
+
+LOG_FILE = "log.jsonl"
+# Documents that new heads are fitted on.
+_FIT_TEXTS = 2000
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+class Run:
+    """A run in the directory ``output``: prepared by the constructor, trained by :meth:`train`.
+
+    ``output`` gets ``log.jsonl``, ``checkpoint/`` (the state after some step) and ``pair/`` (the encoders at that
+    step). ``cache`` keeps mined negatives and teacher embeddings, which several runs on the same sets can share.
+    """
+
+    def __init__(self, run: RunFile, output: Path, cache: Path) -> None:
+        self.run = run
+        self.output = output
+        self.collections = [read_collection(s) for s in run.sets]
+        texts = _texts_to_fit(self.collections)
+        self.objective: Retrieval | MiddleTraining | Imitation
+        if run.objective == "mlm":
+            self.objective = MiddleTraining(run, self.collections, texts)
+        elif run.objective == "imitation":
+            self.objective = Imitation(run, self.collections, texts)
+        else:
+            self.objective = Retrieval(run, self.collections, texts, cache)
+        self.models = {name: side.encoder for name, side in self.objective.sides.items()}
+        self._parameters = [p for m in self.models.values() for p in m.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            _groups(self._parameters, run.training.weight_decay), lr=run.training.learning_rate
+        )
+        self._probes: list[Probe] | None = None
+        self.step = 0
+
+    def resume(self) -> int:
+        """Go on from the newest checkpoint, if there is one. Returns the steps done. Raises InputError."""
+        state = read_checkpoint(self.output / "checkpoint", run_digest(self.run), self.models, self.optimizer)
+        if state is not None:
+            self.step = state.step
+            for regularizer, level in zip(self.objective.regularizers, state.levels, strict=True):
+                regularizer.level = level
+        self._cut_log()
+        return self.step
+
+    def train(self, report: Report | None = None, stop: Callable[[], bool] = lambda: False) -> None:
+        """Train to the last step; ``stop`` is asked after each, and the state is kept when it says so."""
+        settings = self.run.training
+        self.output.mkdir(parents=True, exist_ok=True)
+        with (self.output / LOG_FILE).open("a", encoding="utf-8") as log:
+            if self.step == 0 and settings.evaluate_every:
+                _log(log, {"step": 0, **self.evaluate()})
+            while self.step < settings.steps:
+                started = time.monotonic()
+                entry = self._train_step()
+                self.step += 1
+                entry |= {"step": self.step, "seconds": time.monotonic() - started}
+                last, stopping = self.step == settings.steps, stop()
+                if settings.evaluate_every and (last or self.step % settings.evaluate_every == 0):
+                    entry |= self.evaluate()
+                _log(log, entry)
+                if last or stopping or self.step % settings.checkpoint_every == 0:
+                    self.checkpoint()
+                if report:
+                    report(self.step, entry)
+                if stopping:
+                    break
+
+    def checkpoint(self) -> None:
+        """Keep the state of the run, and the encoders as they are now. Raises StorageError."""
+        levels = tuple(regularizer.level for regularizer in self.objective.regularizers)
+        state = TrainingState(self.step, run_digest(self.run), (levels[0], levels[1]))
+        write_checkpoint(self.output / "checkpoint", state, self.models, self.optimizer)
+        for name, side in self.objective.sides.items():
+            if not side.settings.frozen:
+                write_encoder(self.output / "pair" / name, side.encoder.model, side.settings.base)
+
+    def evaluate(self) -> dict[str, float]:
+        """nDCG@10 on the probes, and the terms of their texts."""
+        document = self.objective.document
+        if document is None:
+            return {}
+        if self._probes is None:
+            documents = self.run.training.evaluation_documents
+            self._probes = make_probes(self.collections, self.objective.negatives, documents)
+        found: dict[str, float] = {}
+        for probe in self._probes:
+            value, q, d = ndcg(probe, self.objective.query, document)
+            name = probe.collection.name
+            found |= {f"ndcg/{name}": value, f"query terms/{name}": q, f"document terms/{name}": d}
+        return found
+
+    def _train_step(self) -> dict[str, float]:
+        settings = self.run.training
+        rate = settings.learning_rate * _rate(self.step, settings.steps, settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        totals: dict[str, float] = {"rate": rate}
+        for part in range(settings.accumulate):
+            for key, value in self.objective.backward(self.step, part).items():
+                totals[key] = totals.get(key, 0.0) + value / settings.accumulate
+        totals["gradient"] = float(torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.observe(self.step, totals)
+        return totals
+
+    def _cut_log(self) -> None:
+        """Drop what was logged after the checkpoint, and a line that a kill cut short."""
+        path = self.output / LOG_FILE
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= self.step]
+            path.write_text("".join(lines[:1] * (self.step > 0) + kept), encoding="utf-8")
+
+
+def _rate(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up, then linear decay to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return (steps - step) / max(1, steps - warmup)
+
+
+def _groups(parameters: Sequence[torch.nn.Parameter], decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices only."""
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _texts_to_fit(collections: Sequence[Collection]) -> list[str]:
+    """Documents of all collections that are trained on, equally many of each."""
+    rng = np.random.default_rng(0)
+    trained = [c for c in collections if c.settings.weight]
+    texts: list[str] = []
+    for collection in trained:
+        chosen = rng.permutation(len(collection.documents))[: _FIT_TEXTS // len(trained)]
+        texts += [collection.documents[number] for number in chosen]
+    return texts
+
+
+def _log(log: IO[str], entry: Mapping[str, float]) -> None:
+    log.write(json.dumps({key: float(f"{value:.6g}") for key, value in entry.items()}) + "\n")
+    log.flush()

@@ -1,0 +1,98 @@
+"""The retrieval objective: a query encoder and a document encoder that rank, taught and kept sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .collections import Collection
+from .imitation import open_imitated
+from .mining import mined_negatives
+from .objective import Regularizer, contrastive_loss, distillation_loss, imitation_loss, penalty
+from .runfile import RunFile
+from .sampling import Batch, Sampler
+from .side import Side
+from .teacher import Teacher
+
+
+class Retrieval:
+    """Losses and gradients of batches. ``cache``: a directory for mined negatives and teacher embeddings."""
+
+    def __init__(self, run: RunFile, collections: Sequence[Collection], texts: Sequence[str], cache: Path) -> None:
+        self._run = run
+        settings = run.training
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._collections = collections
+        self.negatives = [
+            mined_negatives(c, settings.negative_depth, cache / f"{c.name}-negatives.npy") for c in collections
+        ]
+        self._sampler = Sampler(
+            collections,
+            self.negatives,
+            batch=settings.batch,
+            per_query=settings.negatives,
+            steps=settings.steps * settings.accumulate,
+            seed=settings.seed,
+        )
+        assert run.document is not None  # read_run_file has checked it
+        self.document = Side(run.document, texts, settings.seed, self._device)
+        self.query = Side(run.query, texts, settings.seed + 1, self._device) if run.query else self.document
+        self.sides = {"document": self.document} | ({"query": self.query} if run.query else {})
+        self._teacher = Teacher(run.teacher, collections, cache) if run.teacher.base else None
+        imitated = run.teacher.query_vectors
+        self._imitated = open_imitated(imitated, self.query.settings, self._device) if imitated else None
+        self.regularizers = (Regularizer(run.query_regularizer), Regularizer(run.document_regularizer))
+
+    def backward(self, step: int, part: int) -> dict[str, float]:
+        """Accumulate the gradients of part ``part`` of a step; returns its losses and counts."""
+        settings = self._run.training
+        batch = self._sampler.batch(step * settings.accumulate + part)
+        collection = self._collections[batch.collection]
+        queries = [collection.queries[q] for q in batch.queries]
+        documents = [collection.documents[d] for d in batch.documents]
+        texts = [(self.query, self.query.ids(queries)), (self.document, self.document.ids(documents))]
+        vectors = [side.encode(ids, chunk=settings.chunk, bf16=settings.bf16) for side, ids in texts]
+        leaves = [v.detach().requires_grad_() for v in vectors] if settings.chunk else vectors
+        loss, parts = self._loss(step, batch, queries, *leaves)
+        (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        if settings.chunk:
+            for (side, ids), leaf in zip(texts, leaves, strict=True):
+                side.replay(ids, leaf.grad, chunk=settings.chunk, bf16=settings.bf16)
+        return parts
+
+    def observe(self, step: int, totals: dict[str, float]) -> None:
+        """Steer the regularizers by what the step saw."""
+        for regularizer, side in zip(self.regularizers, ("query", "document"), strict=True):
+            regularizer.observe(step, totals[f"{side} terms"])
+
+    def _loss(
+        self, step: int, batch: Batch, queries: Sequence[str], q: Tensor, d: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        run = self._run
+        positive = torch.from_numpy(batch.positive).to(self._device)
+        relevant = torch.from_numpy(batch.relevant).to(self._device)
+        scores = run.training.scale * (q @ d.T)
+        weights = [regularizer.weight(step) for regularizer in self.regularizers]
+        parts = {
+            "contrastive": run.training.contrastive * contrastive_loss(scores, positive, relevant),
+            "query penalty": weights[0] * penalty(run.query_regularizer.penalty, q),
+            "document penalty": weights[1] * penalty(run.document_regularizer.penalty, d),
+        }
+        if self._teacher is not None:
+            taught = self._teacher.scores(batch).to(self._device)
+            parts["distillation"] = run.teacher.weight * distillation_loss(scores, taught)
+        if self._imitated is not None:
+            wanted = self._imitated.encode(self._imitated.ids(queries), chunk=0, bf16=run.training.bf16)
+            parts["imitation"] = run.teacher.vector_weight * imitation_loss(q, wanted)
+        loss = torch.stack(list(parts.values())).sum()
+        return loss, {key: float(value.detach()) for key, value in parts.items()} | {
+            "loss": float(loss.detach()),
+            "accuracy": float((scores.argmax(dim=1) == positive).float().mean()),
+            "query terms": float((q > 0).sum(dim=1).float().mean()),
+            "document terms": float((d > 0).sum(dim=1).float().mean()),
+            "query weight": weights[0],
+            "document weight": weights[1],
+        }

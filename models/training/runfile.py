@@ -1,0 +1,246 @@
+"""A training run as data: the TOML file a user writes, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from ...runtime.errors import InputError
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Whole = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+Tokens = Annotated[int, Meta(ge=4)]
+
+Objective = Literal["retrieval", "mlm", "imitation"]
+Head = Literal["keep", "identity", "lexical"]
+Penalty = Literal["l1", "flops", "none"]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the run file; a key that is not a field is an error."""
+
+
+class SetSettings(Section, frozen=True):
+    """One retrieval set in BEIR form.
+
+    ``path``: its directory, relative to the run file. ``split``: the qrels to learn from. ``queries``: its queries
+    file, if it is not ``queries.jsonl[.gz]``. ``weight``: its share of the steps, relative to the other sets.
+    ``held_out``: how many of its queries are left out of training and measure nDCG@10 during it. ``lexical``: the
+    weight of BM25 in this set's teacher (default: that of ``[teacher]``).
+    """
+
+    path: str
+    split: str = "train"
+    queries: str | None = None
+    weight: NotNegative = 1.0
+    held_out: Whole = 0
+    lexical: NotNegative | None = None
+
+
+class EncoderSettings(Section, frozen=True):
+    """One encoder.
+
+    ``base``: the checkpoint directory it starts from, relative to the run file. ``layers``: which of its layers are
+    kept, in order (default: all). ``width``: make a narrow encoder instead: word embeddings of this width are the
+    principal components of those of ``base``, the rest (``layers`` counted, ``attention_heads``) is random.
+
+    ``head``: "keep" the one of ``base`` (a masked-language model), "identity" (hidden states pass through), or
+    "lexical" (a least-squares fit after which each position's logits name its own token and its neighbours in
+    meaning; see :mod:`lexical_head`). ``sharpness``: scale of the logits of a new head; ``threshold``: what is
+    subtracted from them through the decoder bias, in units of ``sharpness``; ``idf_slope``: how much of a term's
+    centred idf is added there. ``silent``: vocabulary classes that never get weight ("special", "stop words",
+    "punctuation").
+
+    ``freeze``: parameters whose names contain one of these stay as they are; ``frozen``: all of them do.
+    ``max_length``: tokens of a training text, special ones included.
+    """
+
+    base: str
+    layers: list[int] | None = None
+    width: Count | None = None
+    attention_heads: Count = 2
+    head: Head = "keep"
+    sharpness: Positive = 10.0
+    threshold: NotNegative = 0.35
+    idf_slope: NotNegative = 0.0
+    silent: list[Literal["special", "stop words", "punctuation"]] = field(
+        default_factory=lambda: ["special", "stop words", "punctuation"]
+    )
+    freeze: list[str] = field(default_factory=list)
+    frozen: bool = False
+    max_length: Tokens = 128
+
+
+class TeacherSettings(Section, frozen=True):
+    """What is distilled. A teacher's score of (q, d) is ``dense * cosine + lexical * BM25``.
+
+    ``base``: a dense encoder (mean pooling), None for no distillation. ``weight``: of the KL divergence in the loss.
+    ``query_vectors``: a SPLADE query encoder whose vectors the query encoder imitates, with ``vector_weight``.
+    """
+
+    base: str | None = None
+    weight: NotNegative = 1.0
+    dense: NotNegative = 20.0
+    lexical: NotNegative = 0.0
+    max_length: Tokens = 128
+    query_vectors: str | None = None
+    vector_weight: NotNegative = 1.0
+
+
+class RegularizerSettings(Section, frozen=True):
+    """Sparsity of one side (Paria et al. 2020; the paper's section 4.1 for L1 on queries).
+
+    ``weight`` grows quadratically over ``ramp`` steps. With ``terms`` it is then steered so that the mean number of
+    terms of a text meets it: the weight is multiplied by ``(terms now / terms wanted) ** steer`` after each step.
+    """
+
+    penalty: Penalty
+    weight: NotNegative = 0.0
+    ramp: Whole = 0
+    terms: Positive | None = None
+    steer: NotNegative = 0.02
+
+
+class MiddleSettings(Section, frozen=True):
+    """FLOPS-regularized middle-training on the collections' texts (objective "mlm"; the paper's section 4.3)."""
+
+    mask_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.15
+
+
+class ImitationSettings(Section, frozen=True):
+    """Objective "imitation". ``fragments``: the share of texts that are cut from documents; the rest are queries."""
+
+    fragments: Share = 0.5
+
+
+class TrainingSettings(Section, frozen=True):
+    """Steps and optimizer (AdamW, linear warm-up and decay).
+
+    ``batch``: queries a step; ``negatives``: hard negatives a query; ``negative_depth``: they are drawn from the first
+    so many mined ones; ``accumulate``: batches an update; ``chunk``: texts encoded at a time with gradient caching
+    (Gao et al. 2021), 0 for all at once. ``contrastive``: weight of the cross-entropy; ``scale``: what the dot product
+    is multiplied with before the softmax.
+    """
+
+    steps: Count
+    batch: Count = 32
+    negatives: Whole = 1
+    negative_depth: Count = 30
+    accumulate: Count = 1
+    chunk: Whole = 0
+    learning_rate: Positive = 1e-4
+    warmup: Whole = 50
+    weight_decay: NotNegative = 0.01
+    clip: Positive = 1.0
+    contrastive: NotNegative = 1.0
+    scale: Positive = 1.0
+    bf16: bool = False
+    checkpoint_every: Count = 100
+    evaluate_every: Whole = 250
+    evaluation_documents: Count = 1500
+    seed: Whole = 0
+
+
+class RunFile(Section, frozen=True):
+    """A whole run.
+
+    ``objective``: "retrieval" trains ``[document]`` and ``[query]`` (without the latter, one encoder for both sides);
+    "mlm" middle-trains ``[document]``; "imitation" trains ``[query]`` to give the vectors of another query encoder.
+
+    A run file may begin with ``extends = "other.toml"``: it then changes keys of that file. ``[[sets]]`` are
+    replaced as a whole.
+    """
+
+    name: str
+    sets: list[SetSettings]
+    training: TrainingSettings
+    document: EncoderSettings | None = None
+    query: EncoderSettings | None = None
+    objective: Objective = "retrieval"
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    query_regularizer: RegularizerSettings = field(default_factory=lambda: RegularizerSettings(penalty="l1"))
+    document_regularizer: RegularizerSettings = field(default_factory=lambda: RegularizerSettings(penalty="flops"))
+    middle: MiddleSettings = field(default_factory=MiddleSettings)
+    imitation: ImitationSettings = field(default_factory=ImitationSettings)
+
+
+def read_run_file(path: Path) -> RunFile:
+    """Read and check a run file; its relative paths are relative to the file they stand in.
+
+    Raises InputError, naming the key, for anything that is not as documented.
+    """
+    try:
+        run = msgspec.convert(_merged(path, []), RunFile)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not run.sets or not any(s.weight for s in run.sets):
+        raise InputError(f"{path}: no set to train on; add [[sets]] with a path and a weight above 0")
+    if len({Path(s.path).name for s in run.sets}) < len(run.sets):
+        raise InputError(f"{path}: two of its sets have the same directory name")
+    _check_encoders(run, path)
+    return run
+
+
+def _check_encoders(run: RunFile, path: Path) -> None:
+    wanted = {
+        "retrieval": ("[document], and may have [query]", run.document is not None),
+        "mlm": ("[document] and no [query]", run.document is not None and run.query is None),
+        "imitation": (
+            "[query] and no [document], and query_vectors in [teacher]",
+            run.document is None and run.query is not None and run.teacher.query_vectors is not None,
+        ),
+    }
+    what, satisfied = wanted[run.objective]
+    if not satisfied:
+        raise InputError(f'{path}: objective = "{run.objective}" needs {what}')
+    if all(side is None or side.frozen for side in (run.document, run.query)):
+        raise InputError(f"{path}: its encoders are frozen, so there is nothing to train")
+
+
+def _merged(path: Path, seen: list[Path]) -> dict[str, Any]:
+    """The TOML of a file on top of the one it extends, paths resolved."""
+    path = path.absolute()
+    if path in seen:
+        raise InputError(f"{path} extends itself")
+    try:
+        own = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the run file {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    extended = own.pop("extends", None)
+    _resolve_paths(own, path.parent)
+    if extended is None:
+        return own
+    if not isinstance(extended, str):
+        raise InputError(f"{path}: extends names another run file")
+    return _overlaid(_merged(path.parent / extended, [*seen, path]), own)
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = _overlaid(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+# Where a run file names paths.
+_PATHS = (("document", "base"), ("query", "base"), ("teacher", "base"), ("teacher", "query_vectors"))
+
+
+def _resolve_paths(tables: dict[str, Any], here: Path) -> None:
+    places = [(tables.get(table), key) for table, key in _PATHS]
+    sets = tables.get("sets")
+    places += [(entry, "path") for entry in sets] if isinstance(sets, list) else []
+    for table, key in places:
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = os.path.normpath(here / Path(table[key]).expanduser())

@@ -1,0 +1,92 @@
+"""Batches as a function of the step number alone, so that a run resumed at step n goes on exactly as it would have.
+
+Every batch comes from one collection: its other documents are then harder negatives than those of another subject.
+Within a collection each query is seen once before any is seen twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .collections import Collection
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of one step, all of collection number ``collection``.
+
+    ``queries``: int64 ``[batch]``. ``documents``: int64 ``[columns]``, unique; the first ``batch`` columns need not be
+    the positives: ``positive[i]`` is the column of query ``i``'s. ``relevant``: bool ``[batch, columns]``, true where
+    the judgements call the document relevant.
+    """
+
+    collection: int
+    queries: I64
+    documents: I64
+    positive: I64
+    relevant: npt.NDArray[np.bool_]
+
+
+class Sampler:
+    """Draws batches. ``negatives[c]``: int64 ``[queries, depth]``, mined documents, best first, -1 where there are
+    none.
+    """
+
+    def __init__(
+        self,
+        collections: Sequence[Collection],
+        negatives: Sequence[I64 | None],
+        *,
+        batch: int,
+        per_query: int,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self._collections = collections
+        self._negatives = negatives
+        self._batch = batch
+        self._per_query = per_query
+        self._seed = seed
+        weights = np.array([c.settings.weight for c in collections], np.float64)
+        rng = np.random.default_rng([seed, 0])
+        self._choice = rng.choice(len(collections), steps, p=weights / weights.sum())
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        number = int(self._choice[step])
+        collection = self._collections[number]
+        rng = np.random.default_rng([self._seed, 1, step])
+        queries = self._next_queries(number, step)
+        relevant = [collection.positives[q] for q in queries]
+        positives = np.array([rng.choice(r) for r in relevant], np.int64)
+        columns = [positives]
+        mined = self._negatives[number]
+        if self._per_query and mined is not None:
+            for query, known in zip(queries, relevant, strict=True):
+                candidates = mined[query][mined[query] >= 0]
+                candidates = candidates[~np.isin(candidates, known)]
+                columns.append(rng.permutation(candidates)[: self._per_query])
+        documents, place = np.unique(np.concatenate(columns), return_inverse=True)
+        return Batch(
+            collection=number,
+            queries=queries,
+            documents=documents,
+            positive=place[: queries.size].astype(np.int64),
+            relevant=np.stack([np.isin(documents, r) for r in relevant]),
+        )
+
+    def _next_queries(self, number: int, step: int) -> I64:
+        """The collection's queries in a new order each epoch; an epoch's last batch may reach into the next one."""
+        train = self._collections[number].train
+        start = int((self._choice[:step] == number).sum()) * self._batch
+        drawn = []
+        for epoch in range(start // train.size, (start + self._batch - 1) // train.size + 1):
+            drawn.append(np.random.default_rng([self._seed, 2, number, epoch]).permutation(train))
+        offset = start % train.size
+        return np.concatenate(drawn)[offset : offset + self._batch]

@@ -1,0 +1,55 @@
+"""One encoder of a run: its settings, its tokenizer, and its forward pass in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .encoder import SparseEncoder
+from .initial import initial_encoder
+from .runfile import EncoderSettings
+from .vocabulary import Texts
+
+# Texts encoded at a time where gradients are not cached; only for less padding.
+_PIECE = 16
+
+
+class Side:
+    """The query or the document encoder. ``texts``: documents that a new head is fitted on."""
+
+    def __init__(self, settings: EncoderSettings, texts: Sequence[str], seed: int, device: torch.device) -> None:
+        self.settings = settings
+        self.encoder: SparseEncoder = initial_encoder(settings, texts, seed).to(device)
+        self.tokens = Texts(settings.base)
+        self.device = device
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids, cut at the side's maximum length."""
+        return self.tokens.ids(texts, self.settings.max_length)
+
+    def encode(self, ids: Sequence[Sequence[int]], *, chunk: int, bf16: bool) -> Tensor:
+        """Weights, float32 ``[len(ids), vocab]``; without a graph if the side is frozen or ``chunk`` is not 0."""
+        groups = _by_length(ids, chunk or _PIECE)
+        with torch.set_grad_enabled(not self.settings.frozen and not chunk), self._precision(bf16):
+            pieces = [self.encoder([ids[i] for i in group]) for group in groups]
+        order = torch.tensor([i for group in groups for i in group], device=self.device)
+        return torch.cat(pieces)[torch.argsort(order)]
+
+    def replay(self, ids: Sequence[Sequence[int]], gradient: Tensor | None, *, chunk: int, bf16: bool) -> None:
+        """Gradient caching (Gao et al. 2021): encode again chunk by chunk, and send each its part of ``gradient``."""
+        if self.settings.frozen or gradient is None:
+            return
+        for group in _by_length(ids, chunk):
+            with self._precision(bf16):
+                vectors = self.encoder([ids[i] for i in group])
+            vectors.backward(gradient[group])
+
+    def _precision(self, bf16: bool) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+
+def _by_length(ids: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,0 +1,108 @@
+"""Teachers: what a document is worth for a query according to a dense encoder and BM25 together.
+
+Neither alone is a good teacher for both prose and commands; their sum beat both on every set we tried (the README of
+this folder has the figures). Embeddings are computed when they are first asked for and kept in a file beside the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...runtime.errors import CheckpointError
+from ..weights import quiet_transformers
+from .bm25 import Bm25
+from .collections import Collection
+from .encoder import padded
+from .runfile import TeacherSettings
+from .sampling import Batch
+from .vocabulary import Texts
+
+F32 = npt.NDArray[np.float32]
+
+
+class DenseEncoder:
+    """A sentence encoder with mean pooling over tokens and unit length."""
+
+    def __init__(self, base: str, max_length: int) -> None:
+        from transformers import AutoModel
+
+        try:
+            with quiet_transformers():
+                self.model = AutoModel.from_pretrained(
+                    base, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                ).eval()
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"the teacher {base} does not load: {' '.join(str(error).split())[:200]}") from error
+        self.texts = Texts(base)
+        self.max_length = max_length
+        self.width = int(self.model.config.hidden_size)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], batch: int = 16) -> F32:
+        """Unit vectors, float32 ``[len(texts), width]``."""
+        ids = self.texts.ids(texts, self.max_length)
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        out = np.zeros((len(ids), self.width), np.float32)
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            tokens, mask = padded([ids[i] for i in chosen], self.model.device)
+            states = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
+            mean = (states * mask.unsqueeze(-1)).sum(dim=1)
+            out[chosen] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        return out
+
+
+class EmbeddingFile:
+    """Embeddings of a list of texts, computed on demand; float16 in a file that grows with what was asked for."""
+
+    def __init__(self, path: Path, texts: Sequence[str], encoder: DenseEncoder) -> None:
+        self._texts = texts
+        self._encoder = encoder
+        shape = (len(texts), encoder.width)
+        if path.is_file():
+            self._rows = np.lib.format.open_memmap(path, mode="r+")
+            if self._rows.shape != shape:
+                raise CheckpointError(f"{path} holds embeddings of other texts; delete it")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> F32:
+        """Embeddings of texts by number, float32 ``[len(rows), width]``."""
+        # A unit vector is never all zero, so a row of zeros is one that was not computed yet.
+        missing = rows[~self._rows[rows].any(axis=1)]
+        if missing.size:
+            self._rows[missing] = self._encoder.encode([self._texts[i] for i in missing])
+        return np.asarray(self._rows[rows], np.float32)
+
+
+class Teacher:
+    """Scores the documents of a batch for its queries."""
+
+    def __init__(self, settings: TeacherSettings, collections: Sequence[Collection], cache: Path) -> None:
+        self._settings = settings
+        encoder = DenseEncoder(str(settings.base), settings.max_length)
+        self._queries = [EmbeddingFile(cache / f"{c.name}-queries.npy", c.queries, encoder) for c in collections]
+        self._documents = [EmbeddingFile(cache / f"{c.name}-documents.npy", c.documents, encoder) for c in collections]
+        self._lexical = [settings.lexical if c.settings.lexical is None else c.settings.lexical for c in collections]
+        self._bm25 = [
+            Bm25(c.documents) if weight else None for c, weight in zip(collections, self._lexical, strict=True)
+        ]
+        self._collections = collections
+
+    def scores(self, batch: Batch) -> Tensor:
+        """float32 ``[batch, columns]``."""
+        number = batch.collection
+        queries, documents = self._queries[number][batch.queries], self._documents[number][batch.documents]
+        scores = self._settings.dense * (queries @ documents.T)
+        bm25 = self._bm25[number]
+        if bm25 is not None:
+            texts = [self._collections[number].queries[q] for q in batch.queries]
+            scores = scores + self._lexical[number] * bm25.scores(texts, batch.documents)
+        return torch.from_numpy(np.asarray(scores, np.float32))
