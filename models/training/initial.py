@@ -33,7 +33,8 @@ def initial_encoder(settings: EncoderSettings, texts: Sequence[str], seed: int) 
         sample = tokens.ids(texts, settings.max_length)
         encoder.eval()
         if settings.head == "lexical":
-            install_lexical_head(model, *lexical_map(encoder, sample, silent), settings.sharpness)
+            w, centre, own = lexical_map(encoder, sample, silent)
+            install_lexical_head(model, w, centre, settings.sharpness / own)
         else:
             install_identity_head(model, settings.sharpness)
         idf = inverse_document_frequency(sample, size)

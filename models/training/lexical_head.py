@@ -31,10 +31,11 @@ _LIFT = 10.0
 @torch.inference_mode()
 def lexical_map(
     encoder: SparseEncoder, texts: Sequence[Sequence[int]], silent: Tensor, *, batch: int = 32
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, float]:
     """Fit ``W`` and the mean hidden state from token ids of texts.
 
-    ``silent``: bool ``[vocab]``, terms that are not fitted. Returns float32 ``[width, width]`` and ``[width]``.
+    ``silent``: bool ``[vocab]``, terms that are not fitted. Returns float32 ``[width, width]``, ``[width]``, and the
+    mean logit of a position's own token when mapped states have unit length.
     """
     embeddings = encoder.decoder.weight.float()
     vocabulary, width = embeddings.shape
@@ -62,26 +63,28 @@ def lexical_map(
     w = w - w.mean(dim=0, keepdim=True)
     unit = common / common.norm()
     w = w - torch.outer(unit, unit @ w)
-    return w / (h @ w.T).std(), centre
+    mapped = torch.nn.functional.normalize(h @ w.T, dim=1)
+    own = (mapped * embeddings[t]).sum(dim=1)[~silent[t]].mean()
+    return w / (h @ w.T).std(), centre, float(own)
 
 
 @torch.no_grad()
-def install_lexical_head(model: Any, w: Tensor, centre: Tensor, sharpness: float) -> None:
-    """Write the map into a BERT head, so that a position's logits are ``sharpness`` times a unit vector's."""
+def install_lexical_head(model: Any, w: Tensor, centre: Tensor, scale: float) -> None:
+    """Write the map into a BERT head, so that a position's logits are ``scale`` times a unit vector's."""
     transform = model.cls.predictions.transform
     width = w.shape[0]
     transform.dense.weight.copy_(w)
     transform.dense.bias.copy_(_LIFT - w @ centre)
-    transform.LayerNorm.weight.fill_(sharpness / width**0.5)
+    transform.LayerNorm.weight.fill_(scale / width**0.5)
     transform.LayerNorm.bias.zero_()
 
 
 @torch.no_grad()
-def install_identity_head(model: Any, sharpness: float) -> None:
-    """Let hidden states through, normalized: what the first default pair started from."""
+def install_identity_head(model: Any, scale: float) -> None:
+    """Let hidden states through, normalized, as :func:`install_lexical_head`."""
     transform = model.cls.predictions.transform
     width = transform.dense.weight.shape[0]
     transform.dense.weight.copy_(torch.eye(width))
     transform.dense.bias.fill_(_LIFT)
-    transform.LayerNorm.weight.fill_(sharpness / width**0.5)
+    transform.LayerNorm.weight.fill_(scale / width**0.5)
     transform.LayerNorm.bias.zero_()

@@ -69,8 +69,8 @@ class Run:
         settings = self.run.training
         self.output.mkdir(parents=True, exist_ok=True)
         with (self.output / LOG_FILE).open("a", encoding="utf-8") as log:
-            if self.step == 0 and settings.evaluate_every:
-                _log(log, {"step": 0, **self.evaluate()})
+            if self.step == 0 and settings.evaluate_every and (figures := self.evaluate()):
+                _log(log, {"step": 0, **figures})
             while self.step < settings.steps:
                 started = time.monotonic()
                 entry = self._train_step()
@@ -131,8 +131,8 @@ class Run:
         path = self.output / LOG_FILE
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= self.step]
-            path.write_text("".join(lines[:1] * (self.step > 0) + kept), encoding="utf-8")
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+            path.write_text("".join(kept) if self.step else "", encoding="utf-8")
 
 
 def _rate(step: int, steps: int, warmup: int) -> float:

@@ -54,10 +54,10 @@ class EncoderSettings(Section, frozen=True):
 
     ``head``: "keep" the one of ``base`` (a masked-language model), "identity" (hidden states pass through), or
     "lexical" (a least-squares fit after which each position's logits name its own token and its neighbours in
-    meaning; see :mod:`lexical_head`). ``sharpness``: scale of the logits of a new head; ``threshold``: what is
-    subtracted from them through the decoder bias, in units of ``sharpness``; ``idf_slope``: how much of a term's
-    centred idf is added there. ``silent``: vocabulary classes that never get weight ("special", "stop words",
-    "punctuation").
+    meaning; see :mod:`lexical_head`). ``sharpness``: scale of a new head's logits: "lexical", the mean logit of a
+    position's own token; "identity", the length of the normalized states. ``threshold``: what is subtracted through
+    the decoder bias, in units of ``sharpness``; ``idf_slope``: how much of a term's centred idf is added there.
+    ``silent``: vocabulary classes that never get weight ("special", "stop words", "punctuation").
 
     ``freeze``: parameters whose names contain one of these stay as they are; ``frozen``: all of them do.
     ``max_length``: tokens of a training text, special ones included.
@@ -68,8 +68,8 @@ class EncoderSettings(Section, frozen=True):
     width: Count | None = None
     attention_heads: Count = 2
     head: Head = "keep"
-    sharpness: Positive = 10.0
-    threshold: NotNegative = 0.35
+    sharpness: Positive = 6.0
+    threshold: NotNegative = 0.6
     idf_slope: NotNegative = 0.0
     silent: list[Literal["special", "stop words", "punctuation"]] = field(
         default_factory=lambda: ["special", "stop words", "punctuation"]

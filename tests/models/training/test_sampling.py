@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from splade_edge.models.training.bm25 import Bm25
+from splade_edge.models.training.collections import Collection, read_collection
+from splade_edge.models.training.mining import mine_with_bm25, mined_negatives
+from splade_edge.models.training.runfile import SetSettings
+from splade_edge.models.training.sampling import Sampler
+from splade_edge.runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def small(collection: Path) -> Collection:
+    return read_collection(SetSettings(path=str(collection), held_out=4))
+
+
+def sampler(collections: list[Collection], **changes: int) -> Sampler:
+    settings = {"batch": 6, "per_query": 2, "steps": 20, "seed": 5} | changes
+    return Sampler(collections, [mine_with_bm25(c, 8) for c in collections], **settings)
+
+
+def test_held_out_queries_are_never_drawn_and_others_once_an_epoch(small: Collection) -> None:
+    assert small.held_out.size == 4
+    assert not np.intersect1d(small.train, small.held_out).size
+    drawn = sampler([small])
+    queries = np.concatenate([drawn.batch(step).queries for step in range(20)])
+    assert queries.size == 120
+    assert set(queries) == set(small.train)
+    for epoch in range(6):
+        assert sorted(queries[epoch * 20 : epoch * 20 + 20]) == small.train.tolist()
+
+
+def test_a_batch_depends_on_the_step_alone(small: Collection) -> None:
+    one, other = sampler([small, small]), sampler([small, small])
+    for step in (7, 3, 7):
+        a, b = one.batch(step), other.batch(step)
+        assert a.collection == b.collection
+        np.testing.assert_array_equal(a.queries, b.queries)
+        np.testing.assert_array_equal(a.documents, b.documents)
+
+
+def test_columns_hold_positives_and_mined_negatives(small: Collection) -> None:
+    mined = mine_with_bm25(small, 8)
+    drawn = Sampler([small], [mined], batch=6, per_query=2, steps=20, seed=5)
+    for step in range(20):
+        batch = drawn.batch(step)
+        assert np.unique(batch.documents).size == batch.documents.size
+        for row, query in enumerate(batch.queries):
+            assert batch.documents[batch.positive[row]] in small.positives[query]
+            np.testing.assert_array_equal(batch.relevant[row], np.isin(batch.documents, small.positives[query]))
+        allowed = np.concatenate([mined[batch.queries].ravel(), *[small.positives[q] for q in batch.queries]])
+        assert np.isin(batch.documents, allowed).all()
+
+
+def test_weights_choose_the_collection(small: Collection, collection: Path) -> None:
+    idle = read_collection(SetSettings(path=str(collection), weight=0.0))
+    assert {sampler([idle, small]).batch(step).collection for step in range(20)} == {1}
+
+
+def test_mining_finds_what_bm25_ranks_first(small: Collection, tmp_path: Path) -> None:
+    mined = mine_with_bm25(small, 5)
+    scores = Bm25(small.documents).scores(small.queries, np.arange(len(small.documents)))
+    for row, found in enumerate(mined):
+        kept = found[found >= 0]
+        assert kept.size == min(5, (scores[row] > 0).sum())
+        # Impacts have 8 bits: documents of nearly the same score may change places.
+        best = np.sort(scores[row])[::-1][: kept.size]
+        np.testing.assert_allclose(scores[row, kept], best, atol=0.02 * best[0])
+    path = tmp_path / "cache" / "mined.npy"
+    np.testing.assert_array_equal(mined_negatives(small, 5, path), mined)
+    np.testing.assert_array_equal(mined_negatives(small, 3, path), mined[:, :3])
+
+
+def test_bad_sets_are_refused(collection: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a directory"):
+        read_collection(SetSettings(path=str(tmp_path / "none")))
+    with pytest.raises(InputError, match="held_out = 24"):
+        read_collection(SetSettings(path=str(collection), held_out=24))

@@ -1,0 +1,59 @@
+"""``splade-edge train`` as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .conftest import RunWriter
+
+COMMAND = [sys.executable, "-m", "splade_edge.models.training"]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+
+
+def test_trains_and_says_what_was_written(write_run: RunWriter, tmp_path: Path) -> None:
+    done = run(write_run(), "-o", tmp_path / "out", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"wrote {tmp_path / 'out' / 'pair'}"
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"cache", "checkpoint", "curves.png", "log.jsonl", "pair"}
+    again = run(write_run(), "-o", tmp_path / "out", "--threads", "1")
+    assert again.returncode == 0
+    assert "going on after step 4 of 4" in again.stderr
+
+
+def test_an_interrupt_keeps_the_state(write_run: RunWriter, tmp_path: Path) -> None:
+    path = write_run(training="steps = 100000\nbatch = 4")
+    process = subprocess.Popen([*COMMAND, path, "-o", tmp_path / "out", "--threads", "1"], stdout=subprocess.PIPE)
+    log = tmp_path / "out" / "log.jsonl"
+    deadline = time.monotonic() + 240
+    while not (log.is_file() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert b"the same command goes on from there" in out
+    assert (tmp_path / "out" / "checkpoint" / "state.json").is_file()
+
+
+def test_faults_of_a_run_file_are_one_line(write_run: RunWriter, tmp_path: Path) -> None:
+    wrong = run(write_run("[training2]\nx = 1"), "-o", tmp_path / "out")
+    assert wrong.returncode == 2
+    assert "training2" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1
+    missing = run(tmp_path / "none.toml", "-o", tmp_path / "out")
+    assert missing.returncode == 2
+    assert "cannot read the run file" in missing.stderr
+    assert not (tmp_path / "out").exists()
