@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from splade_edge.runtime.artifact import Artifact, Variant, variant_files
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder.encoder import Encoded
@@ -107,3 +108,24 @@ class CachedReference:
             terms = np.flatnonzero(row)
             found[i] = Encoded(SparseVector(terms.astype(np.int32), row[terms]), 0, True, False)
         return found
+
+
+class CachedDense:
+    """A dense teacher's unit vectors, kept on disk in the same form: every column of a row."""
+
+    def __init__(self, base: str, max_length: int, directory: Path) -> None:
+        from splade_edge.models.training.teacher import DenseEncoder
+        from splade_edge.models.weights import weights_sha256
+
+        self._encoder = DenseEncoder(base, max_length)
+        self._columns = np.arange(self._encoder.width, dtype=np.int32)
+        versions = f"torch {metadata.version('torch')} {metadata.version('transformers')}"
+        self._cache = VectorCache(directory, [weights_sha256(Path(base)), f"dense {max_length}", versions])
+
+    def encode(self, texts: Iterable[str]) -> npt.NDArray[np.float32]:
+        """float32 ``[texts, width]``."""
+        vectors = [encoded.vector.values for encoded in self._cache.encode(texts, self._encode)]
+        return np.stack(vectors) if vectors else np.empty((0, self._encoder.width), np.float32)
+
+    def _encode(self, texts: list[str]) -> list[Encoded]:
+        return [Encoded(SparseVector(self._columns, row), 0, True, False) for row in self._encoder.encode(texts)]

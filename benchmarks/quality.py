@@ -24,7 +24,7 @@ from splade_edge.runtime.indexing import build_index, join_title
 from splade_edge.runtime.searcher import Searcher
 from splade_edge.runtime.vectors import SparseBatch
 
-from .cached_vectors import CachedEncoder, CachedReference
+from .cached_vectors import CachedDense, CachedEncoder, CachedReference
 from .report import Report, add_report_arguments, publish, say
 from .retrieval_sets import DEPTH, F64, MEASURES, RetrievalSet, bootstrap_interval, measure_run, read_set
 
@@ -50,6 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--variants", metavar="LIST", default="", help="graphs, such as onnx-fp32,openvino-int8 (default: all)"
     )
     parser.add_argument("--work", type=Path, metavar="DIR", default=Path("build/bench/quality"), help="cached vectors")
+    parser.add_argument("--teacher", metavar="DIR", help="a dense encoder to set beside it, alone and with BM25")
+    parser.add_argument(
+        "--teacher-weights",
+        type=float,
+        nargs=2,
+        metavar=("DENSE", "LEXICAL"),
+        default=(20.0, 0.7),
+        help="its cosine's and BM25's weight (default: 20 0.7, as in training)",
+    )
     parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the encoders (default: all CPUs)")
     add_report_arguments(parser)
@@ -74,6 +83,9 @@ def run_set(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:
     for variant in variants_of(args.pair, args.variants):
         say(f"{data.name}: {variant.backend} {variant.precision}")
         outcomes[system_name(variant)] = run_variant(data, variant, args)
+    if args.teacher:
+        say(f"{data.name}: teacher")
+        outcomes.update(run_teacher(data, args))
     if not args.no_bm25:
         from splade_edge.models.training.bm25 import Bm25
 
@@ -122,6 +134,26 @@ def run_reference(data: RetrievalSet, checkpoint: str, work: Path) -> dict[str, 
         REFERENCE: Outcome(_measured(data, exact), query_terms, document_terms),
         IMPACTS: Outcome(_measured(data, quantized), query_terms, kept),
     }
+
+
+def run_teacher(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:
+    """What the pair was distilled from: cosine of dense vectors, and its weighted sum with BM25."""
+    from splade_edge.models.training.bm25 import Bm25
+
+    texts = [join_title(d.title, d.text) for d in data.documents]
+    encoder = CachedDense(args.teacher, 256, args.work)
+    documents = encoder.encode(texts)
+    queries = encoder.encode(q.text for q in data.queries)
+    bm25 = Bm25(texts)
+    dense, lexical = args.teacher_weights
+    everything = np.arange(len(texts))
+    ranks: dict[str, list[list[int]]] = {"dense teacher": [], "dense teacher + BM25": []}
+    for number, query in enumerate(data.queries):
+        cosine = documents @ queries[number]
+        both = dense * cosine + lexical * bm25.scores([query.text], everything)[0]
+        for name, scores in zip(ranks, (cosine, both), strict=True):
+            ranks[name].append(np.argsort(-scores, kind="stable")[:DEPTH].tolist())
+    return {name: Outcome(_measured(data, found), np.nan, np.nan) for name, found in ranks.items()}
 
 
 def run_variant(data: RetrievalSet, variant: Variant, args: argparse.Namespace) -> Outcome:
