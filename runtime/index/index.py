@@ -71,27 +71,42 @@ class Index:
         return self.manifest.segments[0].documents
 
     def search_vectors(
-        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int = 10
+        self,
+        terms: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        k: int = 10,
+        *,
+        allowed: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """Exact top k documents of a query vector: (ordinals uint32, scores float64), at most k, best first.
 
         ``terms``: distinct term ids ``[n]``; ``weights``: float32 ``[n]``, finite, >= 0. A score is ``scale`` times the
         float64 sum, over terms ascending, of weight x impact; ties go to the document inserted first. A document with
         passages has the score of its best. Documents that share no term with the query are not returned.
-        Raises InputError for k < 1 or a malformed vector, IntegrityError for damaged postings.
+        ``allowed``: bool ``[documents]`` by ordinal; the answer is the exact top k of the documents where it is True.
+        Raises InputError for k < 1, a malformed vector or mask, IntegrityError for damaged postings.
         """
-        ordinals, _, scores = self.search_units(terms, weights, k)
+        ordinals, _, scores = self.search_units(terms, weights, k, allowed=allowed)
         return ordinals, scores
 
     def search_units(
-        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int = 10
+        self,
+        terms: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        k: int = 10,
+        *,
+        allowed: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """:meth:`search_vectors` with the best unit of each document: (ordinals, units, scores)."""
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}; ask for at least 1 result")
         k = ask = int(k)
         owners = self._segment.unit_documents
-        units, scores = self._scorer.search(terms, weights, ask)
+        if allowed is not None:
+            allowed = _mask(allowed, len(self))
+            if owners is not None:
+                allowed = allowed[owners]
+        units, scores = self._scorer.search(terms, weights, ask, allowed)
         if owners is None:
             return units, units, scores * self.manifest.scale
         while True:
@@ -100,7 +115,7 @@ class Index:
             if ordinals.size >= k or units.size < ask:
                 break
             ask *= 4
-            units, scores = self._scorer.search(terms, weights, ask)
+            units, scores = self._scorer.search(terms, weights, ask, allowed)
         keep = np.sort(first)[:k]
         return owners[units[keep]], units[keep], scores[keep] * self.manifest.scale
 
@@ -128,6 +143,16 @@ class Index:
         """
         check_hashes(self.path, self.manifest.files)
         self._segment.check()
+
+
+def _mask(allowed: npt.ArrayLike, documents: int) -> npt.NDArray[np.bool_]:
+    mask = np.asarray(allowed)
+    if mask.dtype != np.bool_ or mask.shape != (documents,):
+        raise InputError(
+            f"allowed is an array of {mask.dtype} of shape {mask.shape}; "
+            f"give one bool for each of the {documents} documents"
+        )
+    return np.ascontiguousarray(mask)
 
 
 def _read(path: Path) -> IndexManifest:
