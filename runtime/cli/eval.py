@@ -69,7 +69,7 @@ class EvalCommand:
         results: dict[str, list[str]] = {}
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(staged_file(Path(args.save_run))) if args.save_run else None
-            progress = stack.enter_context(Progress("Searching", "queries", lambda: len(results) / len(judged)))
+            progress = stack.enter_context(Progress("Searching", "query", lambda: len(results) / len(judged)))
             for query, hits in answers(searcher, judged, depth):
                 results[query.id] = [hit.id for hit in hits]
                 if out is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .command import add_engine_arguments, add_json_argument, byte_size, non_negative_int, positive_int
-from .console import complain, human_bytes, human_seconds, json_line, key_values, new_console, write_out
+from .console import complain, human_bytes, human_seconds, json_line, key_values, new_console, plural, write_out
 from .info import bytes_below, describe
 from .progress import Progress
 
@@ -121,7 +121,7 @@ class IndexCommand:
         )
         bad_lines, meter = BadLines(args.on_error), ReadMeter()
         done = IndexingProgress(None if None in sizes else sum(size or 0 for size in sizes), meter)
-        with Progress("Encoding", "documents", done.fraction) as bar:
+        with Progress("Encoding", "document", done.fraction) as bar:
             manifest = build_index(
                 output,
                 done.count(read_corpus(args.corpus, bad_lines, meter)),
@@ -187,13 +187,13 @@ def _summary(manifest: IndexManifest, output: Path, seconds: float) -> list[tupl
     passages = any(s.passages for s in manifest.segments)
     if passages:
         rows.append(("passages", f"{units:,}"))
-    unit = "passages" if passages else "documents"
+    unit = "passage" if passages else "document"
     max_length = manifest.text.max_length if manifest.text else 0
     rows += [
         ("postings", f"{sum(s.postings for s in manifest.segments):,}"),
         ("size", human_bytes(bytes_below(output))),
-        ("cut", f"{statistics.truncated:,} {unit} longer than {max_length} tokens"),
-        ("without terms", f"{statistics.empty:,} {unit}"),
+        ("cut", f"{plural(statistics.truncated, unit)} longer than {max_length} tokens"),
+        ("without terms", plural(statistics.empty, unit)),
         ("skipped lines", f"{statistics.bad_lines:,}"),
         ("time", f"{human_seconds(seconds)}, {documents / max(seconds, 1e-9):,.1f} documents/s"),
     ]

@@ -91,7 +91,7 @@ def _write_run(searcher: Searcher, queries: Iterable[Query], k: int, output: str
 
     with contextlib.ExitStack() as stack:
         out: IO[str] = sys.stdout if output == "-" else stack.enter_context(staged_file(Path(output)))
-        progress = stack.enter_context(Progress("Searching", "queries", lambda: None))
+        progress = stack.enter_context(Progress("Searching", "query", lambda: None))
         for count, (query, hits) in enumerate(answers(searcher, queries, k), 1):
             write_run(out, query.id, ((hit.id, hit.score) for hit in hits), tag)
             progress.update(count)

@@ -211,6 +211,11 @@ def test_bad_byte_size(text: str) -> None:
         command.byte_size(text)
 
 
+def test_plural() -> None:
+    assert [console.plural(n, "document") for n in (0, 1, 2000)] == ["0 documents", "1 document", "2,000 documents"]
+    assert [console.plural(n, "query") for n in (1, 2)] == ["1 query", "2 queries"]
+
+
 def test_human_units() -> None:
     assert [console.human_bytes(n) for n in (5, 1536, 5 << 20, 3 << 30, 5 << 40)] == [
         "5 bytes",

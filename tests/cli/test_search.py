@@ -22,6 +22,13 @@ def test_table(cli: Cli, index: Path) -> None:
     assert process.stderr == ""
 
 
+def test_lines_end_with_their_text_unless_on_a_terminal(cli: Cli, index: Path, tmp_path: Path) -> None:
+    for arguments in (("search", index, "cat"), ("info", index)):
+        lines = cli(*arguments).stdout.splitlines()
+        assert lines
+        assert lines == [line.rstrip() for line in lines]
+
+
 def test_json(cli: Cli, index: Path) -> None:
     answer = json.loads(cli("search", index, "cat rain", "--json").stdout)
     assert answer.keys() == {"query", "cut", "hits"}
