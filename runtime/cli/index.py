@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .command import add_engine_arguments, add_json_argument, byte_size, non_negative_int, positive_int
 from .console import complain, human_bytes, human_seconds, json_line, key_values, new_console, plural, write_out
-from .info import bytes_below, describe
+from .info import FIELDS_SHOWN, KINDS, bytes_below, describe
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ examples:
   splade-edge index artifact/ corpus.jsonl -o index/
   splade-edge index artifact/ part1.jsonl.gz part2.jsonl.gz -o index/ --on-error skip
   zcat dump.gz | splade-edge index artifact/ - -o index/ --passages 128 --overlap 32
+  splade-edge index artifact/ corpus.jsonl -o index/ --field year --field author.name
   splade-edge index artifact/ corpus.tsv -o index/ --force --backend openvino --precision int8 --threads 4"""
 DEFAULT_PASSAGE_TOKENS = 128
 
@@ -71,6 +72,15 @@ class IndexCommand:
             help="tokens that neighbouring passages share (default: a quarter of a passage)",
         )
         parser.add_argument(
+            "--field",
+            metavar="NAME",
+            action="append",
+            default=[],
+            dest="fields",
+            help="a stored field that gets an index, so that --where finds its documents without reading all (again "
+            "for more fields)",
+        )
+        parser.add_argument(
             "--query-encoder",
             metavar="DIR",
             help="the artifact to carry for queries (default: the query side of ARTIFACT)",
@@ -101,6 +111,7 @@ class IndexCommand:
         from ..lines import BadLines, ReadMeter, format_of, size_of
         from ..passages import Passages
         from ..staging import check_writable_target
+        from ..where import parse_field
 
         started = time.monotonic()
         output = Path(args.output)
@@ -113,6 +124,8 @@ class IndexCommand:
             raise InputError("standard input (-) is named twice; it can be read once")
         for source in args.corpus:
             format_of(source)
+        for name in args.fields:
+            parse_field(name)
         sizes = [size_of(source) for source in args.corpus]
         check_writable_target(output, manifest=MANIFEST_NAME, force=args.force)
         query_artifact = open_artifact(args.query_encoder or args.artifact, "query")
@@ -128,6 +141,7 @@ class IndexCommand:
                 encoder,
                 query_artifact,
                 passages=passages,
+                fields=args.fields,
                 with_document_encoder=args.with_document_encoder,
                 bad_lines=bad_lines,
                 memory_bytes=args.memory,
@@ -139,8 +153,11 @@ class IndexCommand:
             complain("skipped", message)
         if bad_lines.count > len(bad_lines.messages):
             complain("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+        about = describe(output)
+        for name in args.fields:
+            _warn_of_an_empty_field(name, about["fields"])
         if args.json:
-            write_out(json_line({**describe(output), "seconds": round(seconds, 3)}))
+            write_out(json_line({**about, "seconds": round(seconds, 3)}))
         else:
             new_console().print(key_values(_summary(manifest, output, seconds)))
         return 0
@@ -177,6 +194,16 @@ class IndexingProgress:
         if not self._total or not self._read:
             return None
         return min(1.0, self._meter.bytes_read / self._total * self._encoded / self._read)
+
+
+def _warn_of_an_empty_field(name: str, fields: dict[str, dict[str, Any]]) -> None:
+    """A field that no document has is most likely misspelled."""
+    from ..where import parse_field, spell_field
+
+    with_values = [field for field, counts in fields.items() if any(counts[kind] for kind in KINDS)]
+    if spell_field(parse_field(name)) not in with_values:
+        known = ", ".join(with_values[:FIELDS_SHOWN]) or "none"
+        complain("warning", f"no document has the field {name}; fields with values: {known}")
 
 
 def _summary(manifest: IndexManifest, output: Path, seconds: float) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts items of a ``unit`` (named in the singular); estimates the end from ``fraction``, a function that says what
+    """Counts items of a ``unit`` (in the singular); estimates the end from ``fraction``, a function that says what
     share is done (None: unknown). A context manager.
     """
 

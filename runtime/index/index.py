@@ -14,8 +14,12 @@ from ..errors import IndexFormatError, InputError, IntegrityError
 from ..manifest import check_hashes, check_sizes, read_manifest
 from ..scorer.search import SegmentScorer
 from ..vectors import SparseVector
+from ..where import Predicate
+from ..where.spelling import spell_field
+from .fields import FieldCounts
 from .layout import INDEX_FORMAT, MANIFEST_NAME, VERSION, IndexManifest
 from .segment import Segment, refuse_future
+from .select import Selection, Selector
 
 
 class Index:
@@ -30,6 +34,7 @@ class Index:
         self.manifest = manifest
         self._segment = Segment(path, manifest, manifest.segments[0])
         self._scorer = SegmentScorer(self._segment)
+        self._selector = Selector(self._segment.documents, self._segment.fields)
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -58,7 +63,7 @@ class Index:
 
     def close(self) -> None:
         """Close the stored documents; the index cannot be used afterwards. Its memory maps go with the object."""
-        self._segment.documents.close()
+        self._segment.close()
 
     def __enter__(self) -> Index:
         return self
@@ -118,6 +123,22 @@ class Index:
             units, scores = self._scorer.search(terms, weights, ask, allowed)
         keep = np.sort(first)[:k]
         return owners[units[keep]], units[keep], scores[keep] * self.manifest.scale
+
+    def select(self, where: str | Predicate) -> Selection:
+        """The documents that satisfy a filter such as ``year >= 2020 and lang = "en"``, for ``allowed``.
+
+        Fields that were indexed are answered from their index; others by reading the documents. The latest answers are
+        kept. Raises WhereError (an InputError that names the column), IntegrityError.
+        """
+        return self._selector.select(where)
+
+    @property
+    def fields(self) -> dict[str, FieldCounts]:
+        """The stored fields by name: how many documents have a number, a string, a boolean in each, and whether it has
+        an index. Empty for an index made before these were kept.
+        """
+        fields = self._segment.fields
+        return {} if fields is None else {spell_field(field): counts for field, counts in fields.counts.items()}
 
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:
         """The stored documents of these ordinals. Raises InputError (out of range) or IntegrityError (damaged)."""

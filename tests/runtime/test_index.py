@@ -156,7 +156,7 @@ class TestWriting:
         writer.add_document(Document("a"))
         with pytest.raises(DuplicateIdError, match="'a' was used before"):
             writer.add_document(Document("a"))
-        with pytest.raises(InputError, match="1 documents were added, but 0 vectors"):
+        with pytest.raises(InputError, match="differ in number: 1 and 0 were added"):
             writer.finish()
 
     def test_too_little_memory(self, tmp_path):
