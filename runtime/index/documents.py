@@ -40,6 +40,7 @@ CREATE UNIQUE INDEX documents_id ON documents (id);
 _ROW = "ordinal, id, title, text, metadata, crc"
 _INSERT = f"INTO documents ({_ROW}) VALUES (?, ?, ?, ?, ?, ?)"
 _BATCH = 500  # rows a SELECT … IN, below SQLite's limit on parameters
+_DECODER = msgspec.json.Decoder(dict[str, Any])
 _LENGTH = struct.Struct("<Q").pack
 _SCAN = 1000  # rows read at a time, so that other threads have their turn
 
@@ -201,11 +202,13 @@ class DocumentReader:
             raise self._file.damaged(f"it does not hold {self.count} documents")
 
     def _document(self, row: tuple[Any, ...]) -> Document:
-        ordinal, *fields, crc = row
-        if not all(isinstance(f, str) for f in fields) or _crc(*fields) != crc:
+        ordinal, document_id, title, text, metadata, crc = row
+        if (
+            not (type(document_id) is type(title) is type(text) is type(metadata) is str)
+            or _crc(document_id, title, text, metadata) != crc
+        ):
             raise self._file.damaged(f"document {ordinal} does not match its checksum")
         try:
-            metadata = msgspec.json.decode(fields[3], type=dict[str, Any])
+            return Document(document_id, title, text, _DECODER.decode(metadata))
         except msgspec.MsgspecError as error:
             raise self._file.damaged(f"metadata of document {ordinal}: {error}") from None
-        return Document(id=fields[0], title=fields[1], text=fields[2], metadata=metadata)

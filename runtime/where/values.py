@@ -16,8 +16,13 @@ _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
 def keys_of(document: Document, field: Field) -> list[Key]:
     """The values that a field has in a document; ``[ABSENT]`` if there is none."""
-    if len(field.keys) == 1 and field.keys[0] in STORED:
-        return [document.id if field.keys[0] == "_id" else getattr(document, field.keys[0])]
+    if len(field.keys) == 1:
+        name = field.keys[0]
+        if name in STORED:
+            return [document.id if name == "_id" else getattr(document, name)]
+        value = document.metadata.get(name)
+        if type(value) is str or (type(value) is int and _LEAST <= value <= _MOST):
+            return [value]
     return list(_keys(document.metadata, field.keys)) or [ABSENT]
 
 
