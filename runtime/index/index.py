@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
+from ..artifact import is_pair
 from ..corpus import Document
 from ..errors import IndexFormatError, InputError, IntegrityError
 from ..manifest import check_hashes, check_sizes, read_manifest
@@ -42,6 +43,11 @@ class Index:
         path = Path(path)
         if not path.is_dir():
             raise IndexFormatError(f"{path} is not a directory; make an index first (see: splade-edge index --help)")
+        if (path / ARTIFACT_MANIFEST).exists() and not (path / MANIFEST_NAME).exists():
+            what = "a pair of encoders" if is_pair(path) else "an encoder"
+            raise IndexFormatError(
+                f"{path} is {what}, not an index; make one with: splade-edge index {path} corpus.jsonl -o INDEX"
+            )
         while True:
             manifest = _read(path)
             try:
