@@ -26,7 +26,8 @@ stored documents, and the query encoder."""
 _EXAMPLES = """\
 corpus formats (.gz may follow any name):
   .jsonl   BEIR, an object a line: "_id", "title" (optional), "text"; all other keys are stored as metadata
-  .tsv     id<TAB>text or id<TAB>title<TAB>text
+  .tsv     id<TAB>text or id<TAB>title<TAB>text; a first line with columns called id and text is a header, which may
+           name them in any order; all other columns are stored as metadata
   -        standard input, either of the two
 
 examples:
