@@ -16,7 +16,7 @@ from pathlib import Path
 from .processes import module
 from .report import say
 
-_NAMES = ("scorer", "indexing", "startup", "quality")
+_NAMES = ("scorer", "indexing", "filters", "startup", "quality")
 _DEMO = Path("benchmarks/data/demo")
 
 
@@ -73,6 +73,8 @@ def _commands(name: str, args: argparse.Namespace) -> list[list[str]]:
     if name == "indexing":
         sizes = ["--documents", "50000", "--memory", "32M"] if args.quick else ["--documents", "1000000"]
         return [module(name, *sizes, *work, *written)]
+    if name == "filters":
+        return [module(name, "--documents", "50000" if args.quick else "1000000", *work, *written)]
     if name == "startup":
         index = str(args.output / "work" / "demo-index")
         make = _splade_edge("index", args.pair, str(_DEMO / "corpus.jsonl"), "--output", index, "--force")

@@ -77,8 +77,8 @@ class SpladeEdge(Engine):
         writer = IndexWriter(directory / "index", collection.vocab, scale=1.0)
         for indptr, terms, impacts in collection.chunks(20_000):
             writer.add_vectors(SparseBatch(indptr, terms.astype(np.int32), impacts.astype(np.float32)))
-            for number in range(writer.documents, writer.documents + indptr.size - 1):
-                writer.add_document(Document(str(number)))
+            numbers = range(writer.documents, writer.documents + indptr.size - 1)
+            writer.add_documents([Document(str(number)) for number in numbers])
         writer.finish()
 
     def open(self, directory: Path) -> None:

@@ -33,7 +33,7 @@ class ExportCommand:
         from .exporter import export
 
         share = [0.0]
-        with Progress("exporting", "steps", lambda: share[0]) as bar:
+        with Progress("exporting", "step", lambda: share[0]) as bar:
 
             def step(done: int, total: int, what: str) -> None:
                 share[0] = done / total

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .passages import Passages
     from .searcher import Explanation, Hit, Searcher
     from .vectors import SparseBatch, SparseVector
+    from .where import WhereError, literal
 
     __version__: str
 
@@ -51,7 +52,9 @@ _HOMES = {
     "SpladeEdgeError": "errors",
     "SpladeEdgeWarning": "errors",
     "StorageError": "errors",
+    "WhereError": "where",
     "build_index": "indexing",
+    "literal": "where",
     "open_artifact": "artifact",
     "read_corpus": "corpus",
 }
@@ -78,7 +81,9 @@ __all__ = [
     "SpladeEdgeError",
     "SpladeEdgeWarning",
     "StorageError",
+    "WhereError",
     "build_index",
+    "literal",
     "open_artifact",
     "read_corpus",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,20 +37,27 @@ def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | 
     """Read documents lazily from files, in order; ``-`` is stdin, ``.gz`` may be added to any name.
 
     ``.jsonl``: a BEIR object a line: ``_id`` (string), ``title`` (optional), ``text``; all other keys become metadata.
-    ``.tsv``: ``id<TAB>text`` or ``id<TAB>title<TAB>text``, without quoting. Stdin may be either. Blank lines are passed
-    over; a document whose title and text are empty is kept. Whether ids are unique is not checked here.
+    ``.tsv``: ``id<TAB>text`` or ``id<TAB>title<TAB>text``, without quoting, or columns as a header names them (see
+    :func:`tsv_header`). Stdin may be either. Blank lines are passed over; a document whose title and text are empty is
+    kept. Whether ids are unique is not checked here.
 
     A line that cannot be used goes to ``bad_lines``; ``meter`` counts the bytes read. Raises InputError if a
     file cannot be opened.
     """
     formats = [format_of(source) for source in sources]
     for source, expected in zip(sources, formats, strict=True):
-        parse = {"jsonl": _from_json, "tsv": _from_tsv, None: None}[expected]
+        parse: Callable[[Line], Document] | None = {"jsonl": _from_json, "tsv": None, None: None}[expected]
         for line in read_lines(source, bad_lines, meter):
             if not line.data.strip():
                 continue
-            if parse is None:
-                parse = _from_json if looks_like_json(line.data) else _from_tsv
+            if parse is None:  # at the first line
+                if expected is None and looks_like_json(line.data):
+                    parse = _from_json
+                elif header := tsv_header(line.data):
+                    parse = partial(_from_tsv_with_header, header)
+                    continue
+                else:
+                    parse = _from_tsv
             try:
                 document = parse(line)
             except ValueError as error:
@@ -61,6 +69,35 @@ def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | 
 def looks_like_json(first_line: bytes) -> bool:
     """Whether a stream without a name is JSON lines. A broken first line counts as JSON, unless it has a tab."""
     return first_line.lstrip()[:1] == b"{" or b"\t" not in first_line
+
+
+class TsvHeader(NamedTuple):
+    """The columns of a TSV file by name: places of id, title (or None) and text; ``others`` are (name, place)."""
+
+    columns: int
+    id: int
+    title: int | None
+    text: int
+    others: list[tuple[str, int]]
+
+
+_ID_NAMES = {"id", "_id", "docid", "doc_id", "pid", "qid", "query_id", "query-id"}
+_TEXT_NAMES = {"text", "passage", "contents", "body", "query"}
+
+
+def tsv_header(first_line: bytes) -> TsvHeader | None:
+    """The header, if a first line is one: exactly one column is called ``id`` and one ``text`` (or a usual name of
+    theirs, in any case), and no two are called the same.
+    """
+    names = [name.strip() for name in first_line.decode("utf-8", "replace").split("\t")]
+    known = [name.lower() for name in names]
+    ids = [place for place, name in enumerate(known) if name in _ID_NAMES]
+    texts = [place for place, name in enumerate(known) if name in _TEXT_NAMES]
+    if len(ids) != 1 or len(texts) != 1 or len(set(known)) < len(known) or "" in known:
+        return None
+    title = known.index("title") if "title" in known else None
+    others = [(name, place) for place, name in enumerate(names) if place not in (ids[0], texts[0], title)]
+    return TsvHeader(len(names), ids[0], title, texts[0], others)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -118,6 +155,16 @@ def _from_tsv(line: Line) -> Document:
             f"{len(columns)} column{'s' * (len(columns) != 1)} where id<TAB>text or id<TAB>title<TAB>text is expected"
         )
     return Document(checked_id(columns[0]), columns[1] if len(columns) == 3 else "", columns[-1])
+
+
+def _from_tsv_with_header(header: TsvHeader, line: Line) -> Document:
+    columns = decode_line(line.data).split("\t")
+    if len(columns) != header.columns:
+        raise ValueError(f"{len(columns)} column{'s' * (len(columns) != 1)} where the header has {header.columns}")
+    title = "" if header.title is None else columns[header.title]
+    return Document(
+        checked_id(columns[header.id]), title, columns[header.text], {name: columns[at] for name, at in header.others}
+    )
 
 
 def _json_type(value: object) -> str:

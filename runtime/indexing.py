@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from .artifact import Artifact, copy_artifact, open_artifact
@@ -24,7 +25,7 @@ DEFAULT_MEMORY = 512 << 20
 QUERY_ENCODER = "encoder/query"
 DOCUMENT_ENCODER = "encoder/document"
 JOIN = "title + ' ' + text"
-_BATCH = 32  # vectors handed to the index writer at a time, and documents between two reports of progress
+_BATCH = 32  # documents and vectors handed to the index writer at a time, and between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def build_index(
     query_encoder: Artifact | str | Path | None = None,
     *,
     passages: Passages | None = None,
+    fields: Sequence[str] = (),
     with_document_encoder: bool = False,
     bad_lines: BadLines | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
@@ -58,7 +60,7 @@ def build_index(
 
     ``records``: documents, or :class:`Record` with their locations, in the order that breaks ties. ``query_encoder``:
     the artifact that the index carries, with its graphs of the document encoder's precision (all, if it has none of
-    it).
+    it). ``fields``: names of stored fields that get an index, for filters that read no documents.
     ``bad_lines`` decides what happens to a duplicate id (default: an error). Encoding holds one look-ahead window of
     texts; the postings are held to ``memory_bytes``.
 
@@ -74,7 +76,11 @@ def build_index(
         _check_passages(passages, document_encoder)
     with staged_directory(output, manifest=MANIFEST_NAME, force=force) as staging:
         writer = IndexWriter(
-            staging, document_encoder.vocab_size, passages=passages is not None, memory_bytes=memory_bytes
+            staging,
+            document_encoder.vocab_size,
+            passages=passages is not None,
+            fields=fields,
+            memory_bytes=memory_bytes,
         )
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(writer.abort)
@@ -118,16 +124,7 @@ def _encode_all(
     spans: deque[PassageSpan] = deque()
 
     def texts() -> Iterator[str]:
-        for record in records:
-            document, location = record if isinstance(record, Record) else (record, f"document {writer.documents}")
-            if not isinstance(document, Document):
-                raise InputError(f"{location} is of type {type(document).__name__}; give Document objects")
-            try:
-                document = _storable(document)
-                ordinal = writer.add_document(document)
-            except InputError as error:  # an id used before, metadata that is not JSON
-                bad_lines.report(location, str(error))
-                continue
+        for document, ordinal in _store(writer, records, bad_lines):
             for start, end in unit_spans(document, encoder.tokenizer, passages):
                 spans.append(PassageSpan(ordinal, start, end))
                 yield join_title(document.title, document.text[start:end])
@@ -149,6 +146,30 @@ def _encode_all(
             flush()
     flush()
     return truncated
+
+
+def _store(
+    writer: IndexWriter, records: Iterable[Record] | Iterable[Document], bad_lines: BadLines
+) -> Iterator[tuple[Document, int]]:
+    """Store documents, some at a time; yields those that were stored, with their ordinals."""
+    numbered = enumerate(records)
+    while batch := list(islice(numbered, _BATCH)):
+        documents, locations = [], []
+        for number, record in batch:
+            document, location = record if isinstance(record, Record) else (record, f"document {number}")
+            if not isinstance(document, Document):
+                raise InputError(f"{location} is of type {type(document).__name__}; give Document objects")
+            try:
+                documents.append(_storable(document))
+            except InputError as error:
+                bad_lines.report(location, str(error))
+            else:
+                locations.append(location)
+        for document, location, result in zip(documents, locations, writer.add_documents(documents), strict=True):
+            if isinstance(result, InputError):  # an id used before, metadata that is not JSON
+                bad_lines.report(location, str(result))
+            else:
+                yield document, result
 
 
 def unit_spans(document: Document, tokenizer: TextTokenizer, passages: Passages | None) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .artifact import Backend, Precision
 from .encoder import Encoder
@@ -18,7 +19,10 @@ from .files import safe_join
 from .index import Index
 from .threads import resolve_threads
 from .vectors import SparseVector
+from .where import Predicate
 
+Allowed = npt.NDArray[np.bool_] | None
+Where = str | Predicate | None
 _NO_TERMS = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
 _BATCH = 512  # queries encoded and searched at a time by search_many
 
@@ -118,13 +122,21 @@ class Searcher:
         """The query's vector, over terms that have weight; empty for a query without a known word."""
         return next(self._encode_many([query]))
 
-    def search(self, query: str, k: int = 10) -> list[Hit]:
-        """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1."""
-        return self.search_vector(self.encode_query(query), k)
+    def search(self, query: str, k: int = 10, *, where: Where = None, allowed: Allowed = None) -> list[Hit]:
+        """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1.
 
-    def search_vector(self, query: SparseVector, k: int = 10) -> list[Hit]:
+        ``where``: a filter over stored fields, such as ``year >= 2020 and lang = "en"``: the answer is the exact top k
+        of the documents that satisfy it (see :meth:`Index.select`; raises WhereError).
+        ``allowed``: bool ``[documents]`` by ordinal, to search only the documents where it is True.
+        """
+        return self.search_vector(self.encode_query(query), k, where=where, allowed=allowed)
+
+    def search_vector(
+        self, query: SparseVector, k: int = 10, *, where: Where = None, allowed: Allowed = None
+    ) -> list[Hit]:
         """:meth:`search` for a query that is encoded already."""
-        ordinals, units, scores = self.index.search_units(query.indices, query.values, k)
+        allowed = self._allowed(where, allowed)
+        ordinals, units, scores = self.index.search_units(query.indices, query.values, k, allowed=allowed)
         documents = self.index.documents(ordinals)
         hits = []
         for ordinal, unit, score, document in zip(
@@ -137,12 +149,23 @@ class Searcher:
             )
         return hits
 
-    def search_many(self, queries: Iterable[str], k: int = 10) -> Iterator[list[Hit]]:
+    def search_many(
+        self, queries: Iterable[str], k: int = 10, *, where: Where = None, allowed: Allowed = None
+    ) -> Iterator[list[Hit]]:
         """:meth:`search` for each query, lazily and in order, ``threads`` of them scored at a time."""
+        return self._search_many(queries, k, self._allowed(where, allowed))
+
+    def _allowed(self, where: Where, allowed: Allowed) -> Allowed:
+        if where is None:
+            return allowed
+        selected = self.index.select(where).allowed
+        return selected if allowed is None else np.logical_and(selected, allowed)
+
+    def _search_many(self, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
         vectors = self._encode_many(queries)
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
-                yield from pool.map(lambda vector: self.search_vector(vector, k), batch)
+                yield from pool.map(lambda vector: self.search_vector(vector, k, allowed=allowed), batch)
 
     def explain(self, query: str | SparseVector, hit: Hit) -> Explanation:
         """Which terms earned how much of a hit's score, for the query (or its vector) that found it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple
 
-from .corpus import checked_id, looks_like_json, parse_object, text_field
+from .corpus import checked_id, looks_like_json, parse_object, text_field, tsv_header
 from .errors import CorpusError, InputError
 from .lines import BadLines, Line, decode_line, format_of, read_lines
 
@@ -22,15 +22,21 @@ class Query(NamedTuple):
 def read_queries(source: str) -> Iterator[Query]:
     """Queries of a BEIR ``queries.jsonl(.gz)`` (``_id``, ``text``) or a TSV ``id<TAB>text``; ``-`` is stdin.
 
+    A header is passed over (see :func:`~splade_edge.runtime.corpus.tsv_header`).
     An empty text is kept. Raises CorpusError with file and line for a line that cannot be used or an id used twice.
     """
     as_json = {"jsonl": True, "tsv": False, None: None}[format_of(source)]
     seen: set[str] = set()
+    first = True
     for line in read_lines(source, BadLines("fail")):
         if not line.data.strip():
             continue
         if as_json is None:
             as_json = looks_like_json(line.data)
+        if first and not as_json and tsv_header(line.data):
+            first = False
+            continue
+        first = False
         try:
             query = _query_from_json(line) if as_json else _query_from_tsv(line)
             if query.id in seen:

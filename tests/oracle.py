@@ -11,18 +11,21 @@ from splade_edge.runtime.index.writer import IndexWriter
 from splade_edge.runtime.vectors import SparseBatch
 
 
-def top_k(impacts: np.ndarray, terms, weights, k: int, scale: float = 1.0) -> tuple[list[int], list[float]]:
+def top_k(
+    impacts: np.ndarray, terms, weights, k: int, scale: float = 1.0, allowed=None
+) -> tuple[list[int], list[float]]:
     """Exact top k of a dense ``[documents, vocab]`` integer matrix, as runtime/scorer/kernels.py defines it.
 
     One float64 addition a term, in ascending term id; the scale once at the end; score descending, then document.
     """
     scores = np.zeros(len(impacts))
     matched = np.zeros(len(impacts), bool)
+    eligible = np.ones(len(impacts), bool) if allowed is None else allowed
     for term, weight in sorted(zip(np.asarray(terms).tolist(), np.asarray(weights, np.float32), strict=True)):
         if weight > 0:
             scores = scores + np.float64(weight) * impacts[:, term].astype(np.float64)
             matched |= impacts[:, term] > 0
-    order = [i for i in np.lexsort((np.arange(len(scores)), -scores)) if matched[i]][:k]
+    order = [i for i in np.lexsort((np.arange(len(scores)), -scores)) if matched[i] and eligible[i]][:k]
     return [int(i) for i in order], [float(scores[i] * scale) for i in order]
 
 

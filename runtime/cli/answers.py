@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from ..trec import Query
 
 
-def answers(searcher: Searcher, queries: Iterable[Query], k: int) -> Iterator[tuple[Query, list[Hit]]]:
+def answers(
+    searcher: Searcher, queries: Iterable[Query], k: int, where: str | None = None
+) -> Iterator[tuple[Query, list[Hit]]]:
     """Each query with its hits, lazily and in order; warnings at the end say how many were cut or found nothing."""
     asked, searched = tee(queries)
     cut = empty = 0
-    for query, hits in zip(asked, searcher.search_many((q.text for q in searched), k), strict=True):
+    for query, hits in zip(asked, searcher.search_many((q.text for q in searched), k, where=where), strict=True):
         cut += is_cut(searcher, query.text)
         empty += not hits
         yield query, hits
@@ -41,7 +43,12 @@ def warn_cut(searcher: Searcher, what: str) -> None:
 
 
 def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of :func:`open_searcher`, and the tag of a run."""
+    """Options of :func:`open_searcher`, the filter, and the tag of a run."""
+    parser.add_argument(
+        "--where",
+        metavar="FILTER",
+        help="search only the documents whose stored fields satisfy it, like 'year >= 2020 and lang = \"en\"'",
+    )
     parser.add_argument("--tag", default="splade-edge", help="the run's last column")
     parser.add_argument(
         "--query-encoder",

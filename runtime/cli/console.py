@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HARMLESS = {"\u200c", "\u200d", "\u00ad"}
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _ASCII = re.compile(r"[\x20-\x7e]*")
+_TRAILING = re.compile(" +\n")
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -72,6 +73,19 @@ def new_table(*columns: str) -> Table:
     return table
 
 
+class _Trimmed:
+    """A stream that leaves out blanks at the end of lines, with which tables are filled up."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(_TRAILING.sub("\n", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def new_console(*, stderr: bool = False) -> Console:
     """A console that interprets nothing in the text it is given; 120 columns where the output is not a terminal."""
     from rich.console import Console
@@ -82,7 +96,8 @@ def new_console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else 120
-    return PlainConsole(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    file = stream if stream.isatty() else cast(TextIO, _Trimmed(stream))
+    return PlainConsole(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def key_values(pairs: list[tuple[str, str]]) -> Table:
@@ -92,6 +107,12 @@ def key_values(pairs: list[tuple[str, str]]) -> Table:
     for key, value in pairs:
         table.add_row(cell(key, "bold"), cell(value))
     return table
+
+
+def plural(count: int, what: str) -> str:
+    """``1 document``, ``2,000 documents``."""
+    many = what[:-1] + "ies" if what.endswith("y") else what + "s"
+    return f"{count:,} {what if count == 1 else many}"
 
 
 def human_bytes(size: float) -> str:

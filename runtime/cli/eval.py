@@ -19,7 +19,8 @@ formats:
 
 examples:
   splade-edge eval index/ --queries queries.jsonl --qrels qrels/test.tsv
-  splade-edge eval index/ --queries queries.tsv --qrels qrels.txt --measures "nDCG@10 R@1000" --save-run run.txt"""
+  splade-edge eval index/ --queries queries.tsv --qrels qrels.txt --measures "nDCG@10 R@1000" --save-run run.txt
+  splade-edge eval index/ --queries queries.jsonl --qrels qrels/test.tsv --where 'lang = "en"'"""
 DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
 DEFAULT_DEPTH = 1000
 
@@ -69,8 +70,8 @@ class EvalCommand:
         results: dict[str, list[str]] = {}
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(staged_file(Path(args.save_run))) if args.save_run else None
-            progress = stack.enter_context(Progress("Searching", "queries", lambda: len(results) / len(judged)))
-            for query, hits in answers(searcher, judged, depth):
+            progress = stack.enter_context(Progress("Searching", "query", lambda: len(results) / len(judged)))
+            for query, hits in answers(searcher, judged, depth, args.where):
                 results[query.id] = [hit.id for hit in hits]
                 if out is not None:
                     write_run(out, query.id, ((hit.id, hit.score) for hit in hits), args.tag)

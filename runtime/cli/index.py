@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .command import add_engine_arguments, add_json_argument, byte_size, non_negative_int, positive_int
-from .console import complain, human_bytes, human_seconds, json_line, key_values, new_console, write_out
-from .info import bytes_below, describe
+from .console import complain, human_bytes, human_seconds, json_line, key_values, new_console, plural, write_out
+from .info import FIELDS_SHOWN, KINDS, bytes_below, describe
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -26,13 +26,15 @@ stored documents, and the query encoder."""
 _EXAMPLES = """\
 corpus formats (.gz may follow any name):
   .jsonl   BEIR, an object a line: "_id", "title" (optional), "text"; all other keys are stored as metadata
-  .tsv     id<TAB>text or id<TAB>title<TAB>text
+  .tsv     id<TAB>text or id<TAB>title<TAB>text; a first line with columns called id and text is a header, which may
+           name them in any order; all other columns are stored as metadata
   -        standard input, either of the two
 
 examples:
   splade-edge index artifact/ corpus.jsonl -o index/
   splade-edge index artifact/ part1.jsonl.gz part2.jsonl.gz -o index/ --on-error skip
   zcat dump.gz | splade-edge index artifact/ - -o index/ --passages 128 --overlap 32
+  splade-edge index artifact/ corpus.jsonl -o index/ --field year --field author.name
   splade-edge index artifact/ corpus.tsv -o index/ --force --backend openvino --precision int8 --threads 4"""
 DEFAULT_PASSAGE_TOKENS = 128
 
@@ -71,6 +73,15 @@ class IndexCommand:
             help="tokens that neighbouring passages share (default: a quarter of a passage)",
         )
         parser.add_argument(
+            "--field",
+            metavar="NAME",
+            action="append",
+            default=[],
+            dest="fields",
+            help="a stored field that gets an index, so that --where finds its documents without reading all (again "
+            "for more fields)",
+        )
+        parser.add_argument(
             "--query-encoder",
             metavar="DIR",
             help="the artifact to carry for queries (default: the query side of ARTIFACT)",
@@ -101,6 +112,7 @@ class IndexCommand:
         from ..lines import BadLines, ReadMeter, format_of, size_of
         from ..passages import Passages
         from ..staging import check_writable_target
+        from ..where import parse_field
 
         started = time.monotonic()
         output = Path(args.output)
@@ -113,6 +125,8 @@ class IndexCommand:
             raise InputError("standard input (-) is named twice; it can be read once")
         for source in args.corpus:
             format_of(source)
+        for name in args.fields:
+            parse_field(name)
         sizes = [size_of(source) for source in args.corpus]
         check_writable_target(output, manifest=MANIFEST_NAME, force=args.force)
         query_artifact = open_artifact(args.query_encoder or args.artifact, "query")
@@ -121,13 +135,14 @@ class IndexCommand:
         )
         bad_lines, meter = BadLines(args.on_error), ReadMeter()
         done = IndexingProgress(None if None in sizes else sum(size or 0 for size in sizes), meter)
-        with Progress("Encoding", "documents", done.fraction) as bar:
+        with Progress("Encoding", "document", done.fraction) as bar:
             manifest = build_index(
                 output,
                 done.count(read_corpus(args.corpus, bad_lines, meter)),
                 encoder,
                 query_artifact,
                 passages=passages,
+                fields=args.fields,
                 with_document_encoder=args.with_document_encoder,
                 bad_lines=bad_lines,
                 memory_bytes=args.memory,
@@ -139,8 +154,11 @@ class IndexCommand:
             complain("skipped", message)
         if bad_lines.count > len(bad_lines.messages):
             complain("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+        about = describe(output)
+        for name in args.fields:
+            _warn_of_an_empty_field(name, about["fields"])
         if args.json:
-            write_out(json_line({**describe(output), "seconds": round(seconds, 3)}))
+            write_out(json_line({**about, "seconds": round(seconds, 3)}))
         else:
             new_console().print(key_values(_summary(manifest, output, seconds)))
         return 0
@@ -179,6 +197,16 @@ class IndexingProgress:
         return min(1.0, self._meter.bytes_read / self._total * self._encoded / self._read)
 
 
+def _warn_of_an_empty_field(name: str, fields: dict[str, dict[str, Any]]) -> None:
+    """A field that no document has is most likely misspelled."""
+    from ..where import parse_field, spell_field
+
+    with_values = [field for field, counts in fields.items() if any(counts[kind] for kind in KINDS)]
+    if spell_field(parse_field(name)) not in with_values:
+        known = ", ".join(with_values[:FIELDS_SHOWN]) or "none"
+        complain("warning", f"no document has the field {name}; fields with values: {known}")
+
+
 def _summary(manifest: IndexManifest, output: Path, seconds: float) -> list[tuple[str, str]]:
     documents = sum(s.documents for s in manifest.segments)
     units = sum(s.units for s in manifest.segments)
@@ -187,13 +215,13 @@ def _summary(manifest: IndexManifest, output: Path, seconds: float) -> list[tupl
     passages = any(s.passages for s in manifest.segments)
     if passages:
         rows.append(("passages", f"{units:,}"))
-    unit = "passages" if passages else "documents"
+    unit = "passage" if passages else "document"
     max_length = manifest.text.max_length if manifest.text else 0
     rows += [
         ("postings", f"{sum(s.postings for s in manifest.segments):,}"),
         ("size", human_bytes(bytes_below(output))),
-        ("cut", f"{statistics.truncated:,} {unit} longer than {max_length} tokens"),
-        ("without terms", f"{statistics.empty:,} {unit}"),
+        ("cut", f"{plural(statistics.truncated, unit)} longer than {max_length} tokens"),
+        ("without terms", plural(statistics.empty, unit)),
         ("skipped lines", f"{statistics.bad_lines:,}"),
         ("time", f"{human_seconds(seconds)}, {documents / max(seconds, 1e-9):,.1f} documents/s"),
     ]

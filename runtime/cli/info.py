@@ -17,6 +17,8 @@ _EXAMPLES = """\
 examples:
   splade-edge info artifact/
   splade-edge info index/ --json"""
+KINDS = ("numbers", "strings", "booleans")
+FIELDS_SHOWN = 40
 
 
 class InfoCommand:
@@ -111,6 +113,10 @@ def _index(index: Index) -> dict[str, Any]:
         "statistics": msgspec.to_builtins(m.statistics),
         "document_vectors": msgspec.to_builtins(m.document_vectors),
         "made_by": m.made_by,
+        "fields": {
+            name: {"numbers": c.numbers, "strings": c.strings, "booleans": c.booleans, "index": c.number is not None}
+            for name, c in index.fields.items()
+        },
     }
     for side, relative in (("query", m.query_encoder), ("document", m.document_encoder)):
         about[f"{side}_encoder"] = (
@@ -129,7 +135,9 @@ def _flatten(about: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows = []
     for key, value in about.items():
         name = prefix + key.replace("_", " ")
-        if isinstance(value, dict):
+        if key == "fields":
+            rows += _fields(value)
+        elif isinstance(value, dict):
             rows += _flatten(value, f"{name}: ")
         elif key == "graphs":
             rows += [(prefix + "graph", _graph(graph)) for graph in value]
@@ -139,6 +147,16 @@ def _flatten(about: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             rows.append((name, f"{value:,}"))
         else:
             rows.append((name, "none" if value in (None, "") else str(value)))
+    return rows
+
+
+def _fields(fields: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    rows = []
+    for name, counts in list(fields.items())[:FIELDS_SHOWN]:
+        parts = [f"{counts[kind]:,} {kind}" for kind in KINDS if counts[kind]] or ["no values"]
+        rows.append((f"field: {name}", ", ".join(parts + ["with an index"] * counts["index"])))
+    if len(fields) > FIELDS_SHOWN:
+        rows.append(("fields", f"{len(fields) - FIELDS_SHOWN:,} more (--json shows all)"))
     return rows
 
 

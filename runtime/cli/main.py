@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
@@ -53,7 +55,34 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console script."""
-    sys.exit(main(argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    code = main(arguments)
+    if arguments and arguments[0] in BUILT_IN and not _watched():
+        _leave_at_once(code)
+    sys.exit(code)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End the process without taking the interpreter apart, which costs a search 0.2 s of CPU.
+
+    A command of ours that has returned has closed, synced and renamed what it wrote.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # told already; closed; absent
+            stream.flush()
+    os._exit(code)
+
+
+def _watched() -> bool:
+    """Whether something waits for the interpreter's own end: a debugger, a profiler, coverage, a prompt, a thread."""
+    monitoring = getattr(sys, "monitoring", None)  # from Python 3.12
+    return (
+        sys.gettrace() is not None
+        or sys.getprofile() is not None
+        or (monitoring is not None and any(monitoring.get_tool(tool) for tool in range(6)))
+        or bool(sys.flags.interactive or os.environ.get("PYTHONINSPECT"))
+        or any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .console import human_seconds, new_console
+from .console import human_seconds, new_console, plural
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -17,9 +17,8 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts items; estimates the end from ``fraction``, a function that says what share is done (None: unknown).
-
-    A context manager.
+    """Counts items of a ``unit`` (in the singular); estimates the end from ``fraction``, a function that says what
+    share is done (None: unknown). A context manager.
     """
 
     def __init__(self, what: str, unit: str, fraction: Callable[[], float | None]) -> None:
@@ -69,7 +68,7 @@ class Progress:
     def _state(self, done: int) -> str:
         elapsed = time.monotonic() - self._started
         fraction = self._fraction()
-        state = f"{done:,} {self._unit}"
+        state = plural(done, self._unit)
         if elapsed > 1:
             state += f", {done / elapsed:,.1f}/s"
         if fraction is not None:

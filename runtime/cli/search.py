@@ -11,10 +11,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .answers import add_searcher_arguments, answers, is_cut, open_searcher, warn_cut
 from .command import positive_int
-from .console import cell, json_line, new_console, new_table, write_out
+from .console import cell, json_line, new_console, new_table, plural, write_out
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..index.select import Selection
     from ..searcher import Explanation, Hit, Searcher
     from ..trec import Query
     from ..vectors import SparseVector
@@ -26,6 +29,17 @@ examples:
   splade-edge search index/ "how do birds navigate" --json
   splade-edge search index/ --queries queries.jsonl -k 1000 --run run.txt --tag my-run
   splade-edge search index/ --queries - --json < queries.tsv
+  splade-edge search index/ "how do birds navigate" --where 'year >= 2020 and lang = "en"'
+
+filters:
+  year >= 2020, 2010 <= year < 2020, price != 1.5, free = true
+  lang = "en", lang in ("en", "de"), not (lang = "en" or year = 2020)
+  url like "https://%.org/%"   % is any text, _ any character; case counts, as in every comparison of strings
+  author.name = "Ada"          a key within an object; a list satisfies what one of its elements does
+  note is null                 the field is absent, null or empty; "!=" is true of such a document
+  _id, title and text are fields too; `any name` goes in backticks
+A number is compared with numbers only, a string with strings. Fields named by "splade-edge index --field" are answered
+from an index; for others the documents are read (--explain shows it).
 
 A query that begins with a dash goes behind --, as in: splade-edge search index/ -- "-1 as an exponent\""""
 _SNIPPET = 300
@@ -62,6 +76,7 @@ class SearchCommand:
         """Answer; finding nothing is an answer too."""
         from ..errors import InputError
         from ..trec import Query, read_queries
+        from ..where import parse_where
 
         if (args.query is None) == (args.queries is None):
             raise InputError("give either a QUERY or --queries FILE")
@@ -75,34 +90,38 @@ class SearchCommand:
             if args.run and args.explain:
                 raise InputError("a TREC run cannot carry --explain; use --json")
             queries = read_queries(args.queries)
+        if args.where is not None:
+            parse_where(args.where)  # a slip is told before anything is loaded
         searcher = open_searcher(args)
         if args.run:
-            _write_run(searcher, queries, args.k, args.run, args.tag)
+            _write_run(searcher, queries, args)
         elif args.json:
-            _write_json(searcher, queries, args.k, explain=args.explain, with_ids=args.queries is not None)
+            _write_json(searcher, queries, args)
         else:
-            _print_table(searcher, args.query, args.k, explain=args.explain)
+            _print_table(searcher, args)
         return 0
 
 
-def _write_run(searcher: Searcher, queries: Iterable[Query], k: int, output: str, tag: str) -> None:
+def _write_run(searcher: Searcher, queries: Iterable[Query], args: argparse.Namespace) -> None:
     from ..files import staged_file
     from ..trec import write_run
 
     with contextlib.ExitStack() as stack:
-        out: IO[str] = sys.stdout if output == "-" else stack.enter_context(staged_file(Path(output)))
-        progress = stack.enter_context(Progress("Searching", "queries", lambda: None))
-        for count, (query, hits) in enumerate(answers(searcher, queries, k), 1):
-            write_run(out, query.id, ((hit.id, hit.score) for hit in hits), tag)
+        out: IO[str] = sys.stdout if args.run == "-" else stack.enter_context(staged_file(Path(args.run)))
+        progress = stack.enter_context(Progress("Searching", "query", lambda: None))
+        for count, (query, hits) in enumerate(answers(searcher, queries, args.k, args.where), 1):
+            write_run(out, query.id, ((hit.id, hit.score) for hit in hits), args.tag)
             progress.update(count)
 
 
-def _write_json(searcher: Searcher, queries: Iterable[Query], k: int, *, explain: bool, with_ids: bool) -> None:
-    for query, hits in answers(searcher, queries, k):
-        answer: dict[str, Any] = {"id": query.id} if with_ids else {}
+def _write_json(searcher: Searcher, queries: Iterable[Query], args: argparse.Namespace) -> None:
+    for query, hits in answers(searcher, queries, args.k, args.where):
+        answer: dict[str, Any] = {} if args.queries is None else {"id": query.id}
         answer["query"] = query.text
         answer["cut"] = is_cut(searcher, query.text)
-        vector = searcher.encode_query(query.text) if explain else None
+        vector = searcher.encode_query(query.text) if args.explain else None
+        if args.explain and args.where is not None:
+            answer["filter"] = _filter(searcher.index.select(args.where))
         if vector is not None:
             answer["terms"] = [{"term": t, "weight": w} for t, w in searcher.encoder.decode(vector)]
         answer["hits"] = [_hit(searcher, vector, hit) for hit in hits]
@@ -119,20 +138,47 @@ def _hit(searcher: Searcher, query: SparseVector | None, hit: Hit) -> dict[str, 
     return value
 
 
-def _print_table(searcher: Searcher, query: str, k: int, *, explain: bool) -> None:
+def _filter(selection: Selection) -> dict[str, Any]:
+    steps = [{"what": s.what, "how": s.how, "read": s.read, "found": s.found} for s in selection.steps]
+    return {"documents": selection.count, "steps": steps}
+
+
+def _explain_filter(console: Console, selection: Selection) -> None:
+    """Which part of a filter came from an index of its field, and what had to be read."""
+    table = new_table("filter", ">documents", "")
+    for step in selection.steps:
+        how = "from the index of the field" if step.how == "index" else f"by reading {plural(step.read, 'document')}"
+        table.add_row(cell(step.what), f"{step.found:,}", how)
+    if len(selection.steps) > 1:
+        table.add_row("the whole filter", f"{selection.count:,}", "")
+    console.print(table)
+    console.print()
+
+
+def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     console = new_console()
+    query, explain = args.query, args.explain
+    selection = None if args.where is None else searcher.index.select(args.where)
     vector = searcher.encode_query(query)
     if is_cut(searcher, query):
         warn_cut(searcher, "the query was")
+    if explain and selection is not None:
+        _explain_filter(console, selection)
     if explain:
         terms = new_table("query term", ">weight")
         for term, weight in searcher.encoder.decode(vector):
             terms.add_row(cell(term), f"{weight:.3f}")
         console.print(terms)
         console.print()
-    hits = searcher.search_vector(vector, k)
+    hits = searcher.search_vector(vector, args.k, allowed=None if selection is None else selection.allowed)
     if not hits:
-        console.print("No document shares a term with the query.")
+        if selection is None:
+            console.print("No document shares a term with the query.")
+        elif selection.count:
+            found = plural(selection.count, "document")
+            console.print(f"The filter allows {found}, none of which shares a term with the query.")
+        else:
+            console.print("No document satisfies the filter.")
         return
     table = new_table(">score", "id", "title", "text")
     table.expand = True

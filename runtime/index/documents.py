@@ -1,26 +1,30 @@
 """The stored fields of a segment: ids, titles, texts and metadata, in SQLite.
 
 Why SQLite: it is in the standard library on every platform, reads one row without loading a column or a row group, has
-indexes for ids (and later for filters), opens in a millisecond, and its file format is promised to stay readable. The
-file is immutable once its segment is committed and opened as such; every row carries a CRC-32, checked when the row is
-read.
+an index for ids, opens in a millisecond, and its file format is promised to stay readable. The file is immutable once
+its segment is committed and opened as such; every row carries a CRC-32, checked when the row is read. Indexes for
+filters are in a file of their own (fields.py).
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import threading
+import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from ..corpus import Document
-from ..errors import InputError, IntegrityError, StorageError
+from ..errors import InputError
+from ..where.predicate import Key
+from ..where.values import all_keys
+from .sqlite import SqliteReader, SqliteWriter
 
 _SCHEMA = """
 CREATE TABLE documents (
@@ -33,108 +37,120 @@ CREATE TABLE documents (
 );
 CREATE UNIQUE INDEX documents_id ON documents (id);
 """
+_ROW = "ordinal, id, title, text, metadata, crc"
+_INSERT = f"INTO documents ({_ROW}) VALUES (?, ?, ?, ?, ?, ?)"
 _BATCH = 500  # rows a SELECT … IN, below SQLite's limit on parameters
+_DECODER = msgspec.json.Decoder(dict[str, Any])
+_LENGTH = struct.Struct("<Q").pack
+_SCAN = 1000  # rows read at a time, so that other threads have their turn
 
 
 class DuplicateIdError(InputError):
     """A document's id was added before."""
 
 
-def _crc(fields: Iterable[str]) -> int:
-    crc = 0
-    for field in fields:
-        data = field.encode()
-        crc = zlib.crc32(data, zlib.crc32(len(data).to_bytes(8, "little"), crc))
-    return crc
+class Added(NamedTuple):
+    """A document that was stored: its ``ordinal``, and the values of its metadata by field."""
+
+    ordinal: int
+    document: Document
+    keys: dict[tuple[str, ...], list[Key]]
 
 
-def _metadata_json(document: Document) -> str:
-    """Metadata as JSON text. The standard library's encoder, because it refuses NaN, which others turn into null."""
-    if not isinstance(document.metadata, dict) or not all(isinstance(key, str) for key in document.metadata):
+def _crc(id: str, title: str, text: str, metadata: str) -> int:  # noqa: A002 - the column's name
+    a, b, c, d = id.encode(), title.encode(), text.encode(), metadata.encode()
+    return zlib.crc32(b"".join((_LENGTH(len(a)), a, _LENGTH(len(b)), b, _LENGTH(len(c)), c, _LENGTH(len(d)), d)))
+
+
+def _metadata(document: Document) -> tuple[str, dict[tuple[str, ...], list[Key]]]:
+    """Metadata as JSON text, and its values. Raises InputError for what is not JSON."""
+    if not isinstance(document.metadata, dict):
         raise InputError(f"the metadata of document {document.id!r} is not a dictionary with names as keys; mend it")
     try:
-        text = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
+        keys = all_keys(document.metadata)
+        try:
+            return msgspec.json.encode(document.metadata).decode(), keys
+        except TypeError:  # subclasses of numbers and strings, which the standard library takes
+            text = json.dumps(document.metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            text.encode()
+            return text, keys
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"the metadata of document {document.id!r} is not JSON ({error}); mend or drop it") from None
-    return text
 
 
 class DocumentWriter:
     """Writes a segment's documents; ordinals count from 0 in the order of :meth:`add`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        try:
-            # Until the directory is committed by rename the file needs neither a journal nor syncs of its own.
-            for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-32768"):
-                self._connection.execute(f"PRAGMA {pragma}")
-            self._connection.executescript(_SCHEMA)
-            self._connection.execute("BEGIN")
-        except sqlite3.OperationalError as error:
-            self._connection.close()
-            raise self._refused(error) from error
+        self._file = SqliteWriter(path, _SCHEMA)
+        self._connection = self._file.connection
         self.count = 0
 
-    def add(self, document: Document) -> int:
-        """Store a document; returns its ordinal. Raises DuplicateIdError, InputError (metadata), StorageError."""
-        fields = (document.id, document.title, document.text, _metadata_json(document))
-        try:
-            self._connection.execute(
-                "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", (self.count, *fields, _crc(fields))
-            )
-        except sqlite3.IntegrityError:
-            raise DuplicateIdError(f"the id {document.id!r} was used before; ids must be unique") from None
-        except sqlite3.OperationalError as error:
-            raise self._refused(error) from error
-        self.count += 1
-        return self.count - 1
+    def add(self, documents: Sequence[Document]) -> list[Added | InputError]:
+        """Store documents. Where one cannot be stored, its place in the result has the reason: DuplicateIdError, or
+        InputError for metadata that is not JSON. Raises StorageError.
+        """
+        results: list[Added | InputError] = []
+        rows: list[tuple[Any, ...]] = []
+        for document in documents:
+            try:
+                metadata, keys = _metadata(document)
+            except InputError as error:
+                results.append(error)
+                continue
+            fields = (document.id, document.title, document.text, metadata)
+            ordinal = self.count + len(rows)
+            rows.append((ordinal, *fields, _crc(*fields)))
+            results.append(Added(ordinal, document, keys))
+        if not self._insert_all(rows):
+            return self._add_each(results, rows)
+        self.count += len(rows)
+        return results
+
+    def _insert_all(self, rows: list[tuple[Any, ...]]) -> bool:
+        """Insert rows; if an id among them was used before, none."""
+        with self._file.writing():
+            if not rows or self._connection.executemany(f"INSERT OR IGNORE {_INSERT}", rows).rowcount == len(rows):
+                return True
+            self._connection.execute("DELETE FROM documents WHERE ordinal >= ?", (self.count,))
+        return False
+
+    def _add_each(self, results: list[Added | InputError], rows: list[tuple[Any, ...]]) -> list[Added | InputError]:
+        """Insert rows one by one, where some have an id that was used before."""
+        remaining = iter(rows)
+        for place, result in enumerate(results):
+            if isinstance(result, InputError):
+                continue
+            row = next(remaining)
+            try:
+                with self._file.writing():
+                    self._connection.execute(f"INSERT {_INSERT}", (self.count, *row[1:]))
+            except sqlite3.IntegrityError:
+                results[place] = DuplicateIdError(f"the id {row[1]!r} was used before; ids must be unique")
+            else:
+                results[place] = result._replace(ordinal=self.count)
+                self.count += 1
+        return results
 
     def close(self) -> None:
         """Finish the file."""
-        try:
-            self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise self._refused(error) from error
-        finally:
-            self._connection.close()
-
-    def _refused(self, error: sqlite3.OperationalError) -> StorageError:
-        return StorageError(f"cannot write {self._path}: {error}; free space and run the command again")
+        self._file.close()
 
     def abandon(self) -> None:
         """Close the file unfinished; it cannot be used."""
-        self._connection.close()
+        self._file.abandon()
 
 
 class DocumentReader:
     """Reads a segment's documents; safe from several threads."""
 
     def __init__(self, path: Path, count: int) -> None:
-        self._path = path
-        self._lock = threading.Lock()
+        self._file = SqliteReader(path)
         self.count = count
-        # One connection, opened now: a later one could meet another file, should the index be replaced.
-        # immutable=1: no locks and no journal, so a read-only medium is fine.
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
-        try:
-            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise self._damaged(str(error)) from None
-        self._query("PRAGMA schema_version", ())  # SQLite opens the file at its first use
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
-        with self._lock:
-            self._connection.close()
-
-    def _query(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-        try:
-            with self._lock:
-                return list(self._connection.execute(sql, parameters))
-        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
-            raise self._damaged(str(error)) from None
+        self._file.close()
 
     def get(self, ordinals: Sequence[int]) -> list[Document]:
         """The documents of these ordinals, in this order.
@@ -150,37 +166,49 @@ class DocumentReader:
         for start in range(0, len(unique), _BATCH):
             part = unique[start : start + _BATCH]
             marks = ",".join("?" * len(part))
-            sql = f"SELECT ordinal, id, title, text, metadata, crc FROM documents WHERE ordinal IN ({marks})"
-            found.update((row[0], self._document(row)) for row in self._query(sql, part))
+            rows = self._file.query(f"SELECT {_ROW} FROM documents WHERE ordinal IN ({marks})", part)
+            found.update((row[0], self._document(row)) for row in rows)
         missing = [o for o in unique if o not in found]
         if missing:
-            raise self._damaged(f"document {missing[0]} is missing")
+            raise self._file.damaged(f"document {missing[0]} is missing")
         return [found[o] for o in wanted]
+
+    def get_lazily(self, ordinals: npt.NDArray[np.integer]) -> Iterator[Document]:
+        """:meth:`get` of many, some at a time."""
+        for start in range(0, ordinals.size, _BATCH):
+            yield from self.get(ordinals[start : start + _BATCH].tolist())
+
+    def scan(self) -> Iterator[Document]:
+        """All documents, by ordinal. Raises IntegrityError for a damaged row."""
+        for start in range(0, self.count, _SCAN):
+            stop = min(start + _SCAN, self.count)
+            sql = f"SELECT {_ROW} FROM documents WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal"
+            rows = self._file.query(sql, (start, stop))
+            if [row[0] for row in rows] != list(range(start, stop)):
+                raise self._file.damaged(f"a document of {start} to {stop - 1} is missing")
+            yield from map(self._document, rows)
 
     def find(self, document_id: str) -> int | None:
         """The ordinal of an id, or None."""
-        rows = self._query("SELECT ordinal FROM documents WHERE id = ?", (document_id,))
+        rows = self._file.query("SELECT ordinal FROM documents WHERE id = ?", (document_id,))
         return int(rows[0][0]) if rows else None
 
     def check(self) -> None:
         """Read every row and SQLite's own structures. Raises IntegrityError."""
-        report = self._query("PRAGMA integrity_check", ())
-        if report != [("ok",)]:
-            raise self._damaged(str(report[0][0]))
-        for start in range(0, self.count, 1000):
-            self.get(range(start, min(start + 1000, self.count)))
-        if self._query("SELECT COUNT(*) FROM documents", ()) != [(self.count,)]:
-            raise self._damaged(f"it does not hold {self.count} documents")
+        self._file.check()
+        for _ in self.scan():
+            pass
+        if self._file.query("SELECT COUNT(*) FROM documents") != [(self.count,)]:
+            raise self._file.damaged(f"it does not hold {self.count} documents")
 
     def _document(self, row: tuple[Any, ...]) -> Document:
-        ordinal, *fields, crc = row
-        if not all(isinstance(f, str) for f in fields) or _crc(fields) != crc:
-            raise self._damaged(f"document {ordinal} does not match its checksum")
+        ordinal, document_id, title, text, metadata, crc = row
+        if (
+            not (type(document_id) is type(title) is type(text) is type(metadata) is str)
+            or _crc(document_id, title, text, metadata) != crc
+        ):
+            raise self._file.damaged(f"document {ordinal} does not match its checksum")
         try:
-            metadata = msgspec.json.decode(fields[3], type=dict[str, Any])
+            return Document(document_id, title, text, _DECODER.decode(metadata))
         except msgspec.MsgspecError as error:
-            raise self._damaged(f"metadata of document {ordinal}: {error}") from None
-        return Document(id=fields[0], title=fields[1], text=fields[2], metadata=metadata)
-
-    def _damaged(self, detail: str) -> IntegrityError:
-        return IntegrityError(f"{self._path} is damaged ({detail}); copy the index again or build it anew")
+            raise self._file.damaged(f"metadata of document {ordinal}: {error}") from None

@@ -9,13 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
+from ..artifact import is_pair
 from ..corpus import Document
 from ..errors import IndexFormatError, InputError, IntegrityError
 from ..manifest import check_hashes, check_sizes, read_manifest
 from ..scorer.search import SegmentScorer
 from ..vectors import SparseVector
+from ..where import Predicate
+from ..where.spelling import spell_field
+from .fields import FieldCounts
 from .layout import INDEX_FORMAT, MANIFEST_NAME, VERSION, IndexManifest
 from .segment import Segment, refuse_future
+from .select import Selection, Selector
 
 
 class Index:
@@ -30,6 +35,7 @@ class Index:
         self.manifest = manifest
         self._segment = Segment(path, manifest, manifest.segments[0])
         self._scorer = SegmentScorer(self._segment)
+        self._selector = Selector(self._segment.documents, self._segment.fields)
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -37,6 +43,11 @@ class Index:
         path = Path(path)
         if not path.is_dir():
             raise IndexFormatError(f"{path} is not a directory; make an index first (see: splade-edge index --help)")
+        if (path / ARTIFACT_MANIFEST).exists() and not (path / MANIFEST_NAME).exists():
+            what = "a pair of encoders" if is_pair(path) else "an encoder"
+            raise IndexFormatError(
+                f"{path} is {what}, not an index; make one with: splade-edge index {path} corpus.jsonl -o INDEX"
+            )
         while True:
             manifest = _read(path)
             try:
@@ -58,7 +69,7 @@ class Index:
 
     def close(self) -> None:
         """Close the stored documents; the index cannot be used afterwards. Its memory maps go with the object."""
-        self._segment.documents.close()
+        self._segment.close()
 
     def __enter__(self) -> Index:
         return self
@@ -71,27 +82,42 @@ class Index:
         return self.manifest.segments[0].documents
 
     def search_vectors(
-        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int = 10
+        self,
+        terms: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        k: int = 10,
+        *,
+        allowed: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """Exact top k documents of a query vector: (ordinals uint32, scores float64), at most k, best first.
 
         ``terms``: distinct term ids ``[n]``; ``weights``: float32 ``[n]``, finite, >= 0. A score is ``scale`` times the
         float64 sum, over terms ascending, of weight x impact; ties go to the document inserted first. A document with
         passages has the score of its best. Documents that share no term with the query are not returned.
-        Raises InputError for k < 1 or a malformed vector, IntegrityError for damaged postings.
+        ``allowed``: bool ``[documents]`` by ordinal; the answer is the exact top k of the documents where it is True.
+        Raises InputError for k < 1, a malformed vector or mask, IntegrityError for damaged postings.
         """
-        ordinals, _, scores = self.search_units(terms, weights, k)
+        ordinals, _, scores = self.search_units(terms, weights, k, allowed=allowed)
         return ordinals, scores
 
     def search_units(
-        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int = 10
+        self,
+        terms: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        k: int = 10,
+        *,
+        allowed: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """:meth:`search_vectors` with the best unit of each document: (ordinals, units, scores)."""
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}; ask for at least 1 result")
         k = ask = int(k)
         owners = self._segment.unit_documents
-        units, scores = self._scorer.search(terms, weights, ask)
+        if allowed is not None:
+            allowed = _mask(allowed, len(self))
+            if owners is not None:
+                allowed = allowed[owners]
+        units, scores = self._scorer.search(terms, weights, ask, allowed)
         if owners is None:
             return units, units, scores * self.manifest.scale
         while True:
@@ -100,9 +126,25 @@ class Index:
             if ordinals.size >= k or units.size < ask:
                 break
             ask *= 4
-            units, scores = self._scorer.search(terms, weights, ask)
+            units, scores = self._scorer.search(terms, weights, ask, allowed)
         keep = np.sort(first)[:k]
         return owners[units[keep]], units[keep], scores[keep] * self.manifest.scale
+
+    def select(self, where: str | Predicate) -> Selection:
+        """The documents that satisfy a filter such as ``year >= 2020 and lang = "en"``, for ``allowed``.
+
+        Fields that were indexed are answered from their index; others by reading the documents. The latest answers are
+        kept. Raises WhereError (an InputError that names the column), IntegrityError.
+        """
+        return self._selector.select(where)
+
+    @property
+    def fields(self) -> dict[str, FieldCounts]:
+        """The stored fields by name: how many documents have a number, a string, a boolean in each, and whether it has
+        an index. Empty for an index made before these were kept.
+        """
+        fields = self._segment.fields
+        return {} if fields is None else {spell_field(field): counts for field, counts in fields.counts.items()}
 
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:
         """The stored documents of these ordinals. Raises InputError (out of range) or IntegrityError (damaged)."""
@@ -128,6 +170,16 @@ class Index:
         """
         check_hashes(self.path, self.manifest.files)
         self._segment.check()
+
+
+def _mask(allowed: npt.ArrayLike, documents: int) -> npt.NDArray[np.bool_]:
+    mask = np.asarray(allowed)
+    if mask.dtype != np.bool_ or mask.shape != (documents,):
+        raise InputError(
+            f"allowed is an array of {mask.dtype} of shape {mask.shape}; "
+            f"give one bool for each of the {documents} documents"
+        )
+    return np.ascontiguousarray(mask)
 
 
 def _read(path: Path) -> IndexManifest:

@@ -1,7 +1,7 @@
 """The index directory as data: what its manifest says and which arrays a segment has. FORMAT.md tells it in prose.
 
     INDEX/splade_edge_index.json     IndexManifest, replaced in one step by a commit
-    INDEX/segments/00000001/…        immutable files of one segment: SEGMENT_ARRAYS and documents.sqlite
+    INDEX/segments/00000001/…        immutable files of one segment: SEGMENT_ARRAYS, documents.sqlite, fields.sqlite
     INDEX/encoder/query/…            the query encoder, an artifact of its own
     INDEX/encoder/document/…         the document encoder, where the index was made with it
 
@@ -57,6 +57,7 @@ SEGMENT_ARRAYS: dict[str, ArraySpec] = {
     "unit_spans.u32": ArraySpec("<u4", "units", columns=2, pointer=True),
 }
 DOCUMENTS_FILE = "documents.sqlite"
+FIELDS_FILE = "fields.sqlite"  # absent in indexes made before it was thought of
 
 
 class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

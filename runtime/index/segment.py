@@ -14,8 +14,10 @@ from ..files import safe_join, sha256_file
 from ..scorer import WINDOW, WINDOW_BITS
 from ..scorer.arrays import I64, U8, U16, U32, U64
 from .documents import DocumentReader
+from .fields import FieldReader
 from .layout import (
     DOCUMENTS_FILE,
+    FIELDS_FILE,
     KTH_LEVELS,
     ArraySpec,
     IndexManifest,
@@ -60,6 +62,15 @@ class Segment:
         self.touched = np.zeros(self.vocab_size, np.uint8)
         self._validate()
         self.documents = DocumentReader(safe_join(root, f"{entry.path}/{DOCUMENTS_FILE}"), entry.documents)
+        fields = f"{entry.path}/{FIELDS_FILE}"
+        listed = manifest.files.get(fields)
+        self.fields = FieldReader(safe_join(root, fields), entry.documents, listed.sha256) if listed else None
+
+    def close(self) -> None:
+        """Close the stored documents; they cannot be read afterwards."""
+        self.documents.close()
+        if self.fields is not None:
+            self.fields.close()
 
     def _map(self, name: str, spec: ArraySpec, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
         relative = f"{self.entry.path}/{name}"
@@ -172,6 +183,8 @@ class Segment:
             if self.term_impacts[term].tolist() != expected:
                 raise self._damaged("term_impacts", f"k-th largest impacts of term {term} that are not its own")
         self.documents.check()
+        if self.fields is not None:
+            self.fields.check()
 
     def _damaged(self, name: str, detail: str) -> IntegrityError:
         path = self.root / self.entry.path

@@ -18,9 +18,12 @@ from ..manifest import FileEntry, describe_file, write_manifest
 from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from ..version import MADE_BY
+from ..where import parse_field
 from .documents import DocumentWriter
+from .fields import FieldWriter
 from .layout import (
     DOCUMENTS_FILE,
+    FIELDS_FILE,
     INDEX_FORMAT,
     MANIFEST_NAME,
     SEGMENT_ARRAYS,
@@ -48,6 +51,7 @@ class IndexWriter:
     """Writes an index into an empty directory. Add documents and their vectors in the same order, then :meth:`finish`.
 
     ``passages``: a document may have several vectors; then :meth:`add_vectors` takes their :class:`PassageSpan`.
+    ``fields``: names of stored fields that get an index, so that filters on them read no documents.
     """
 
     def __init__(
@@ -56,9 +60,11 @@ class IndexWriter:
         vocab_size: int,
         *,
         passages: bool = False,
+        fields: Sequence[str] = (),
         memory_bytes: int = 512 << 20,
         scale: float | None = None,
     ) -> None:
+        indexed = [parse_field(name) for name in fields]
         self._root = directory
         self._segment = directory / _SEGMENT
         with storage_errors(directory):
@@ -66,6 +72,7 @@ class IndexWriter:
         self._vocab_size = vocab_size
         self._postings = PostingWriter(self._segment, vocab_size, memory_bytes=memory_bytes, scale=scale)
         self._documents = DocumentWriter(self._segment / DOCUMENTS_FILE)
+        self._fields = FieldWriter(self._segment / FIELDS_FILE, indexed)
         self._spans: list[npt.NDArray[np.uint32]] | None = [] if passages else None
 
     @property
@@ -80,7 +87,21 @@ class IndexWriter:
 
     def add_document(self, document: Document) -> int:
         """Store a document; returns its ordinal. Raises DuplicateIdError if its id was used before."""
-        return self._documents.add(document)
+        [result] = self.add_documents([document])
+        if isinstance(result, InputError):
+            raise result
+        return result
+
+    def add_documents(self, documents: Sequence[Document]) -> list[int | InputError]:
+        """Store documents, faster than one at a time; each place of the result is the ordinal, or why there is none."""
+        ordinals: list[int | InputError] = []
+        for result in self._documents.add(documents):
+            if isinstance(result, InputError):
+                ordinals.append(result)
+            else:
+                self._fields.add(result)
+                ordinals.append(result.ordinal)
+        return ordinals
 
     def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
         """Append unit vectors; with passages ``spans`` has one entry a vector, documents ascending.
@@ -106,11 +127,12 @@ class IndexWriter:
     ) -> IndexManifest:
         """Merge the postings, close the files, and write the manifest. Every document needs a unit."""
         self._documents.close()
+        self._fields.close(self.documents)
         counts = self._postings.finish(progress)
         if self._spans is not None:
             self._write_spans(np.concatenate([np.empty((0, 3), np.uint32), *self._spans]))
         elif self.documents != counts.units:
-            raise InputError(f"{self.documents} documents were added, but {counts.units} vectors")
+            raise InputError(f"documents and vectors differ in number: {self.documents} and {counts.units} were added")
         segment = SegmentEntry(
             path=_SEGMENT,
             documents=self.documents,
@@ -164,3 +186,4 @@ class IndexWriter:
     def abort(self) -> None:
         """Close open files without finishing; the caller removes the directory."""
         self._documents.abandon()
+        self._fields.abandon()

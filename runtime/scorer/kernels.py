@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from . import WINDOW, WINDOW_BITS
-from .arrays import F32, F64, I64, U8, U16, U32, U64, Sums
+from .arrays import F32, F64, I64, U8, U16, U32, U64, Bools, Sums
 from .numba_cache import inline_kernel, kernel
 
 CHUNK = 128
@@ -72,6 +72,13 @@ def add_block(accumulator: Sums, weight: Any, units: U16, impacts: U8) -> None:
     """accumulator[unit] += weight * impact for a block's postings."""
     for i in range(units.size):
         accumulator[units[i]] += weight * impacts[i]
+
+
+@inline_kernel
+def clear_excluded(accumulator: Sums, allowed: Bools) -> None:
+    """Set to 0 the sums of units that are not allowed."""
+    for i in range(allowed.size):
+        accumulator[i] *= allowed[i]
 
 
 @inline_kernel
@@ -324,6 +331,7 @@ def scan(
     units: U16,
     impacts: U8,
     n_units: int,
+    allowed: Bools,
     accumulator: Sums,
     cursor: U64,
     found_units: U32,
@@ -337,7 +345,8 @@ def scan(
     ``state``.
 
     Query: ``first``/``last`` uint64 ``[n]`` (blocks of each term), ``rounded`` ``[n]`` (uint16 or uint32, as
-    ``accumulator``), ``margin`` int64 as in the module's text. Workspace: ``accumulator`` ``[2^16]``, all zero at the
+    ``accumulator``), ``margin`` int64 as in the module's text. ``allowed``: bool ``[n_units]``, or ``[0]`` where all
+    units are. Workspace: ``accumulator`` ``[2^16]``, all zero at the
     first call and after the last; ``cursor`` uint64 ``[n]``, equal to ``first`` at the first call; ``found_units``,
     ``found_sums``, ``work`` uint32 of one size, more than k + 2 SPARSE. ``state``: int64 ``[4]``, see above; its
     threshold is at least 1, and no unit of the top k has a smaller accumulator.
@@ -359,7 +368,7 @@ def scan(
                 if c < last[j] and block_windows[c] == window:
                     bound += np.int64(rounded[j]) * np.int64(block_impacts[c])
                     postings += block_postings[c + np.uint64(1)] - block_postings[c]
-            visit = bound >= threshold
+            visit = bound >= threshold and (allowed.size == 0 or allowed[base : base + length].any())
             sparse = postings < np.uint64(SPARSE)
             if visit and sparse and found + SPARSE > found_units.size:
                 found, threshold = raise_threshold(found, threshold, k, margin, found_units, found_sums, work)
@@ -373,6 +382,8 @@ def scan(
                         lo, hi = block_postings[c], block_postings[c + np.uint64(1)]
                         add_block(accumulator, rounded[j], units[lo:hi], impacts[lo:hi])
                     cursor[j] = c + np.uint64(1)
+            if visit and allowed.size > 0:
+                clear_excluded(accumulator, allowed[base : base + length])
             if visit and sparse:
                 for j in range(n):
                     c = cursor[j] - np.uint64(1)

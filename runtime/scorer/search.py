@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from . import WINDOW, kernels
-from .arrays import Sums
+from .arrays import Bools, Sums
 
 if TYPE_CHECKING:
     from ..index.segment import Segment
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAX_TERMS = 1 << 20
 # Largest accumulators, and the widest margin that 16 bits may have, as a share of the largest possible sum.
 _LIMITS = np.array([65535.0, 4294967295.0, 0.01])
+
+_ALL = np.empty(0, np.bool_)
 
 
 class _Workspace(threading.local):
@@ -54,12 +56,13 @@ class SegmentScorer:
         self._workspace = _Workspace()
 
     def search(
-        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int
+        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int, allowed: Bools | None = None
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """(units uint32, scores float64 without the scale) of the top k, best first; units that share no term are left
         out.
 
         ``terms``: integers ``[n]``, distinct, in any order. ``weights``: float32 ``[n]``, finite, >= 0.
+        ``allowed``: bool ``[units]``, the units that may be found; None: all.
         Raises InputError for anything else, IntegrityError for damaged postings.
         """
         t, w = _query_arrays(terms, weights)
@@ -88,14 +91,25 @@ class SegmentScorer:
         if n == 0 or k == 0:
             return np.empty(0, np.uint32), np.empty(0, np.float64)
         try:
-            top = self._run(k, n, bits, step, above, margin, ties, threshold)
+            if allowed is not None:
+                threshold = 1  # the k-th largest impacts of a term may be of units that are excluded
+            top = self._run(k, n, bits, step, above, margin, ties, threshold, _ALL if allowed is None else allowed)
         except BaseException:  # a KeyboardInterrupt between two kernels leaves sums behind
             self._workspace = _Workspace()
             raise
         return ws.top_units[:top].copy(), ws.top_scores[:top].copy()
 
     def _run(
-        self, k: int, n: int, bits: int, step: float, above: float, margin: int, ties: bool, threshold: int
+        self,
+        k: int,
+        n: int,
+        bits: int,
+        step: float,
+        above: float,
+        margin: int,
+        ties: bool,
+        threshold: int,
+        allowed: Bools,
     ) -> int:
         """Scan and score until the last window; the results are in the workspace. Returns how many there are."""
         s, ws = self._segment, self._workspace
@@ -109,8 +123,8 @@ class SegmentScorer:
         while not done:
             done = kernels.scan(
                 ws.first[:n], ws.last[:n], rounded[:n], k, margin, s.block_windows, s.block_impacts, s.block_postings,
-                s.posting_units, s.posting_impacts, s.units, sums, ws.cursor, ws.found_units, ws.found_sums, ws.work,
-                ws.state,
+                s.posting_units, s.posting_impacts, s.units, allowed, sums, ws.cursor, ws.found_units, ws.found_sums,
+                ws.work, ws.state,
             )  # fmt: skip
             top, threshold = kernels.take_exact(
                 ws.state[kernels.FOUND], top, k, step, above, ties, ws.first[:n], ws.last[:n], ws.used[:n],

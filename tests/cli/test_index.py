@@ -88,7 +88,7 @@ def test_invalid_utf8(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:
 def test_cut_documents_are_counted(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:
     (tmp_path / "c.tsv").write_text("1\t" + "cat " * 50 + "\n2\tdog\n", "utf-8")
     process = cli("index", tiny_pair, tmp_path / "c.tsv", "-o", tmp_path / "index")
-    assert rows(process.stdout)["cut"].strip() == "1 documents longer than 16 tokens"
+    assert rows(process.stdout)["cut"].strip() == "1 document longer than 16 tokens"
 
 
 def test_passages(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:

@@ -58,6 +58,54 @@ def test_as_a_process(cli_process: Cli, cli: Cli, tiny_pair: Path, corpus: Path,
         assert len(process.stderr.splitlines()) == 1
 
 
+LATE = "import atexit, sys; atexit.register(print, 'late'); from splade_edge.runtime.cli.main import run; "
+
+
+@pytest.mark.parametrize(
+    ("before", "arguments", "code", "late"),
+    [
+        ("", "'info', sys.argv[1]", 0, False),
+        ("", "'search', sys.argv[1], 'cat', '-k', '2'", 0, False),
+        ("", "'info', 'none'", 2, False),
+        ("", "'info'", 2, True),  # argparse leaves by itself
+        ("", "'--version'", 0, True),
+        ("sys.setprofile(lambda *_: None); ", "'info', 'none'", 2, True),
+        ("sys.settrace(lambda *_: None); ", "'info', 'none'", 2, True),
+        ("import threading, time; threading.Thread(target=time.sleep, args=(1,)).start(); ", "'info', 'none'", 2, True),
+        ("from splade_edge.runtime.cli import main; main.BUILT_IN.pop('info'); ", "'info', 'none'", 2, True),
+    ],
+)
+def test_leaving_at_once(index: Path, before: str, arguments: str, code: int, late: bool) -> None:
+    """Output and exit code are whole; what waits for the interpreter's end keeps it."""
+    process = subprocess.run(
+        [sys.executable, "-c", f"{LATE}{before}run([{arguments}])", index], capture_output=True, text=True
+    )
+    assert process.returncode == code
+    assert ("late" in process.stdout) is late
+    assert "Traceback" not in process.stderr
+    if "search" in arguments:
+        assert len(process.stdout.splitlines()) == 3
+    elif code == 0 and not late:
+        assert process.stdout.startswith("kind ")
+        assert process.stdout.endswith("\n")
+    elif code:
+        assert process.stderr.startswith("splade-edge")
+        assert len(process.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written(index: Path) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - pathlib opens it no other way
+        process = subprocess.run(
+            [sys.executable, "-m", "splade_edge.runtime.cli.main", "info", index],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert process.returncode == 1
+    assert process.stderr == "splade-edge: error: standard output: No space left on device\n"
+
+
 class Plugin:
     help = "a plug-in"
 
@@ -209,6 +257,11 @@ def test_byte_size(text: str, size: int) -> None:
 def test_bad_byte_size(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a size"):
         command.byte_size(text)
+
+
+def test_plural() -> None:
+    assert [console.plural(n, "document") for n in (0, 1, 2000)] == ["0 documents", "1 document", "2,000 documents"]
+    assert [console.plural(n, "query") for n in (1, 2)] == ["1 query", "2 queries"]
 
 
 def test_human_units() -> None:

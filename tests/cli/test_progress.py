@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_line_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.Progress("Encoding", "documents", lambda: 0.25) as bar:
+    with progress.Progress("Encoding", "document", lambda: 0.25) as bar:
         for step in range(1, 41):
             clock.now = 100.0 + step
             bar.update(step * 10)
@@ -39,7 +39,7 @@ def test_a_line_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_an_unknown_end(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.Progress("Encoding", "documents", lambda: None) as bar:
+    with progress.Progress("Encoding", "document", lambda: None) as bar:
         clock.now += 20
         bar.update(5)
     assert capsys.readouterr().err == "Encoding: 5 documents, 0.2/s\n"
@@ -53,7 +53,7 @@ def test_a_bar_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> N
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with progress.Progress("Encoding [x]", "documents", lambda: 0.5) as bar:
+    with progress.Progress("Encoding [x]", "document", lambda: 0.5) as bar:
         clock.now += 10
         bar.update(7)
     assert "Encoding [x]" in terminal.getvalue()

@@ -22,6 +22,13 @@ def test_table(cli: Cli, index: Path) -> None:
     assert process.stderr == ""
 
 
+def test_lines_end_with_their_text_unless_on_a_terminal(cli: Cli, index: Path, tmp_path: Path) -> None:
+    for arguments in (("search", index, "cat"), ("info", index)):
+        lines = cli(*arguments).stdout.splitlines()
+        assert lines
+        assert lines == [line.rstrip() for line in lines]
+
+
 def test_json(cli: Cli, index: Path) -> None:
     answer = json.loads(cli("search", index, "cat rain", "--json").stdout)
     assert answer.keys() == {"query", "cut", "hits"}
@@ -142,9 +149,14 @@ def test_errors(cli: Cli, index: Path, tmp_path: Path, arguments: list[str], mes
 
 
 def test_not_an_index(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:
-    for path in (tmp_path, tiny_pair):
+    process = cli("search", tmp_path, "cat", check=2)
+    assert f"{tmp_path} has no splade_edge_index.json" in process.stderr
+    for path, what in ((tiny_pair, "a pair of encoders"), (tiny_pair / "query", "an encoder")):
         process = cli("search", path, "cat", check=2)
-        assert f"{path} has no splade_edge_index.json" in process.stderr
+        assert process.stderr == (
+            f"splade-edge: error: {path} is {what}, not an index; "
+            f"make one with: splade-edge index {path} corpus.jsonl -o INDEX\n"
+        )
     process = cli("search", tmp_path / "none", "cat", check=2)
     assert "none is not a directory; make an index first" in process.stderr
 

@@ -39,6 +39,43 @@ def test_tsv(tmp_path: Path) -> None:
     assert documents == [Document("1", "", 'a "text"'), Document("2", "title", "text é"), Document("3", "", "")]
 
 
+@pytest.mark.parametrize(
+    ("header", "line", "document"),
+    [
+        ("id\ttext", "1\tx", Document("1", "", "x")),
+        ("id\ttitle\ttext", "1\ta\tx", Document("1", "a", "x")),
+        ("id\ttext\ttitle", "1\tx\ta", Document("1", "a", "x")),  # as in DPR's Wikipedia
+        ("\ufeffID\tTitle\tPassage", "1\ta\tx", Document("1", "a", "x")),
+        ("_id\tyear\ttext\tLang", "1\t1999\tx\ten", Document("1", "", "x", {"year": "1999", "Lang": "en"})),
+    ],
+)
+def test_tsv_with_a_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str, line: str, document: Document
+) -> None:
+    path = tmp_path / "corpus.tsv"
+    path.write_text(f"\n{header}\n{line}\n", "utf-8") if header[0] != "\ufeff" else path.write_text(f"{header}\n{line}")
+    assert [record.document for record in read(path)[0]] == [document]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(path.read_bytes()))))
+    assert [record.document for record in read_corpus(["-"], BadLines())] == [document]
+
+
+@pytest.mark.parametrize("first", ["id\tname", "1\ttext", "id\ttext\ttext", "id\tpid\ttext", "text\tid of a text"])
+def test_a_first_line_that_is_no_header(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "corpus.tsv"
+    path.write_text(f"{first}\n", "utf-8")
+    assert [record.document.id for record in read(path)[0]] == [first.split("\t")[0]]
+
+
+def test_columns_other_than_the_headers(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.tsv"
+    path.write_text("id\ttext\n1\ta\tb\nid\ttext\n", "utf-8")
+    with pytest.raises(CorpusError, match=r"corpus.tsv:2: 3 columns where the header has 2"):
+        read(path)
+    records, bad = read(path, "skip")
+    assert [record.document.id for record in records] == ["id"]  # only a first line is a header
+    assert bad.count == 1
+
+
 def test_gzip_and_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl.gz"
     path.write_bytes(gzip.compress(b'\xef\xbb\xbf{"_id": "a", "text": "x"}'))

@@ -13,6 +13,8 @@ def test_queries(tmp_path: Path) -> None:
     assert list(read_queries(str(tmp_path / "q.jsonl"))) == [Query("1", "x"), Query("2", "")]
     (tmp_path / "q.tsv").write_text("1\tx y\r\n2\tz\n", "utf-8")
     assert list(read_queries(str(tmp_path / "q.tsv"))) == [Query("1", "x y"), Query("2", "z")]
+    (tmp_path / "h.tsv").write_text("qid\tquery\n1\tx y\nqid\tquery\n", "utf-8")
+    assert list(read_queries(str(tmp_path / "h.tsv"))) == [Query("1", "x y"), Query("qid", "query")]
 
 
 @pytest.mark.parametrize(

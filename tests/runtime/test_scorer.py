@@ -16,9 +16,9 @@ from tests.oracle import csr, top_k, write_index
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def assert_exact(index, impacts, terms, weights, k):
-    documents, scores = index.search_vectors(terms, weights, k)
-    expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale)
+def assert_exact(index, impacts, terms, weights, k, allowed=None):
+    documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
+    expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale, allowed)
     assert documents.tolist() == expected
     assert scores.tolist() == expected_scores
 
@@ -139,6 +139,36 @@ class TestAgainstOracle:
         index = write_index(tmp_path / "index", impacts)
         for weights in ([65535, 65535], [256, 2], [257, 0.5]):
             assert_exact(index, impacts, [0, 1], weights, 4)
+
+
+class TestAllowed:
+    @QUICK
+    @given(data=st.data(), impacts=collections(), share=st.sampled_from([0.0, 0.01, 0.3, 0.99, 1.0]))
+    def test_every_k(self, data, impacts, share, tmp_path_factory):
+        index = write_index(tmp_path_factory.mktemp("i") / "index", impacts)
+        allowed = np.random.default_rng(len(impacts)).random(len(impacts)) < share
+        for query in data.draw(st.lists(queries(impacts.shape[1]), min_size=1, max_size=3)):
+            for k in {1, 10, len(impacts), data.draw(st.integers(1, len(impacts)))}:
+                assert_exact(index, impacts, list(query), list(query.values()), k, allowed)
+
+    @pytest.mark.parametrize("density", [0.001, 0.5])
+    def test_windows(self, tmp_path, density):
+        rng = np.random.default_rng(11)
+        impacts = (rng.integers(1, 256, (3 * WINDOW + 5, 4)) * (rng.random((3 * WINDOW + 5, 4)) < density)).astype(
+            np.uint8
+        )
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        one_window = np.zeros(len(impacts), bool)
+        one_window[WINDOW : 2 * WINDOW : 7] = True
+        for allowed in (one_window, rng.random(len(impacts)) < 0.1, rng.random(len(impacts)) < 1e-4):
+            for k in (1, 10, 1000):
+                assert_exact(index, impacts, range(4), [0.3, 1.1, 2.0, 0.01], k, allowed)
+
+    @pytest.mark.parametrize("allowed", [[1, 0], [True], np.ones((2, 1), bool), np.ones(3, bool)])
+    def test_not_a_mask(self, tmp_path, allowed):
+        index = write_index(tmp_path / "index", np.ones((2, 2), int))
+        with pytest.raises(InputError, match="one bool for each of the 2 documents"):
+            index.search_vectors([0], [1.0], 3, allowed=allowed)
 
 
 class TestQueries:

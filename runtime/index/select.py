@@ -1,0 +1,186 @@
+"""From a filter to the documents it allows: from the indexes of fields where it can, by reading documents where not."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..where.matching import test_of
+from ..where.parser import WhereError, parse_where
+from ..where.predicate import ABSENT, Among, And, Comparison, Field, Like, Not, Or, Predicate, comparisons
+from ..where.spelling import spell, spell_field
+from ..where.values import STORED
+from .documents import DocumentReader
+from .fields import FieldCounts, FieldReader, kind_of
+
+Mask = npt.NDArray[np.bool_]
+CACHE_BYTES = 32 << 20  # of the answers kept: 32 filters of a million documents
+_FEW = 20  # documents are read one by one if they are fewer than one in so many, else all in order
+_NAMES_SHOWN = 12
+_KINDS = ("numbers", "strings", "booleans")
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a part of a filter (``what``) was answered: from an ``index`` of its field, or by a ``scan`` of ``read``
+    documents; and how many satisfy it.
+    """
+
+    what: str
+    how: Literal["index", "scan"]
+    read: int
+    found: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The documents that a filter allows: bool ``[documents]`` in the order of insertion, read-only; and how it was
+    answered.
+    """
+
+    allowed: Mask
+    steps: tuple[Step, ...]
+
+    @property
+    def count(self) -> int:
+        """Documents allowed."""
+        return int(np.count_nonzero(self.allowed))
+
+
+class Selector:
+    """Answers filters over a segment, and remembers the latest answers. Safe from several threads."""
+
+    def __init__(self, documents: DocumentReader, fields: FieldReader | None) -> None:
+        self._documents = documents
+        self._fields = fields
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[Predicate, Selection] = OrderedDict()
+
+    def select(self, where: str | Predicate) -> Selection:
+        """The documents that satisfy a filter. Raises WhereError, IntegrityError."""
+        predicate = parse_where(where) if isinstance(where, str) else where
+        with self._lock:
+            if predicate in self._cache:
+                self._cache.move_to_end(predicate)
+                return self._cache[predicate]
+        for comparison in comparisons(predicate):
+            self._refuse_misfit(comparison)
+        steps: list[Step] = []
+        allowed = self._answer(predicate, None, steps)
+        allowed.flags.writeable = False
+        selection = Selection(allowed, tuple(steps))
+        with self._lock:
+            self._cache[predicate] = selection
+            while len(self._cache) > max(1, CACHE_BYTES // max(1, self._documents.count)):
+                self._cache.popitem(last=False)
+        return selection
+
+    def _answer(self, predicate: Predicate, among: Mask | None, steps: list[Step]) -> Mask:
+        """Where the predicate is true; only the places of ``among`` (None: all) have to be right."""
+        if not any(self._indexed(predicate)):
+            return self._scan(predicate, among, steps)
+        match predicate:
+            case Not(part):
+                return ~self._answer(part, among, steps)
+            case And(parts):
+                for part in self._by_cost(parts, And):
+                    mask = self._answer(part, among, steps)
+                    among = mask if among is None else among & mask
+                assert among is not None
+                return among
+            case Or(parts):
+                found = np.zeros(self._documents.count, np.bool_)
+                for part in self._by_cost(parts, Or):
+                    left = ~found if among is None else among & ~found
+                    found |= self._answer(part, left, steps) & left
+                return found
+        assert self._fields is not None
+        mask = self._fields.documents_where(predicate)
+        steps.append(Step(spell(predicate), "index", 0, int(np.count_nonzero(mask))))
+        return mask
+
+    def _by_cost(self, parts: tuple[Predicate, ...], kind: type[And | Or]) -> Iterator[Predicate]:
+        """What indexes answer, then what they answer in part, then the rest as one, so that documents are read once
+        and only where the answer is still open.
+        """
+        yield from (part for part in parts if all(self._indexed(part)))
+        yield from (part for part in parts if len(set(self._indexed(part))) == 2)
+        rest = tuple(part for part in parts if not any(self._indexed(part)))
+        if rest:
+            yield rest[0] if len(rest) == 1 else kind(rest)
+
+    def _indexed(self, predicate: Predicate) -> list[bool]:
+        """For each comparison whether an index answers it."""
+        return [self._fields is not None and self._fields.has_index(c.field) for c in comparisons(predicate)]
+
+    def _scan(self, predicate: Predicate, among: Mask | None, steps: list[Step]) -> Mask:
+        test = test_of(predicate)
+        mask = np.zeros(self._documents.count, np.bool_)
+        ordinals = None if among is None else np.flatnonzero(among)
+        if ordinals is not None and ordinals.size * _FEW < mask.size:
+            mask[ordinals] = np.fromiter(map(test, self._documents.get_lazily(ordinals)), np.bool_, ordinals.size)
+            read = ordinals.size
+        else:
+            mask[:] = np.fromiter(map(test, self._documents.scan()), np.bool_, mask.size)
+            read = mask.size
+            if among is not None:
+                mask &= among
+        steps.append(Step(spell(predicate), "scan", read, int(np.count_nonzero(mask))))
+        return mask
+
+    def _refuse_misfit(self, comparison: Comparison) -> None:
+        """Refuse a field that no document has, and a comparison with a type that the field never has."""
+        if self._fields is None:  # an index made before names were kept
+            return
+        counts = self._fields.counts.get(comparison.field)
+        if comparison.field.keys in {(name,) for name in STORED}:
+            counts = FieldCounts(0, self._documents.count, 0, None)
+        if counts is None:
+            if self._fields.all_names:
+                raise WhereError(comparison.column, self._unknown(comparison.field))
+            return
+        wanted = _kinds(comparison)
+        has = [kind for kind, count in enumerate(counts[:3]) if count]
+        if wanted and has and not wanted & set(has):
+            kinds = " and ".join(_KINDS[kind] for kind in has)
+            name = spell_field(comparison.field)
+            hint = "; put the value in quotes" if wanted == {0} and has == [1] else ""
+            if wanted == {1} and has == [0] and not isinstance(comparison, Like):
+                hint = "; leave out the quotes"
+            raise WhereError(
+                comparison.column,
+                f"{name} has {kinds} in this index, and is compared with {_KINDS[min(wanted)]}{hint}",
+            )
+
+    def _unknown(self, field: Field) -> str:
+        assert self._fields is not None
+        name = spell_field(field)
+        names = [*STORED, *sorted(map(spell_field, self._fields.counts))]
+        parts = [other for other in names if other.startswith(f"{name}.")]
+        if parts:
+            return f"{name} is an object; name a part of it: {_listed(parts)}"
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f" (do you mean {near[0]}?)" if near else ""
+        return f"no document has the field {name}{hint}; there are {_listed(names)}"
+
+
+def _kinds(comparison: Comparison) -> set[int]:
+    """The types of what a field is compared with; empty if with null."""
+    match comparison:
+        case Among(_, values):
+            return {kind_of(value) for value in values if value != ABSENT}
+        case Like():
+            return {1}
+    return {kind_of(comparison.value)}
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more (see splade-edge info)" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
