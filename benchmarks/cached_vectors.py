@@ -63,7 +63,8 @@ class CachedEncoder(Encoder):
             [
                 *(files[name].sha256 for name in variant_files(variant)),
                 files["tokenizer.json"].sha256,
-                f"{artifact.manifest.kind} {self.max_length} {artifact.manifest.dropped_terms} {variant.batch_invariant}",
+                f"{self.max_length} {artifact.manifest.dropped_terms} {variant.batch_invariant}",
+                artifact.manifest.kind,
                 f"{engine} {metadata.version(engine)}",
             ],
         )

@@ -105,10 +105,11 @@ def _read(root: Path, side: Side) -> EncoderFiles | None:
 def _read_pair(root: Path, side: Side) -> EncoderFiles | None:
     if not all((root / s / _CONFIG).is_file() for s in SIDES):
         return None
-    inner = _read(root / side, side)
+    inner, query = _read(root / side, side), _read(root / "query", "query")
     if inner is None:
         return None
-    return replace(inner, root=root, shared=False, query_side=inner.query_side or "own encoder")
+    query_side: QuerySide = (query.query_side if query and query.table else None) or "own encoder"
+    return replace(inner, root=root, shared=False, query_side=query_side)
 
 
 def _read_hub(root: Path, side: Side) -> EncoderFiles | None:

@@ -180,7 +180,7 @@ def is_pair(path: Path) -> bool:
 
 def write_artifact_manifest(path: Path, manifest: ArtifactManifest) -> None:
     """List every file under ``path`` with size and SHA-256, and write the manifest last."""
-    write_manifest(path / MANIFEST_NAME, msgspec.structs.replace(manifest, files=_list_files(path)))
+    write_manifest(path / MANIFEST_NAME, msgspec.structs.replace(manifest, version=VERSION, files=_list_files(path)))
 
 
 def write_pair_manifest(path: Path, *, query: str, document: str, made_by: str) -> None:
