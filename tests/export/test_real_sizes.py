@@ -52,7 +52,7 @@ def test_an_export_takes_at_most_5_minutes_and_6_gb(pair: str, tmp_path: Path) -
     for seed, (side, architecture) in enumerate(zip(("query", "document"), PAIRS[pair], strict=True)):
         write(tmp_path / side, architecture, seed)
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "splade_edge.runtime.cli.main", "export", "-o", output]
+    command: list[str | Path] = [sys.executable, "-m", "splade_edge.runtime.cli.main", "export", "-o", output]
     started = time.monotonic()
     # The peak of the largest child so far: this test runs alone in its process, or after its smaller sibling.
     done = subprocess.run(
