@@ -1,5 +1,6 @@
 # make demo    environment, export of the default pair with its parity table, an index of the sample corpus, five searches
-# make test    environment, all tests (kernels also with the JIT off)
+# make test    environment, all tests (kernels also with the JIT off) but those that take minutes each
+# make test-full   those too: both Efficient SPLADE pairs at their real sizes (6 GB, 10 minutes)
 # make lint    ruff and mypy        make bench   the figures of the README (see benchmarks/README.md)
 # make clean   remove everything the above made
 
@@ -10,11 +11,14 @@ TEST := .venv-test/bin
 # Set-up must not reach for a hub: nothing here downloads a model.
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-full lint bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(DEMO):$$PATH" sh ./benchmarks/demo.sh
+
+test-full: test
+	$(TEST)/python -m pytest -m slow
 
 test: .venv-test/ready
 	$(TEST)/python -m pytest -n 2 --dist loadgroup

@@ -58,13 +58,14 @@ class CachedEncoder(Encoder):
     def __init__(self, artifact: Artifact, variant: Variant, threads: int | None, directory: Path) -> None:
         super().__init__(artifact, variant, threads)
         files = artifact.manifest.files
-        engine = {"onnx": "onnxruntime"}.get(variant.backend, variant.backend)
+        engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy"}[variant.backend]
         self._cache = VectorCache(
             directory,
             [
                 *(files[name].sha256 for name in variant_files(variant)),
                 files["tokenizer.json"].sha256,
                 f"{self.max_length} {artifact.manifest.dropped_terms} {variant.batch_invariant}",
+                artifact.manifest.kind,
                 f"{engine} {metadata.version(engine)}",
             ],
         )

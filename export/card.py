@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..models.families import Family
-from ..runtime.artifact import ArtifactManifest, variant_files
+from ..runtime.artifact import ArtifactManifest, Kind, variant_files
 from .parity import GraphParity, ParityReport
 
 COLUMNS = (
@@ -20,6 +20,14 @@ COLUMNS = (
     "top terms",
     "top 10",
 )
+
+
+_KINDS: dict[Kind, str] = {
+    "encoder": "A SPLADE encoder: text in, weights over the vocabulary out.",
+    "masked encoder": "A SPLADE encoder behind a mask by bag of words: only the terms of the text itself get weight.",
+    "look-up": "A look-up of term weights, which takes the place of a query encoder: no model is run.",
+    "bag of words": "A binary bag of words, which takes the place of a query encoder: no model is run.",
+}
 
 
 def parity_rows(graphs: Sequence[GraphParity]) -> list[tuple[str, ...]]:
@@ -48,7 +56,7 @@ def artifact_card(directory: Path, manifest: ArtifactManifest, family: Family, r
             *_front_matter(manifest.source.licence),
             f"# {manifest.source.checkpoint}, {manifest.role} encoder",
             "",
-            "A SPLADE encoder exported by splade-edge: token ids in, weights over the vocabulary out, without PyTorch.",
+            f"{_KINDS[manifest.kind]} Exported by splade-edge; it needs no PyTorch.",
             "",
             *_facts(manifest, family),
             "",
@@ -95,8 +103,9 @@ def _facts(manifest: ArtifactManifest, family: Family) -> list[str]:
     dropped = len(manifest.dropped_terms)
     facts = [
         ("role", manifest.role),
+        ("encodes by", manifest.kind),
         ("family", f"{family.name} ({family.paper})" if family.paper else family.name),
-        ("pooling, activation", f"{manifest.pooling}, {manifest.activation}"),
+        *([("pooling, activation", f"{manifest.pooling}, {manifest.activation}")] if manifest.pooling else []),
         ("vocabulary", f"{manifest.vocab_size:,} terms" + (f", {dropped} never weighted" if dropped else "")),
         ("maximum length", f"{manifest.max_length} tokens, special ones included; longer texts are cut"),
         ("source", source.checkpoint + (f" at {source.revision}" if source.revision else "")),

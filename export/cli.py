@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .options import add_export_arguments, request_from
@@ -24,12 +23,11 @@ class ExportCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Export, and print the parity table to standard output."""
-        from ..runtime.artifact import MANIFEST_NAME
         from ..runtime.cli.progress import Progress
-        from ..runtime.staging import check_writable_target
+        from .request import check_request
 
-        # Refused before PyTorch is loaded, which takes seconds.
-        check_writable_target(Path(args.output), manifest=MANIFEST_NAME, force=args.force)
+        request = request_from(args)
+        check_request(request)  # before PyTorch is loaded, which takes seconds
         from .exporter import export
 
         share = [0.0]
@@ -40,7 +38,7 @@ class ExportCommand:
                 bar.phase(what)
                 bar.update(done)
 
-            result = export(request_from(args), step)
+            result = export(request, step)
         _show(result)
         return 0
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from ..models.checkpoint import Checkpoint, OpenOptions, holds_pair, open_checkpoint
+from ..models.checkpoint import Checkpoint, holds_pair, open_checkpoint
 from ..models.layout import SIDES, Side
 from ..models.tokenizing import write_tokenizer
 from ..runtime.artifact import (
@@ -22,6 +22,7 @@ from ..runtime.artifact import (
     Artifact,
     ArtifactManifest,
     Backend,
+    Kind,
     Source,
     Variant,
     write_artifact_manifest,
@@ -29,12 +30,12 @@ from ..runtime.artifact import (
 )
 from ..runtime.encoder import Encoder
 from ..runtime.encoder.tokenizer import vocabulary_sha256
-from ..runtime.errors import CheckpointError, InputError
+from ..runtime.errors import CheckpointError
 from ..runtime.files import storage_errors
-from ..runtime.staging import check_writable_target, staged_directory
+from ..runtime.staging import staged_directory
 from ..runtime.version import MADE_BY
 from .card import artifact_card, pair_card
-from .graphs import graph_count, write_graphs
+from .graphs import graph_count, write_graphs, write_table
 from .parity import (
     RANKING_DEPTH,
     TOLERANCE,
@@ -46,6 +47,7 @@ from .parity import (
     reference_vectors,
 )
 from .recipes import Recipe, choose_recipe
+from .request import ExportRequest, check_request
 from .texts import SampleTexts, calibration_texts, parity_texts
 
 T = TypeVar("T")
@@ -53,26 +55,6 @@ T = TypeVar("T")
 Progress = Callable[[int, int, str], None]
 _LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
 _MEASURED_WITH = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export. Either ``checkpoint`` (one encoder, or both sides of a pair), or ``query`` and ``document``.
-
-    ``role`` picks one side of a checkpoint. ``recipes`` overrides the int8 recipe of a backend by name.
-    """
-
-    output: Path
-    checkpoint: str | None = None
-    query: str | None = None
-    document: str | None = None
-    role: Side | None = None
-    backends: tuple[Backend, ...] = ("onnx", "openvino")
-    int8: bool = True
-    recipes: Mapping[Backend, str] = field(default_factory=dict)
-    force: bool = False
-    calibration: Path | None = None
-    options: OpenOptions = field(default_factory=OpenOptions)
 
 
 @dataclass(frozen=True)
@@ -90,14 +72,17 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     Raises InputError (an option, an output that exists), CheckpointError, ExportError, ParityError (a float32 graph is
     off by more than 1e-4), StorageError.
     """
-    check_writable_target(request.output, manifest=MANIFEST_NAME, force=request.force)
+    check_request(request)
     calibration = calibration_texts(request.calibration)
     sources = _sources(request)
-    steps = _Steps(progress, len(sources) * (3 + 2 * graph_count(request.backends, int8=request.int8)))
+    graphs = graph_count(request.backends, int8=request.int8)
+    steps = _Steps(progress, len(sources) * (3 + 2 * graphs))
     checkpoints = [
         steps.run(f"opening {spec}", partial(open_checkpoint, spec, side, request.options)) for spec, side in sources
     ]
     _check_pair(checkpoints)
+    # A table is one step in place of all graphs, and so is its comparison.
+    steps.expect(sum(3 + 2 * (1 if c.model is None else graphs) for c in checkpoints))
     samples = parity_texts()
     with (
         staged_directory(request.output, manifest=MANIFEST_NAME, force=request.force) as staging,
@@ -138,6 +123,10 @@ class _Steps:
         result = action()
         self._done += 1
         return result
+
+    def expect(self, total: int) -> None:
+        """How many steps there are, once that is known better."""
+        self._total = total
 
     def finish(self) -> None:
         self._progress(self._total, self._total, "done")
@@ -187,13 +176,12 @@ class _Job:
         self, checkpoint: Checkpoint, directory: Path, reference: Reference, counterpart: Reference | None
     ) -> ParityReport:
         write_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
-        variants = write_graphs(
-            checkpoint,
-            directory,
-            recipes=self._recipes(checkpoint),
-            calibration=self.calibration,
-            run=self.steps.run,
-        )
+        run = self.steps.run
+        if checkpoint.table is not None:
+            variants = [run(f"query: {checkpoint.query_side}", partial(write_table, checkpoint.table, directory))]
+        else:
+            recipes = self._recipes(checkpoint)
+            variants = write_graphs(checkpoint, directory, recipes=recipes, calibration=self.calibration, run=run)
         manifest = _manifest(checkpoint, directory, variants)
         artifact = Artifact(directory, manifest)
         graphs = [
@@ -219,10 +207,10 @@ class _Job:
 
 def _sources(request: ExportRequest) -> list[tuple[str, Side | None]]:
     """(checkpoint, side) of each encoder to export; the query side of a pair first."""
-    if request.query and request.document and not request.checkpoint and not request.role:
+    if request.query and request.document:
         return [(request.query, "query"), (request.document, "document")]
-    if not request.checkpoint or request.query or request.document:
-        raise InputError("name one CHECKPOINT (with --role for one side of it), or both --query and --document")
+    if not request.checkpoint:  # check_request has said so
+        return []
     if request.role is None and holds_pair(request.checkpoint, request.options):
         return [(request.checkpoint, side) for side in SIDES]
     return [(request.checkpoint, request.role)]
@@ -262,7 +250,16 @@ def _manifest(checkpoint: Checkpoint, directory: Path, variants: list[Variant]) 
             licence=checkpoint.licence,
         ),
         made_by=MADE_BY,
+        kind=_kind(checkpoint),
     )
+
+
+def _kind(checkpoint: Checkpoint) -> Kind:
+    if not checkpoint.own_terms:
+        return "encoder"
+    if checkpoint.table is None:
+        return "masked encoder"
+    return "look-up" if checkpoint.query_side == "look-up" else "bag of words"
 
 
 def _measure(artifact: Artifact, variant: Variant, reference: Reference, counterpart: Reference | None) -> GraphParity:

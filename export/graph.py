@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.checkpoint import Checkpoint
-from ..models.pooling import ACTIVATIONS, COMMUTING_POOLINGS, POOLINGS
+from ..models.families import COMMUTING_POOLINGS
+from ..models.pooling import ACTIVATIONS, POOLINGS
 from ..models.weights import decoder_name
 from ..runtime.errors import CheckpointError
 

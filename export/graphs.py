@@ -1,4 +1,4 @@
-"""All graph files of one artifact: each backend in fp32 and, by recipe, int8."""
+"""All graph files of one artifact: each backend in fp32 and, by recipe, int8. Or the table in their place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..models.checkpoint import Checkpoint
+from ..models.look_up import Table
 from ..runtime.artifact import Backend, Variant
 from . import quantize_onnx, quantize_openvino
 from .graph import pooled_graph
@@ -21,6 +22,7 @@ from .to_onnx import write_onnx
 from .to_openvino import read_openvino, write_openvino
 
 _ONNX, _OPENVINO = ("onnx/fp32.onnx", "onnx/int8.onnx"), ("openvino/fp32.xml", "openvino/int8.xml")
+_TABLE = "table.f32"
 # Runs one step under a name, for progress.
 Run = Callable[[str, Callable[[], Any]], Any]
 
@@ -74,6 +76,12 @@ def write_graphs(
                 )
                 variants.append(_int8_variant(recipe, _OPENVINO[1]))
     return variants
+
+
+def write_table(table: Table, directory: Path) -> Variant:
+    """Write the table of a query side without an encoder: float32 ``[vocab_size]``, little-endian."""
+    (directory / _TABLE).write_bytes(table.astype("<f4").tobytes())
+    return Variant("table", "fp32", _TABLE, "", "any", True)
 
 
 def _int8_variant(recipe: Recipe, path: str) -> Variant:

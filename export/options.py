@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import fill, indent
 from typing import TYPE_CHECKING, get_args
 
 from ..runtime.artifact import Backend
 from ..runtime.cli.command import positive_int
 
 if TYPE_CHECKING:
-    from .exporter import ExportRequest
+    from .request import ExportRequest
 
 DESCRIPTION = """\
 Export a SPLADE checkpoint to ONNX and OpenVINO, in float32 and int8. Every graph is compared with PyTorch on text; if
@@ -23,14 +24,28 @@ examples:
   {prog} naver/splade-v3-distilbert -o artifact/
   {prog} models/default -o pair/
   {prog} --query naver/efficient-splade-VI-BT-large-query --document naver/efficient-splade-VI-BT-large-doc -o pair/
-  {prog} naver/efficient-splade-V-large-doc --role document -o document/ --backend onnx --no-int8"""
+  {prog} naver/efficient-splade-V-large-doc --role document -o document/ --backend onnx --no-int8
+  {prog} my-checkpoint -o artifact/ --family my.toml
+
+families:
+{families}
+
+a family file (my.toml):
+{family_file}"""
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; :func:`request_from` reads them."""
+    from ..models.custom_family import EXAMPLE
+    from ..models.families import FAMILIES
+
     parser.description = DESCRIPTION
-    parser.epilog = EPILOG.format(prog=parser.prog)
+    parser.epilog = EPILOG.format(
+        prog=parser.prog,
+        families=fill(", ".join(f.name for f in FAMILIES), 110, initial_indent="  ", subsequent_indent="  "),
+        family_file=indent(EXAMPLE, "  "),
+    )
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", nargs="?", help="directory or hub id; one with both sides exports the pair"
     )
@@ -58,7 +73,11 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", metavar="N", type=positive_int, help="cut texts at N tokens, special ones included"
     )
-    parser.add_argument("--family", metavar="NAME", help="family of the encoder, where its files do not tell")
+    parser.add_argument(
+        "--family",
+        metavar="NAME|FILE",
+        help="family of the encoder, where its files do not tell: a name, or a .toml file that describes one",
+    )
     parser.add_argument(
         "--licence", "--license", metavar="NAME", help="licence to record, where the checkpoint states none"
     )
@@ -73,8 +92,8 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_from(args: argparse.Namespace) -> ExportRequest:
     """The export that parsed arguments ask for."""
-    from ..models.checkpoint import OpenOptions
-    from .exporter import ExportRequest
+    from ..models.options import OpenOptions
+    from .request import ExportRequest
 
     return ExportRequest(
         output=Path(args.output),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..models.checkpoint import Checkpoint, Role
 from ..models.reference import ReferenceEncoder
-from ..runtime.artifact import Backend, Precision
+from ..runtime.artifact import Form, Precision
 from ..runtime.encoder import Encoder
 from ..runtime.errors import ArtifactError, ParityError
 from .texts import SampleTexts
@@ -35,7 +35,7 @@ class GraphParity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One graph against PyTorch. Overlaps are mean shares in [0, 1]; ``worst_text`` is where the largest error is."""
 
     role: Role
-    backend: Backend
+    backend: Form
     precision: Precision
     recipe: str
     texts: int

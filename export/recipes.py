@@ -35,14 +35,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from ..models.pooling import COMMUTING_POOLINGS, POOLINGS
+from ..models.families import COMMUTING_POOLINGS, Pooling
 from ..runtime.artifact import Backend
 from ..runtime.errors import InputError
 
 Function = Literal["quantize_vocabulary", "quantize_matmuls", "compress_weights", "quantize_activations"]
-_EVERY_POOLING = frozenset(POOLINGS)
+_EVERY_POOLING: frozenset[str] = frozenset(get_args(Pooling))
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,20 @@ def choose_recipe(backend: Backend, pooling: str, asked: str | None = None) -> R
     Raises InputError when there is no recipe of that name for the backend and the pooling.
     """
     fitting = [r for r in RECIPES if r.backend == backend and pooling in r.poolings]
-    for recipe in fitting:
-        if asked in (None, recipe.name):
-            return recipe
-    raise InputError(
-        f"no int8 recipe {asked!r} for {backend} with {pooling} pooling; "
-        f"there are: {', '.join(r.name for r in fitting)}"
-    )
+    if asked is None:
+        return fitting[0]
+    recipe = recipe_named(backend, asked)
+    if recipe not in fitting:
+        raise InputError(
+            f"the int8 recipe {asked!r} of {backend} is not for {pooling} pooling; "
+            f"there are: {', '.join(r.name for r in fitting)}"
+        )
+    return recipe
+
+
+def recipe_named(backend: Backend, name: str) -> Recipe:
+    """The recipe of that name. Raises InputError that lists those of the backend."""
+    recipes = {r.name: r for r in RECIPES if r.backend == backend}
+    if name not in recipes:
+        raise InputError(f"no int8 recipe {name!r} for {backend}; there are: {', '.join(recipes)}")
+    return recipes[name]

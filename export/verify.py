@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
-from ..models.checkpoint import OpenOptions, open_checkpoint
+from ..models.checkpoint import open_checkpoint
+from ..models.families import FAMILIES, Activation, Family, Pooling, QuerySide
 from ..models.layout import SIDES
-from ..runtime.artifact import Artifact
+from ..models.options import OpenOptions
+from ..runtime.artifact import Artifact, ArtifactManifest
 from ..runtime.encoder import Encoder
 from ..runtime.errors import CheckpointError
 from .parity import measure, reference_vectors
@@ -25,7 +29,7 @@ def repeat_parity(artifact: Artifact, source: str | None = None) -> str | None:
         return f"its source {spec} is not a directory here; name it with --source"
     options = OpenOptions(
         revision=manifest.source.revision or None if not Path(spec).is_dir() else None,
-        family=manifest.family,
+        family=_family(manifest),
         max_length=manifest.max_length,
     )
     side = next((s for s in SIDES if s == manifest.role), None)
@@ -35,7 +39,26 @@ def repeat_parity(artifact: Artifact, source: str | None = None) -> str | None:
         return str(error)
     if checkpoint.weights_sha256 != manifest.source.weights_sha256:
         return f"{spec} has other weights than those this artifact was made from"
+    # Those of a family file are known by their ids only.
+    checkpoint = replace(checkpoint, dropped_terms=tuple(manifest.dropped_terms))
     reference = reference_vectors(checkpoint, parity_texts(), paired=False)
     for variant in manifest.variants:
         measure(Encoder(artifact, variant), reference, None)
     return None
+
+
+def _family(manifest: ArtifactManifest) -> str | Family:
+    """The family an artifact was exported as; one that came from a family file is put together from the manifest."""
+    if any(family.name == manifest.family for family in FAMILIES):
+        return manifest.family
+    every: tuple[QuerySide, ...] = get_args(QuerySide)
+    usual = manifest.kind if manifest.kind != "encoder" else "own encoder" if manifest.role == "query" else every[0]
+    return Family(
+        name=manifest.family,
+        members="",
+        model_types=frozenset(),
+        # A table has neither.
+        pooling=next((p for p in get_args(Pooling) if p == manifest.pooling), "max"),
+        activation=next((a for a in get_args(Activation) if a == manifest.activation), "log1p_relu"),
+        query_sides=tuple(sorted(every, key=lambda side: side != usual)),
+    )

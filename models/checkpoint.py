@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ..runtime.errors import CheckpointError
-from .families import ENCODER_SIDES, Evidence, Family, QuerySide, check_family, detect_family, family_named
+from .custom_family import family_from
+from .families import DERIVED_SIDES, TABLE_SIDES, Evidence, Family, QuerySide, check_family, detect_family
 from .hub import Located, locate_checkpoint
-from .layout import EncoderFiles, Side, has_both_sides, locate_encoder
+from .layout import EncoderFiles, Side, has_both_sides, locate_encoder, two_sides
+from .look_up import Table, read_table
+from .options import OpenOptions
 from .tokenizing import load_tokenizer, special_token_ids
-from .weights import load_masked_lm, weights_sha256
+from .weights import load_config, load_masked_lm, weights_sha256
 
 Role = Literal["query", "document", "both"]
 # A tokenizer that states no maximum length reports a number of this size.
@@ -19,26 +25,14 @@ _NO_LENGTH = 1_000_000
 
 
 @dataclass(frozen=True)
-class OpenOptions:
-    """How a checkpoint may be opened. ``family`` overrides detection, ``max_length`` (tokens) what the files state."""
-
-    revision: str | None = None
-    offline: bool = False
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-    family: str | None = None
-    max_length: int | None = None
-    licence: str | None = None
-
-
-@dataclass(frozen=True)
 class Checkpoint:
-    """One encoder of a checkpoint, loaded.
+    """One side of a checkpoint, loaded.
 
-    ``model``: a transformers masked-language model, float32, evaluation mode. ``tokenizer``: its fast tokenizer.
-    ``role``: the side it serves, "both" if one encoder serves both. ``dropped_terms``: term ids whose weight is zero.
-    ``max_length`` counts special tokens; ``max_positions`` is the longest input the model can take. ``notes`` say what
-    was unusual about the files.
+    ``model``: a transformers masked-language model, float32, evaluation mode; None where a text's weights come from
+    ``table``, float32 ``[vocab_size]``. ``tokenizer``: its fast tokenizer. ``role``: the side it serves, "both" if one
+    encoder serves both. ``own_terms``: whether only the terms of the text itself keep their weight (a mask by bag of
+    words; always so with a table). ``dropped_terms``: term ids whose weight is zero. ``max_length`` counts special
+    tokens; ``max_positions`` is the longest input the model can take. ``notes`` say what was unusual about the files.
     """
 
     located: Located
@@ -49,6 +43,8 @@ class Checkpoint:
     activation: str
     query_side: QuerySide
     model: Any
+    table: Table | None
+    own_terms: bool
     tokenizer: Any
     vocab_size: int
     max_length: int
@@ -66,7 +62,7 @@ class Checkpoint:
 
 
 def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | None = None) -> Checkpoint:
-    """Open the encoder of ``spec`` (a directory or a hub id) for ``role``.
+    """Open the side ``role`` of ``spec`` (a directory or a hub id).
 
     Without a role the checkpoint must hold one encoder only, which then serves both sides.
 
@@ -75,37 +71,36 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     options = options or OpenOptions()
     located = _locate(spec, options)
     files = locate_encoder(located.path, role)
+    family, query_side, config = _identify(located, files, options)
+    if role is None and query_side in DERIVED_SIDES:
+        raise two_sides(located.path)
+    if role == "query" and query_side in TABLE_SIDES:
+        return _open_table(located, files, family, query_side, config, options)
     model, notes = load_masked_lm(
-        files.directory, allow_pickle=options.allow_pickle, trust_remote_code=options.trust_remote_code
+        files.directory, config, allow_pickle=options.allow_pickle, trust_remote_code=options.trust_remote_code
     )
-    evidence = Evidence(
-        name=located.name.rpartition("/")[2],
-        model_type=model.config.model_type,
-        pooling=files.pooling,
-        activation=files.activation,
-        query_side=files.query_side,
+    tokenizer = load_tokenizer(
+        (files.directory, files.root),
+        int(model.get_input_embeddings().weight.shape[0]),
+        trust_remote_code=options.trust_remote_code,
     )
-    family = family_named(options.family) if options.family else detect_family(evidence)
-    check_family(family, evidence)
-    query_side = files.query_side or family.query_sides[0]
-    found_role = _role(located.name, files, role, query_side)
-    tokenizer = load_tokenizer(files, model, trust_remote_code=options.trust_remote_code)
     special_tokens = special_token_ids(tokenizer)
     max_positions = _max_positions(model)
-    max_length = _max_length(options.max_length, files, tokenizer, family, max_positions)
-    dropped = family.query_dropped if found_role == "query" else family.document_dropped
+    dropped = family.query_dropped if role == "query" else family.document_dropped
     return Checkpoint(
         located=located,
         directory=files.directory,
-        role=found_role,
+        role=role or _only_role(located.name, query_side),
         family=family,
         pooling=files.pooling or family.pooling,
         activation=files.activation or family.activation,
         query_side=query_side,
         model=model,
+        table=None,
+        own_terms=role == "query" and query_side == "masked encoder",
         tokenizer=tokenizer,
         vocab_size=int(model.get_output_embeddings().weight.shape[0]),
-        max_length=max_length,
+        max_length=_max_length(options.max_length, files, tokenizer, family, max_positions),
         max_positions=max_positions,
         special_tokens=special_tokens,
         dropped_terms=_dropped_terms(dropped, special_tokens, tokenizer),
@@ -116,8 +111,13 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
 
 
 def holds_pair(spec: str, options: OpenOptions | None = None) -> bool:
-    """Whether ``spec`` holds a query and a document encoder. Raises CheckpointError if it cannot be found."""
-    return has_both_sides(_locate(spec, options or OpenOptions()).path)
+    """Whether ``spec`` holds a query and a document side that differ. Raises CheckpointError if it cannot be opened."""
+    options = options or OpenOptions()
+    located = _locate(spec, options)
+    if has_both_sides(located.path):
+        return True
+    _, query_side, _ = _identify(located, locate_encoder(located.path, None), options)
+    return query_side in DERIVED_SIDES
 
 
 def _locate(spec: str, options: OpenOptions) -> Located:
@@ -130,18 +130,83 @@ def _locate(spec: str, options: OpenOptions) -> Located:
     )
 
 
-def _role(name: str, files: EncoderFiles, asked: Side | None, query_side: QuerySide) -> Role:
-    """The role of the artifact to be. A named side is taken as named; no side means one encoder for both."""
-    if query_side not in ENCODER_SIDES and asked != "document":
-        raise CheckpointError(
-            f"{name}: its query side is {query_side!r}, and this version exports encoders only; "
-            "export its document encoder with --role document"
-        )
-    if asked is not None:
-        return asked
+def _identify(located: Located, files: EncoderFiles, options: OpenOptions) -> tuple[Family, QuerySide, Any]:
+    """Family, query side and transformers configuration. A table has that of the document encoder it belongs to."""
+    encoder = files if files.table is None else locate_encoder(located.path, "document")
+    config = load_config(encoder.directory, trust_remote_code=options.trust_remote_code)
+    evidence = Evidence(
+        name=located.name.rpartition("/")[2],
+        model_type=config.model_type,
+        pooling=encoder.pooling,
+        activation=encoder.activation,
+        query_side=files.query_side,
+    )
+    family = family_from(options.family) if options.family else detect_family(evidence)
+    check_family(family, evidence)
+    return family, files.query_side or family.query_sides[0], config
+
+
+def _open_table(
+    located: Located,
+    files: EncoderFiles,
+    family: Family,
+    query_side: QuerySide,
+    config: Any,
+    options: OpenOptions,
+) -> Checkpoint:
+    """The query side that is a look-up table or a binary bag of words. No model is loaded."""
+    vocab_size = int(config.vocab_size)
+    places = (files.directory, files.root, locate_encoder(files.root, "document").directory)
+    tokenizer = load_tokenizer(places, vocab_size, trust_remote_code=options.trust_remote_code)
+    table: Table = np.ones(vocab_size, np.float32)
+    notes: tuple[str, ...] = ()
+    if query_side == "look-up" or files.table is not None:
+        path = files.table or (_named_table(located.path, family) if family.look_up else None)
+        if path is None:
+            raise CheckpointError(
+                f"{located.name}: the query side of {family.name} is a look-up, and there is no table (idf.json); "
+                "download the checkpoint again, or name the file in a family file (look_up)"
+            )
+        table, notes = read_table(path, tokenizer.get_vocab(), vocab_size)
+    special_tokens = special_token_ids(tokenizer)
+    return Checkpoint(
+        located=located,
+        directory=files.directory,
+        role="query",
+        family=family,
+        pooling="",
+        activation="",
+        query_side=query_side,
+        model=None,
+        table=table,
+        own_terms=True,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        max_length=_max_length(options.max_length, files, tokenizer, family, _NO_LENGTH),
+        max_positions=_NO_LENGTH,
+        special_tokens=special_tokens,
+        # What every text gets says nothing of a query; sentence-transformers does not even add it for a look-up.
+        dropped_terms=tuple(
+            sorted({*_dropped_terms(family.query_dropped, special_tokens, tokenizer), *tokenizer("")["input_ids"]})
+        ),
+        licence=options.licence or _stated_licence(files),
+        weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
+        notes=notes,
+    )
+
+
+def _named_table(root: Path, family: Family) -> Path:
+    path = root / str(family.look_up)
+    if not path.resolve().is_relative_to(root.resolve()) or not path.is_file():
+        raise CheckpointError(f"{root} has no file {family.look_up}, the look-up of {family.origin}")
+    return path
+
+
+def _only_role(name: str, query_side: QuerySide) -> Role:
+    """The role of the only encoder of a checkpoint whose side was not named."""
     if query_side == "own encoder":
         raise CheckpointError(f"{name} is one side of a pair; say which with --role query or --role document")
-    return "both" if files.shared else files.sides[0]
+    return "both"
 
 
 def _max_positions(model: Any) -> int:

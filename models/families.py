@@ -14,7 +14,7 @@ from ..runtime.errors import CheckpointError
 
 Pooling = Literal["max", "sum"]
 # log1p_relu: log(1 + relu(x)).  log1p_log1p_relu: log(1 + log(1 + relu(x))), arXiv:2504.14839.
-Activation = Literal["log1p_relu", "log1p_log1p_relu"]
+Activation = Literal["log1p_relu", "log1p_log1p_relu", "relu"]
 QuerySide = Literal[
     "same encoder",  # queries and documents share one encoder
     "own encoder",  # a second, usually smaller, encoder
@@ -22,8 +22,14 @@ QuerySide = Literal[
     "look-up",  # a stored weight per token of the query (idf.json), no encoder
     "masked encoder",  # encoder output kept only at the query's own tokens
 ]
-# The query sides that are an encoder whose graph can be exported as it is.
-ENCODER_SIDES: frozenset[QuerySide] = frozenset({"same encoder", "own encoder"})
+# The query sides that need no encoder: a text's own tokens, each with a weight that was fixed before.
+TABLE_SIDES: frozenset[QuerySide] = frozenset({"bag of words", "look-up"})
+# Those that differ from the document side although the checkpoint may hold one encoder only.
+DERIVED_SIDES: frozenset[QuerySide] = TABLE_SIDES | {"masked encoder"}
+# Poolings p with p(f(x)) = f(p(x)) for every non-decreasing f: the export pools before bias and activation.
+COMMUTING_POOLINGS: frozenset[Pooling] = frozenset({"max"})
+# Attributes of a transformers tokenizer that name a special token.
+SPECIAL_TOKENS = ("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token")
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,10 @@ class Family:
     ``model_types`` are ``config.json`` model types (empty: any). ``names`` are globs over the last part of a hub id,
     for families that no configuration file tells apart. ``query_sides`` lists what the query side may be, the usual one
     first. ``query_dropped`` and ``document_dropped`` name special tokens (attributes of a tokenizer such as
-    ``cls_token``, or ``all``) whose weight is set to zero. ``max_length`` counts special tokens and is used where the
-    checkpoint states none. ``checked`` is false where no real checkpoint could be compared when the row was written.
+    ``cls_token``, or ``all``) whose weight is set to zero. ``look_up`` is the file of a checkpoint that holds the query
+    side's table, where its layout does not say. ``max_length`` counts special tokens and is used where the checkpoint
+    states none. ``checked`` is false where no real checkpoint could be compared when the row was written. ``origin`` is
+    the file a user described it in.
     """
 
     name: str
@@ -46,10 +54,12 @@ class Family:
     names: tuple[str, ...] = ()
     query_dropped: tuple[str, ...] = ()
     document_dropped: tuple[str, ...] = ()
+    look_up: str | None = None
     max_length: int = 256
     paper: str = ""
     checked: bool = False
     note: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,9 @@ FAMILIES: tuple[Family, ...] = (
         activation="log1p_relu",
         query_sides=("masked encoder",),
         names=("splade-v3-lexical*",),
+        query_dropped=("cls_token", "sep_token", "pad_token"),
         paper="Lassance et al. 2024, arXiv:2403.06789",
-        note=_UNSEEN,
+        note=_UNSEEN + " Special tokens are left out of the mask, as naver's code leaves them out of a bag of words.",
     ),
     Family(
         name="splade-v3-doc",
@@ -238,19 +249,21 @@ def detect_family(evidence: Evidence) -> Family:
 
 def check_family(family: Family, evidence: Evidence) -> None:
     """Raise CheckpointError where a family the user named contradicts what the checkpoint states."""
+    mend = f"change {family.origin}" if family.origin else "leave out --family"
     for what, found, expected in (
-        ("pooling", evidence.pooling, family.pooling),
-        ("activation", evidence.activation, family.activation),
+        ("pooling", evidence.pooling, (family.pooling,)),
+        ("activation", evidence.activation, (family.activation,)),
+        ("query side", evidence.query_side, family.query_sides),
     ):
-        if family is not FALLBACK and found not in (None, expected):
+        if family is not FALLBACK and found is not None and found not in expected:
             raise CheckpointError(
-                f"{evidence.name} states {what} {found!r}, the family {family.name} has {expected!r}; "
-                "leave out --family"
+                f"{evidence.name} states {what} {found!r}, the family {family.name} has "
+                f"{' or '.join(map(repr, expected))}; {mend}"
             )
     if family.model_types and evidence.model_type not in family.model_types:
         raise CheckpointError(
             f"{evidence.name} is a {evidence.model_type!r} model; the family {family.name} is made of "
-            f"{', '.join(sorted(family.model_types))}; leave out --family, or use --family {FALLBACK.name}"
+            f"{', '.join(sorted(family.model_types))}; {mend}, or use --family {FALLBACK.name}"
         )
 
 

@@ -1,9 +1,10 @@
 """Which directory of a checkpoint holds which encoder, and what its configuration files say about pooling.
 
-Four layouts are read; all give the same :class:`EncoderFiles`:
+Five layouts are read; all give the same :class:`EncoderFiles`:
 
     plain                  config.json, weights, tokenizer at the root                      one encoder
     pair                   query/ and document/, each a plain checkpoint                    models/default
+    look-up                plain, with idf.json (token -> weight) as its query side         OpenSearch doc-v1 to v3
     Efficient SPLADE hub   own side at the root, the other in {side}_0_MLMTransformer/      naver/efficient-splade-*
     sentence-transformers  modules.json, *_SpladePooling/config.json, router_config.json    sparse encoders of version 5
 
@@ -12,7 +13,7 @@ Classes are matched by their last name, since their paths changed between versio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,29 +34,31 @@ _ROUTERS = frozenset({"Router", "Asym"})
 # SpladePooling's activation_function -> our activation; it names what happens before a log1p.
 _ACTIVATIONS = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
 _CONFIG, _ROUTER, _MODULES, _IDF = "config.json", "router_config.json", "modules.json", "idf.json"
+_TENSORS = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class EncoderFiles:
-    """One encoder of a checkpoint.
+    """One side of a checkpoint.
 
     ``directory`` holds its ``config.json`` and weights, ``root`` is the whole checkpoint. ``pooling``, ``activation``,
-    ``query_side`` and ``max_length`` (tokens) are None where no file states them. ``sides`` lists the sides for which
-    this checkpoint has an encoder, ``shared`` is true if it is the same for both.
+    ``query_side`` and ``max_length`` (tokens) are None where no file states them. ``shared`` is true where one encoder
+    is stated, or has to be taken, to serve both sides. ``table`` is the file of a query side without an encoder:
+    token -> weight in JSON, or one tensor in safetensors; ``directory`` is then where its tokenizer may be.
     """
 
     root: Path
     directory: Path
-    sides: tuple[Side, ...]
     shared: bool
     pooling: str | None = None
     activation: str | None = None
     query_side: QuerySide | None = None
     max_length: int | None = None
+    table: Path | None = None
 
 
 def has_both_sides(root: Path) -> bool:
-    """Whether a checkpoint holds two encoders, so that a side has to be chosen."""
+    """Whether the files of a checkpoint state two sides that differ, so that one has to be chosen."""
     found = [_read(root, side) for side in SIDES]
     return all(found) and not any(files.shared for files in found if files)
 
@@ -76,18 +79,16 @@ def locate_encoder(root: Path, side: Side | None) -> EncoderFiles:
     if not found:
         raise _no_encoder(root, None)
     if len(found) == 2 and not found[0].shared:
-        raise CheckpointError(
-            f"{root} holds a query and a document encoder; choose one with --role, or export the pair"
-        )
+        raise two_sides(root)
     return found[0]
 
 
+def two_sides(root: Path) -> CheckpointError:
+    """The error of a checkpoint of which a side has to be chosen."""
+    return CheckpointError(f"{root} holds a query and a document side; choose one with --role, or export the pair")
+
+
 def _no_encoder(root: Path, side: Side | None) -> CheckpointError:
-    if side == "query" and (document := _read(root, "document")) is not None:
-        kind = document.query_side or "not an encoder"
-        return CheckpointError(
-            f"{root}: its query side is {kind!r}; this version exports encoders only, so export --role document"
-        )
     what = f"no {side} encoder" if side else "no encoder"
     return CheckpointError(f"{root} has {what}: no {_CONFIG} with weights was found in a layout that is known")
 
@@ -104,10 +105,11 @@ def _read(root: Path, side: Side) -> EncoderFiles | None:
 def _read_pair(root: Path, side: Side) -> EncoderFiles | None:
     if not all((root / s / _CONFIG).is_file() for s in SIDES):
         return None
-    inner = _read(root / side, side)
+    inner, query = _read(root / side, side), _read(root / "query", "query")
     if inner is None:
         return None
-    return replace(inner, root=root, sides=SIDES, shared=False, query_side="own encoder")
+    query_side: QuerySide = (query.query_side if query and query.table else None) or "own encoder"
+    return replace(inner, root=root, shared=False, query_side=query_side)
 
 
 def _read_hub(root: Path, side: Side) -> EncoderFiles | None:
@@ -118,12 +120,13 @@ def _read_hub(root: Path, side: Side) -> EncoderFiles | None:
         directory = nested if side in others else root
         if not (directory / _CONFIG).is_file():
             return None
-        return EncoderFiles(root, directory, SIDES, shared=False, query_side="own encoder")
+        return EncoderFiles(root, directory, shared=False, query_side="own encoder")
     if not (root / _CONFIG).is_file():
         return None
     if (root / _IDF).is_file():
-        return EncoderFiles(root, root, ("document",), False, query_side="look-up") if side == "document" else None
-    return EncoderFiles(root, root, SIDES, shared=True)
+        table = root / _IDF if side == "query" else None
+        return EncoderFiles(root, root, shared=False, query_side="look-up", table=table)
+    return EncoderFiles(root, root, shared=True)
 
 
 def _read_modules(root: Path, side: Side) -> EncoderFiles | None:
@@ -135,7 +138,7 @@ def _read_modules(root: Path, side: Side) -> EncoderFiles | None:
     routers = [path for kind, path in kinds if kind in _ROUTERS]
     if routers and len(kinds) == 1:
         return _read_router(root, routers[0], side)
-    return _from_modules(root, kinds, (SIDES, True), {side: [kind for kind, _ in kinds]})
+    return _from_modules(root, kinds, "same encoder")
 
 
 def _read_router(root: Path, at: Path, side: Side) -> EncoderFiles | None:
@@ -146,29 +149,30 @@ def _read_router(root: Path, at: Path, side: Side) -> EncoderFiles | None:
     if not isinstance(types, dict) or not isinstance(structure, dict) or not set(structure) >= set(SIDES):
         raise CheckpointError(f"{at / _ROUTER} has no routes named query and document; this layout is not known")
     routes = {s: [(_last_name(types.get(name)), str(name)) for name in structure[s]] for s in SIDES}
-    kinds = {s: [kind for kind, _ in routes[s]] for s in SIDES}
-    with_encoder = tuple(s for s in SIDES if _ENCODERS & set(kinds[s]) and not _LOOK_UPS & set(kinds[s]))
-    if side not in with_encoder:
-        return None
+    tables = [_inside(at, name) for kind, name in routes["query"] if kind in _LOOK_UPS]
+    encoders = [{name for kind, name in routes[s] if kind in _ENCODERS} for s in SIDES]
+    if len(tables) > 1 or any(kind in _LOOK_UPS for kind, _ in routes["document"]):
+        raise CheckpointError(f"{at / _ROUTER} has a look-up where none is known; a query side may have one")
+    query_side: QuerySide = "same encoder" if encoders[0] == encoders[1] else "own encoder"
+    if tables:
+        binary = _is_all_ones(tables[0])
+        query_side = "masked encoder" if encoders[0] else "bag of words" if binary else "look-up"
+        if query_side == "masked encoder" and not binary:
+            raise CheckpointError(f"{at / _ROUTER} weighs a query encoder by a table, which is not supported")
+    if side == "query" and tables and not encoders[0]:
+        if len(routes["query"]) != 1:
+            raise CheckpointError(f"{at / _ROUTER} has more than a look-up on its query side, which is not supported")
+        return EncoderFiles(root, tables[0], shared=False, query_side=query_side, table=_table_file(root, tables[0]))
     # The encoder whose named directory is absent is the one at the root.
     paths = []
     for kind, name in routes[side]:
         path = _inside(at, name)
-        paths.append((kind, path if kind not in _ENCODERS or (path / _CONFIG).is_file() else at))
-    names = [{name for kind, name in routes[s] if kind in _ENCODERS} for s in SIDES]
-    files = _from_modules(root, paths, (with_encoder, names[0] == names[1]), kinds)
-    if files.query_side != "look-up":
-        return files
-    tables = [_inside(at, name) for kind, name in routes["query"] if kind in _LOOK_UPS]
-    return replace(files, query_side="bag of words" if all(map(_is_all_ones, tables)) else "look-up")
+        if kind not in _LOOK_UPS:
+            paths.append((kind, path if kind not in _ENCODERS or (path / _CONFIG).is_file() else at))
+    return _from_modules(root, paths, query_side)
 
 
-def _from_modules(
-    root: Path,
-    modules: Sequence[tuple[str, Path]],
-    sides: tuple[tuple[Side, ...], bool],
-    kinds: Mapping[Side, Sequence[str]],
-) -> EncoderFiles:
+def _from_modules(root: Path, modules: Sequence[tuple[str, Path]], query_side: QuerySide) -> EncoderFiles:
     """EncoderFiles of a list of (class name, directory) that must be an encoder and then SPLADE pooling."""
     found = [kind for kind, _ in modules]
     if len(found) != 2 or found[0] not in _ENCODERS or found[1] != _POOLING:
@@ -182,20 +186,26 @@ def _from_modules(
         raise CheckpointError(
             f"{pooling_directory / _CONFIG} has activation_function {activation!r}; known: {', '.join(_ACTIVATIONS)}"
         )
-    with_encoder, shared = sides
-    query_side: QuerySide = "same encoder" if shared else "own encoder"
-    if "query" not in with_encoder:
-        query_side = "masked encoder" if _ENCODERS & set(kinds["query"]) else "look-up"
     return EncoderFiles(
         root,
         directory,
-        with_encoder,
-        shared,
+        shared=query_side == "same encoder",
         pooling=str(pooling.get("pooling_strategy", "max")),
         activation=_ACTIVATIONS[activation],
         query_side=query_side,
         max_length=_stated_length(directory),
     )
+
+
+def _table_file(root: Path, table: Path) -> Path:
+    """Where a look-up module keeps its weights: its own tensor, or a JSON file that its configuration names."""
+    config = _read_json(table / _CONFIG) if (table / _CONFIG).is_file() else {}
+    named = config.get("path") if isinstance(config, dict) else None
+    if not (table / _TENSORS).is_file() and isinstance(named, str) and named.endswith(".json"):
+        for directory in (table, root):
+            if (path := _inside(directory, named)).is_file():
+                return path
+    return table / _TENSORS
 
 
 def _stated_length(directory: Path) -> int | None:
@@ -206,11 +216,11 @@ def _stated_length(directory: Path) -> int | None:
 
 def _is_all_ones(table: Path) -> bool:
     """Whether a stored look-up table gives every token the weight 1: a binary bag of words."""
-    if not (table / "model.safetensors").is_file():
+    if not (table / _TENSORS).is_file():
         return False
-    from safetensors.numpy import load_file
+    from .look_up import read_tensor
 
-    return all(bool((weights == 1).all()) for weights in load_file(table / "model.safetensors").values())
+    return bool((read_tensor(table / _TENSORS) == 1).all())
 
 
 def _last_name(path: object) -> str:

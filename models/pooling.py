@@ -27,11 +27,8 @@ def _sum(weights: Tensor) -> Tensor:
 
 # Element-wise and non-decreasing, with f(x) = 0 for x <= 0.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"log1p_relu": _log1p_relu, "log1p_log1p_relu": _log1p_log1p_relu}
+    {"log1p_relu": _log1p_relu, "log1p_log1p_relu": _log1p_log1p_relu, "relu": torch.relu}
 )
 
 # [batch, length, vocab] non-negative weights, zero at padding -> [batch, vocab].
 POOLINGS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"max": _max, "sum": _sum})
-
-# Poolings p with p(f(x)) = f(p(x)) for every non-decreasing f: the export pools before bias and activation.
-COMMUTING_POOLINGS = frozenset({"max"})

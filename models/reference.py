@@ -4,6 +4,10 @@ This is what every exported graph is compared with. It does the arithmetic in th
 (Formal et al. 2021, arXiv:2109.10086, equation 6; Lassance & Clinchant 2022, arXiv:2207.03834):
 
     weight[t] = pool over positions p of  activation(logits[p, t]),  padding left out
+
+and, for query sides that keep to the text's own terms (splade-v3-doc, -lexical; OpenSearch's look-ups):
+
+    weight[t] = what the encoder or the table says, if t is a token of the text; 0 otherwise
 """
 
 from __future__ import annotations
@@ -25,10 +29,13 @@ class ReferenceEncoder:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.model: Any = checkpoint.model
+        self.table = None if checkpoint.table is None else torch.from_numpy(checkpoint.table)
+        self.own_terms = checkpoint.own_terms
+        self.vocab_size = checkpoint.vocab_size
         self.tokenizer: Any = checkpoint.tokenizer
         self.max_length = checkpoint.max_length
-        self.activation = ACTIVATIONS[checkpoint.activation]
-        self.pooling = POOLINGS[checkpoint.pooling]
+        self.activation = checkpoint.activation
+        self.pooling = checkpoint.pooling
         self.dropped_terms = torch.tensor(checkpoint.dropped_terms, dtype=torch.long)
 
     def encode(self, texts: Sequence[str], batch_size: int = 8) -> npt.NDArray[np.float32]:
@@ -48,12 +55,17 @@ class ReferenceEncoder:
             )
             weights = self.weights(batch["input_ids"], batch["attention_mask"])
             rows.append(weights.numpy())
-        return np.concatenate(rows) if rows else np.empty((0, self.model.config.vocab_size), np.float32)
+        return np.concatenate(rows) if rows else np.empty((0, self.vocab_size), np.float32)
 
     @torch.inference_mode()
     def weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """``input_ids`` and ``attention_mask``: int64 ``[batch, length]``. Returns float32 ``[batch, vocab_size]``."""
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        weights = self.activation(logits) * attention_mask.unsqueeze(-1)
-        pooled = self.pooling(weights)
-        return pooled.index_fill(1, self.dropped_terms, 0.0)
+        if self.table is not None:
+            weights = self.table.expand(len(input_ids), -1)
+        else:
+            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            weights = POOLINGS[self.pooling](ACTIVATIONS[self.activation](logits) * attention_mask.unsqueeze(-1))
+        if self.own_terms:
+            present = torch.zeros(len(input_ids), self.vocab_size)
+            weights = weights * present.scatter_reduce(1, input_ids, attention_mask.float(), "amax")
+        return weights.index_fill(1, self.dropped_terms, 0.0)

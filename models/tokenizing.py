@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import CheckpointError
-from .layout import EncoderFiles
 
 _FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 
-def load_tokenizer(files: EncoderFiles, model: Any, *, trust_remote_code: bool) -> Any:
-    """The fast tokenizer of an encoder, from its own directory or the checkpoint's root.
+def load_tokenizer(places: Sequence[Path], vocab_size: int, *, trust_remote_code: bool) -> Any:
+    """The fast tokenizer in the first of ``places`` that has one: an encoder's own directory, the checkpoint's root.
 
     Raises CheckpointError: none there, damaged, only a slow (pure Python) one, or larger than the model's vocabulary.
     """
     from transformers import AutoTokenizer
 
-    directory = next((d for d in (files.directory, files.root) if any((d / name).is_file() for name in _FILES)), None)
+    directory = next((d for d in places if any((d / name).is_file() for name in _FILES)), None)
     if directory is None:
-        raise CheckpointError(f"{files.directory} has no tokenizer (tokenizer.json); copy it there from its source")
+        raise CheckpointError(f"{places[0]} has no tokenizer (tokenizer.json); copy it there from its source")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, use_fast=True, trust_remote_code=trust_remote_code
@@ -30,11 +30,10 @@ def load_tokenizer(files: EncoderFiles, model: Any, *, trust_remote_code: bool) 
         raise CheckpointError(f"the tokenizer of {directory} does not load ({reason}); get it again") from error
     if not getattr(tokenizer, "is_fast", False):
         raise CheckpointError(f"the tokenizer of {directory} has no tokenizer.json; convert it with transformers first")
-    size = int(model.get_input_embeddings().weight.shape[0])
     largest = max(tokenizer.get_vocab().values(), default=-1)
-    if not 0 <= largest < size:
+    if not 0 <= largest < vocab_size:
         raise CheckpointError(
-            f"the tokenizer of {directory} has term id {largest}, the model a vocabulary of {size}; "
+            f"the tokenizer of {directory} has term id {largest}, the model a vocabulary of {vocab_size}; "
             "they do not belong together"
         )
     return tokenizer

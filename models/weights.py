@@ -22,16 +22,44 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HARMLESS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$|cls\.seq_relationship\.|nsp_head\.)")
 
 
-def load_masked_lm(directory: Path, *, allow_pickle: bool, trust_remote_code: bool) -> tuple[Any, tuple[str, ...]]:
+def load_config(directory: Path, *, trust_remote_code: bool) -> Any:
+    """The transformers configuration of ``directory``.
+
+    Raises CheckpointError: absent or damaged, code of the checkpoint that is not trusted, or an architecture without a
+    masked-language-model head.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"{directory} needs its own code to load; read that code, then pass --trust-remote-code"
+            ) from error
+        raise _damaged(directory / "config.json", error) from error
+    custom = trust_remote_code and "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and not custom:
+        raise CheckpointError(
+            f"{directory} is a {config.model_type!r} model, which has no masked-language-model head; "
+            "it is not a SPLADE encoder"
+        )
+    return config
+
+
+def load_masked_lm(
+    directory: Path, config: Any, *, allow_pickle: bool, trust_remote_code: bool
+) -> tuple[Any, tuple[str, ...]]:
     """The model of ``directory`` in float32 and evaluation mode, with eager attention, and notes on what was repaired.
 
-    Raises CheckpointError: no weights, weights that are pickles, damaged files, an architecture without a
-    masked-language-model head, tensors missing, unexpected, of another shape or not finite.
+    ``config`` is that of :func:`load_config`. Raises CheckpointError: no weights, weights that are pickles, damaged
+    files, tensors missing, unexpected, of another shape or not finite.
     """
     pickled = not any((directory / name).is_file() for name in _SAFE)
     if pickled:
         _check_pickle(directory, allow_pickle)
-    config = _load_config(directory, trust_remote_code)
     from transformers import AutoModelForMaskedLM
 
     try:
@@ -77,28 +105,6 @@ def _check_pickle(directory: Path, allow_pickle: bool) -> None:
             f"{directory} has its weights only as a pickle, which can run code when opened; convert it to safetensors, "
             "or pass --allow-pickle if you trust it"
         )
-
-
-def _load_config(directory: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
-
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if "trust_remote_code" in str(error):
-            raise CheckpointError(
-                f"{directory} needs its own code to load; read that code, then pass --trust-remote-code"
-            ) from error
-        raise _damaged(directory / "config.json", error) from error
-    custom = trust_remote_code and "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and not custom:
-        raise CheckpointError(
-            f"{directory} is a {config.model_type!r} model, which has no masked-language-model head; "
-            "it is not a SPLADE encoder"
-        )
-    return config
 
 
 def _check_loaded(directory: Path, model: Any, info: dict[str, Any]) -> Iterator[str]:

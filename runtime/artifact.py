@@ -3,6 +3,7 @@
     DIR/splade_edge.json      manifest (ArtifactManifest)
     DIR/tokenizer.json        Hugging Face ``tokenizers`` file
     DIR/onnx/…  DIR/openvino/…   one pooled graph per (backend, precision)
+    DIR/table.f32             instead of graphs, where a text's weights are looked up (float32 [vocab])
     DIR/parity.json  DIR/README.md   the proof against PyTorch, and the model card
 
 A *pair* is a directory of two artifacts, ``query/`` and ``document/``, under a manifest of its own (PairManifest).
@@ -27,25 +28,29 @@ from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_man
 MANIFEST_NAME = "splade_edge.json"
 ARTIFACT_FORMAT = "splade-edge-artifact"
 PAIR_FORMAT = "splade-edge-pair"
-VERSION = 1
+VERSION = 2  # 2 added `kind` and tables; 1 had encoders only
 
 Role = Literal["query", "document", "both"]
 Side = Literal["query", "document"]
 Backend = Literal["onnx", "openvino"]
+Form = Literal["onnx", "openvino", "table"]
+# How a text becomes a vector. All but "encoder" give weight to the text's own terms alone: what the graph gives them
+# ("masked encoder"), a stored weight ("look-up"), or 1 ("bag of words").
+Kind = Literal["encoder", "masked encoder", "look-up", "bag of words"]
 Precision = Literal["fp32", "int8"]
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "weights"
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One exported graph.
+    """One exported graph, or the table in its place.
 
     ``path`` is the file to load; ``recipe`` names how it was quantized ("" for fp32); ``isa`` the instruction sets it
     is for ("any", or "vnni" on x86); ``batch_invariant`` is false where a text's vector would depend on its batch
     neighbours, so that the runtime encodes one text at a time.
     """
 
-    backend: Backend
+    backend: Form
     precision: Precision
     path: str
     recipe: str
@@ -65,6 +70,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The manifest of one exported encoder.
 
+    ``kind`` says how a text becomes a vector; ``pooling`` and ``activation`` are empty where no encoder does it.
     ``vocab_size`` is the width of the output; ``vocabulary_sha256`` identifies token -> term id (see
     :func:`splade_edge.runtime.encoder.tokenizer.vocabulary_sha256`); ``max_length`` counts special tokens;
     ``dropped_terms`` are term ids whose weight the family sets to zero.
@@ -82,6 +88,7 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     variants: list[Variant]
     source: Source
     made_by: str
+    kind: Kind = "encoder"
 
 
 class PairManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,12 +110,16 @@ class Artifact:
         """Whether this encoder is made for queries / documents."""
         return self.manifest.role in (side, "both")
 
-    def variant(self, backend: Backend | None = None, precision: Precision | None = None) -> Variant:
-        """The graph to run: as asked, else ONNX before OpenVINO and int8 before fp32.
+    def variant(self, backend: Form | None = None, precision: Precision | None = None) -> Variant:
+        """The graph to run: as asked, else ONNX before OpenVINO and int8 before fp32. A table fits any question.
 
         Raises ArtifactError that lists what there is.
         """
-        found = [v for v in self.manifest.variants if backend in (None, v.backend) and precision in (None, v.precision)]
+        found = [
+            v
+            for v in self.manifest.variants
+            if v.backend == "table" or (backend in (None, v.backend) and precision in (None, v.precision))
+        ]
         if not found:
             have = ", ".join(f"{v.backend} {v.precision}" for v in self.manifest.variants)
             want = " ".join(x for x in (backend, precision) if x)
@@ -169,7 +180,7 @@ def is_pair(path: Path) -> bool:
 
 def write_artifact_manifest(path: Path, manifest: ArtifactManifest) -> None:
     """List every file under ``path`` with size and SHA-256, and write the manifest last."""
-    write_manifest(path / MANIFEST_NAME, msgspec.structs.replace(manifest, files=_list_files(path)))
+    write_manifest(path / MANIFEST_NAME, msgspec.structs.replace(manifest, version=VERSION, files=_list_files(path)))
 
 
 def write_pair_manifest(path: Path, *, query: str, document: str, made_by: str) -> None:

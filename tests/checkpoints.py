@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 # Two threads on operations this small mostly wait for each other, the more so beside other processes.
@@ -22,28 +23,58 @@ WORDS = (  # noqa: SIM905
 SIZE = {"hidden": 32, "layers": 1, "heads": 2, "intermediate": 48, "positions": 64}
 
 
-def tokenizer(special: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")) -> PreTrainedTokenizerFast:
-    """An uncased WordPiece tokenizer over ``special`` (pad, unk, cls, sep, mask) and WORDS."""
-    pad, unk, cls, sep, mask = special
-    # RoBERTa's padding has id 1, BERT's 0.
-    words = [*((cls, pad, sep, unk, mask) if pad == "<pad>" else special), *WORDS]
-    inner = Tokenizer(models.WordPiece({token: i for i, token in enumerate(words)}, unk_token=unk))
+def tokenizer(architecture: str = "bert") -> PreTrainedTokenizerFast:
+    """Uncased WordPiece over WORDS; byte-level BPE for RoBERTa and ModernBERT, special tokens where they have them."""
+    if architecture in ("roberta", "modernbert"):
+        return _byte_level(architecture)
+    words = [*BERT_SPECIAL, *WORDS]
+    inner = Tokenizer(models.WordPiece({token: i for i, token in enumerate(words)}, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer()
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return _finished(inner, BERT_SPECIAL)
+
+
+def _byte_level(architecture: str) -> PreTrainedTokenizerFast:
+    special = ROBERTA_SPECIAL if architecture == "roberta" else BERT_SPECIAL
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # RoBERTa's special tokens come first (<s>, <pad>, </s>, <unk>), ModernBERT's last.
+    first = [special[i] for i in (2, 0, 3, 1, 4)] if architecture == "roberta" else []
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(first) + len(alphabet) + 60, initial_alphabet=alphabet, special_tokens=first, show_progress=False
+    )
+    inner.train_from_iterator([" ".join(WORDS)] * 2, trainer)
+    inner.add_special_tokens([AddedToken(token, special=True) for token in special])
+    return _finished(inner, special)
+
+
+def _finished(inner: Tokenizer, special: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    pad, unk, cls, sep, mask = special
     inner.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}", special_tokens=[(token, words.index(token)) for token in (cls, sep)]
+        single=f"{cls} $A {sep}", special_tokens=[(token, inner.token_to_id(token)) for token in (cls, sep)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token=pad, unk_token=unk, cls_token=cls, sep_token=sep, mask_token=mask
     )
 
 
+BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROBERTA_SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 VOCABULARY = len(WORDS) + 5
+
+
+def vocabulary(architecture: str) -> int:
+    """Vocabulary size of a tiny model. ModernBERT's is larger than its tokenizer's."""
+    if architecture in ("bert", "distilbert"):
+        return VOCABULARY
+    return len(tokenizer(architecture)) + (3 if architecture == "modernbert" else 0)
 
 
 def config(architecture: str, *, tied: bool = True) -> Any:
     """The configuration of a tiny ``bert``, ``distilbert``, ``roberta`` or ``modernbert`` model."""
-    common = {"vocab_size": VOCABULARY, "tie_word_embeddings": tied}
+    common = {"vocab_size": vocabulary(architecture), "tie_word_embeddings": tied}
     bert = {
         "hidden_size": SIZE["hidden"],
         "num_hidden_layers": SIZE["layers"],
@@ -55,11 +86,17 @@ def config(architecture: str, *, tied: bool = True) -> Any:
     if architecture == "roberta":
         # Positions count from pad_token_id + 1.
         positions = SIZE["positions"] + 2
-        return transformers.RobertaConfig(**common, **bert, max_position_embeddings=positions, pad_token_id=1)
+        return transformers.RobertaConfig(
+            **common, **bert, max_position_embeddings=positions, pad_token_id=1, bos_token_id=0, eos_token_id=2
+        )
     if architecture == "modernbert":
+        ids = {
+            name: tokenizer("modernbert").convert_tokens_to_ids(f"[{name.upper()}]") for name in ("cls", "sep", "pad")
+        }
         return transformers.ModernBertConfig(
-            **common, **bert, max_position_embeddings=SIZE["positions"], pad_token_id=0, bos_token_id=2, eos_token_id=3,
-            cls_token_id=2, sep_token_id=3, local_attention=16,
+            **common, **bert, max_position_embeddings=SIZE["positions"], pad_token_id=ids["pad"],
+            bos_token_id=ids["cls"], eos_token_id=ids["sep"], cls_token_id=ids["cls"], sep_token_id=ids["sep"],
+            local_attention=16,
         )  # fmt: skip
     return transformers.DistilBertConfig(
         **common,
@@ -89,14 +126,13 @@ def write_checkpoint(
                 parameter.normal_(0, 0.15)
         decoder = model.get_output_embeddings()
         # Spread, and mostly negative: about one term in five is active.
-        decoder.bias.copy_(torch.randn(VOCABULARY) * 0.3 - 0.9)
+        decoder.bias.copy_(torch.randn(len(decoder.bias)) * 0.3 - 0.9)
         head = getattr(getattr(model, "cls", None), "predictions", getattr(model, "lm_head", None))
         if isinstance(getattr(head, "bias", None), torch.nn.Parameter):
             head.bias.copy_(decoder.bias)
     transformers.utils.logging.disable_progress_bar()
     model.to(dtype).save_pretrained(path)
-    special = ("<pad>", "<unk>", "<s>", "</s>", "<mask>") if architecture == "roberta" else None
-    saved = tokenizer(special) if special else tokenizer()
+    saved = tokenizer(architecture)
     if max_length is not None:
         saved.model_max_length = max_length
     saved.save_pretrained(path)
@@ -139,22 +175,32 @@ def write_sentence_transformers(path: Path, *, pooling: str = "max", activation:
     return path
 
 
-def write_look_up_router(path: Path, module: str, weight: float = 2.0) -> Path:
-    """A document encoder whose query side is a table of weights, as doc-only models have it."""
+def write_look_up_router(
+    path: Path, module: str, weights: Sequence[float] | None = None, *, masked: bool = False, **options: Any
+) -> Path:
+    """A document encoder whose query side is a table (default: 2 for every term), or its own output masked by one."""
     from safetensors.torch import save_file
 
-    write_checkpoint(path / "document_0_MLMTransformer")
+    write_checkpoint(path / "document_0_MLMTransformer", **options)
     write_pooling(path / "document_1_SpladePooling")
     table = path / f"query_0_{module}"
     table.mkdir()
-    save_file({"weight": torch.full((VOCABULARY,), weight)}, table / "model.safetensors")
-    structure = {
-        "query": [f"query_0_{module}"],
-        "document": ["document_0_MLMTransformer", "document_1_SpladePooling"],
-    }
+    size = vocabulary(options.get("architecture", "bert"))
+    save_file({"weight": torch.tensor([2.0] * size if weights is None else weights)}, table / "model.safetensors")
+    encoder = ["document_0_MLMTransformer", "document_1_SpladePooling"]
+    structure = {"query": [*(encoder if masked else []), f"query_0_{module}"], "document": encoder}
     types = {name: f"x.y.{name.rpartition('_')[2]}" for names in structure.values() for name in names}
     write_json(path / "router_config.json", {"types": types, "structure": structure, "parameters": {}})
     return path
+
+
+def write_idf(path: Path, architecture: str = "distilbert", **options: Any) -> dict[str, float]:
+    """A plain checkpoint with ``idf.json`` over some of its tokens, special ones too, as OpenSearch's; returns that."""
+    write_checkpoint(path, architecture, **options)
+    tokens = tokenizer(architecture).get_vocab()
+    idf = {token: 1 + term / 16 for token, term in tokens.items() if term % 3}
+    write_json(path / "idf.json", idf)
+    return idf
 
 
 def write_pooling(path: Path, pooling: str = "max", activation: str = "relu") -> None:

@@ -13,6 +13,7 @@ from splade_edge.runtime.artifact import (
     ARTIFACT_FORMAT,
     VERSION,
     ArtifactManifest,
+    Kind,
     Role,
     Source,
     Variant,
@@ -118,6 +119,7 @@ def write_artifact(
     vocabulary: list[str] = VOCABULARY,
     seed: int = 0,
     dropped_terms: tuple[int, ...] = (),
+    kind: Kind = "encoder",
 ) -> Path:
     """A whole artifact of the tiny encoder, with an ONNX graph and, if asked, an OpenVINO one."""
     path.mkdir(parents=True)
@@ -132,6 +134,28 @@ def write_artifact(
             model = ov.convert_model(path / "onnx/fp32.onnx")
         ov.save_model(model, path / "openvino/fp32.xml", compress_to_fp16=False)
         variants.append(Variant("openvino", "fp32", "openvino/fp32.xml", "", "any", batch_invariant))
+    write_manifest(path, role, vocabulary, variants, dropped_terms, kind)
+    return path
+
+
+def write_table_artifact(path: Path, weights: np.ndarray, dropped_terms: tuple[int, ...] = ()) -> Path:
+    """A query side without an encoder: a weight a term of VOCABULARY."""
+    path.mkdir(parents=True)
+    write_tokenizer(path / "tokenizer.json")
+    (path / "table.f32").write_bytes(weights.astype("<f4").tobytes())
+    variants = [Variant("table", "fp32", "table.f32", "", "any", True)]
+    write_manifest(path, "query", VOCABULARY, variants, dropped_terms, "look-up")
+    return path
+
+
+def write_manifest(
+    path: Path,
+    role: Role,
+    vocabulary: list[str],
+    variants: list[Variant],
+    dropped_terms: tuple[int, ...],
+    kind: Kind,
+) -> None:
     manifest = ArtifactManifest(
         format=ARTIFACT_FORMAT,
         version=VERSION,
@@ -148,9 +172,9 @@ def write_artifact(
         variants=variants,
         source=Source("tiny", "", "0" * 64, "Apache-2.0"),
         made_by="tests",
+        kind=kind,
     )
     write_artifact_manifest(path, manifest)
-    return path
 
 
 def write_pair(path: Path) -> Path:

@@ -67,6 +67,7 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
     m = artifact.manifest
     return {
         "role": m.role,
+        "encodes_by": m.kind,
         "family": m.family,
         "pooling": m.pooling,
         "activation": m.activation,

@@ -1,4 +1,4 @@
-"""The engines that run a graph: ONNX Runtime and OpenVINO behind one small interface.
+"""What gives a text its weights, behind one small interface: a graph in ONNX Runtime or OpenVINO, or a table.
 
 ONNX Runtime accepts a token id of -1 and a length of 0 without a word, and a graph with the row mask is wrong when
 position 0 is masked; so inputs are validated here, before an engine sees them.
@@ -25,12 +25,13 @@ Weights = npt.NDArray[np.float32]
 class Session(ABC):
     """One graph, loaded and ready. Safe to call from several threads.
 
-    ``vocab_size`` bounds the token ids and is the width of the output.
+    ``vocab_size`` bounds the token ids and is the width of the output; ``max_length`` bounds the length of a text.
     """
 
-    def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
+    def __init__(self, path: Path, vocab_size: int, max_length: int, threads: int) -> None:
         self.path = path
         self.vocab_size = vocab_size
+        self.max_length = max_length
         self.threads = threads
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
@@ -39,7 +40,7 @@ class Session(ABC):
         Raises InputError for ids or a mask the graph is not defined on, ArtifactError if the graph fails or gives
         anything but finite, non-negative weights.
         """
-        _check_inputs(input_ids, attention_mask, self.vocab_size)
+        _check_inputs(input_ids, attention_mask, self.vocab_size, self.max_length)
         weights = self._run(np.ascontiguousarray(input_ids), np.ascontiguousarray(attention_mask))
         if weights.shape != (input_ids.shape[0], self.vocab_size) or weights.dtype != np.float32:
             raise ArtifactError(
@@ -58,8 +59,8 @@ class Session(ABC):
 class OnnxSession(Session):
     """A graph in ONNX Runtime on the CPU."""
 
-    def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
-        super().__init__(path, vocab_size, threads)
+    def __init__(self, path: Path, vocab_size: int, max_length: int, threads: int) -> None:
+        super().__init__(path, vocab_size, max_length, threads)
         with no_telemetry():
             import onnxruntime as ort
             from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -102,8 +103,8 @@ class OnnxSession(Session):
 class OpenVinoSession(Session):
     """A graph in OpenVINO on the CPU, in float32 where it is not int8 (OpenVINO's default is bfloat16)."""
 
-    def __init__(self, path: Path, vocab_size: int, threads: int) -> None:
-        super().__init__(path, vocab_size, threads)
+    def __init__(self, path: Path, vocab_size: int, max_length: int, threads: int) -> None:
+        super().__init__(path, vocab_size, max_length, threads)
         try:
             with no_telemetry():
                 import openvino as ov
@@ -135,17 +136,37 @@ class OpenVinoSession(Session):
         return np.asarray(weights)
 
 
-_SESSIONS: dict[str, type[Session]] = {"onnx": OnnxSession, "openvino": OpenVinoSession}
+class TableSession(Session):
+    """Gives every text the whole table of a query side without an encoder; no engine is loaded."""
+
+    def __init__(self, path: Path, vocab_size: int, max_length: int, threads: int) -> None:
+        super().__init__(path, vocab_size, max_length, threads)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"cannot read {path} ({error.strerror}); export it again") from None
+        if len(data) != 4 * vocab_size:
+            raise ArtifactError(f"{path} does not hold {vocab_size} float32 weights; export it again")
+        self._table = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+
+    def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        return np.tile(self._table, (len(input_ids), 1))
+
+
+_SESSIONS: dict[str, type[Session]] = {"onnx": OnnxSession, "openvino": OpenVinoSession, "table": TableSession}
 
 
 def open_session(artifact: Artifact, variant: Variant, threads: int) -> Session:
-    """Load one graph of an artifact. Raises ArtifactError or MissingExtraError."""
-    return _SESSIONS[variant.backend](artifact.file(variant.path), artifact.manifest.vocab_size, threads)
+    """Load one graph of an artifact, or its table. Raises ArtifactError or MissingExtraError."""
+    manifest = artifact.manifest
+    return _SESSIONS[variant.backend](artifact.file(variant.path), manifest.vocab_size, manifest.max_length, threads)
 
 
-def _check_inputs(input_ids: Ids, attention_mask: Ids, vocab_size: int) -> None:
+def _check_inputs(input_ids: Ids, attention_mask: Ids, vocab_size: int, max_length: int) -> None:
     if input_ids.ndim != 2 or 0 in input_ids.shape or input_ids.dtype != np.int64:
         raise InputError(f"token ids are {input_ids.dtype} {list(input_ids.shape)}; give int64 [batch, length], none 0")
+    if input_ids.shape[1] > max_length:
+        raise InputError(f"a text of {input_ids.shape[1]} tokens is longer than the {max_length} the encoder takes")
     if attention_mask.shape != input_ids.shape or attention_mask.dtype != np.int64:
         raise InputError(
             f"the mask is {attention_mask.dtype} {list(attention_mask.shape)}; give int64 {list(input_ids.shape)}"

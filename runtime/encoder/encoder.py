@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from ..artifact import Artifact, Backend, Precision, Side, Variant, open_artifact
 from ..errors import ArtifactError, InputError
@@ -48,7 +49,7 @@ class Encoder:
     """
 
     def __init__(self, artifact: Artifact, variant: Variant | None = None, threads: int | None = None) -> None:
-        """Load one graph of an opened artifact (default: see :meth:`Artifact.variant`).
+        """Load one graph of an opened artifact, or its table (default: see :meth:`Artifact.variant`).
 
         ``threads``: for the engine; None means the CPUs this process may use. Raises ArtifactError, MissingExtraError.
         """
@@ -63,6 +64,7 @@ class Encoder:
         pad_id = manifest.special_tokens.get("pad_token", 0)
         self._pad_id = pad_id if pad_id < self.vocab_size else 0
         self._dropped = np.asarray(manifest.dropped_terms, np.int64)
+        self._own_terms = manifest.kind != "encoder"
         check_isa(artifact, self.variant)
         self._session = open_session(artifact, self.variant, self.threads)
 
@@ -160,7 +162,16 @@ class Encoder:
     def _run(self, ids: list[list[int]]) -> list[SparseVector]:
         weights = self._session.run(*pad_right(ids, self._pad_id))
         weights[:, self._dropped] = 0
+        if self._own_terms:
+            return [_at_terms(row, own) for row, own in zip(weights, ids, strict=True)]
         return [from_dense(row) for row in weights]
+
+
+def _at_terms(weights: npt.NDArray[np.float32], ids: list[int]) -> SparseVector:
+    """The positive entries of a dense ``[vocab]`` row at the terms of a text: a mask by bag of words."""
+    terms = np.unique(np.asarray(ids, np.int32))
+    values = weights[terms]
+    return SparseVector(terms[values > 0], values[values > 0])
 
 
 def _encoded(vector: SparseVector, tokens: TokenIds) -> Encoded:

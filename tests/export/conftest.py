@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +36,45 @@ def traced_graphs() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def traced_once(monkeypatch: pytest.MonkeyPatch, traced_graphs: dict[str, bytes]) -> None:
+def traced_once(traced_graphs: dict[str, bytes]) -> Iterator[None]:
     """Trace equal modules once a session: tracing is seconds of work that most tests do not look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        _remember_traces(patch, traced_graphs)
+        yield
+
+
+@pytest.fixture(scope="module")
+def traced_per_module(traced_graphs: dict[str, bytes]) -> Iterator[None]:
+    """:func:`traced_once` for the fixtures of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        _remember_traces(patch, traced_graphs)
+        yield
+
+
+def _remember_traces(patch: pytest.MonkeyPatch, traced: dict[str, bytes]) -> None:
     from splade_edge.export import graphs
 
     write_onnx = graphs.write_onnx
 
     def cached(graph: Any, description: Any, path: Path) -> None:
-        digest = hashlib.sha256(f"{type(graph)} {graph}".encode())
+        activation = getattr(graph, "activation", None)
+        digest = hashlib.sha256(f"{type(graph)} {getattr(activation, '__name__', '')} {graph}".encode())
         for tensor in graph.state_dict().values():
             digest.update(tensor.numpy().tobytes())
         key = digest.hexdigest()
-        if key not in traced_graphs:
+        if key not in traced:
             write_onnx(graph, description, path)
-            traced_graphs[key] = path.read_bytes()
-        path.write_bytes(traced_graphs[key])
+            traced[key] = path.read_bytes()
+        path.write_bytes(traced[key])
 
-    monkeypatch.setattr(graphs, "write_onnx", cached)
+    patch.setattr(graphs, "write_onnx", cached)
 
 
 @pytest.fixture(scope="session")
 def exported_pair(tmp_path_factory: pytest.TempPathFactory, pair: Path) -> Path:
     """The export of ``pair``, both backends and precisions. Do not write into it."""
-    from splade_edge.export.exporter import ExportRequest, export
+    from splade_edge.export.exporter import export
+    from splade_edge.export.request import ExportRequest
 
     output = tmp_path_factory.mktemp("exported") / "pair"
     export(ExportRequest(output=output, checkpoint=str(pair)))

@@ -114,6 +114,39 @@ def test_help_as_a_process(command: str) -> None:
         assert option in done.stdout
 
 
+TYPOS = {
+    "recipe": (["--recipe", "onnx=vocabulry"], "no int8 recipe 'vocabulry' for onnx; there are: vocabulary, dynamic"),
+    "recipe of a backend left out": (["--recipe", "openvino=weights", "--backend", "onnx"], "add it to --backend"),
+    "recipe without int8": (["--recipe", "onnx=dynamic", "--no-int8"], "leave out --no-int8"),
+    "family": (["--family", "splad"], "no family 'splad'; the families are: efficient-splade, "),
+    "family file": (["--family", "my.toml"], "cannot read the family file my.toml: No such file"),
+    "calibration": (["--calibration", "no.jsonl"], "cannot read no.jsonl"),
+    "both kinds of source": (["--query", "x"], "name one CHECKPOINT"),
+}
+
+
+@pytest.mark.parametrize("typo", TYPOS)
+def test_a_typing_error_is_found_before_pytorch_is_loaded(typo: str, tmp_path: Path) -> None:
+    arguments, message = TYPOS[typo]
+    script = f"""
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = sys.modules["onnx"] = None
+from splade_edge.export.cli import command
+from splade_edge.export.options import add_export_arguments
+from splade_edge.runtime.cli.main import guarded
+import argparse
+parser = argparse.ArgumentParser()
+add_export_arguments(parser)
+args = parser.parse_args({["checkpoint", "-o", str(tmp_path / "out"), *arguments]!r})
+sys.exit(guarded(lambda: command.run(args)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @needs_install
 def test_an_unknown_hub_id_without_a_network(tmp_path: Path) -> None:
     done = run("splade-edge", "nobody/nothing", "-o", tmp_path / "out", "--offline")

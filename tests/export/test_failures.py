@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from splade_edge.export import graphs
-from splade_edge.export.exporter import ExportRequest, export
+from splade_edge.export.exporter import export
 from splade_edge.export.graph import pooled_graph
+from splade_edge.export.request import ExportRequest
 from splade_edge.export.verify import repeat_parity
-from splade_edge.models.checkpoint import OpenOptions
+from splade_edge.models.options import OpenOptions
 from splade_edge.runtime.artifact import open_all
 from splade_edge.runtime.errors import CheckpointError, InputError, ParityError
 
@@ -151,7 +152,8 @@ def test_a_killed_export_leaves_no_artifact_and_the_next_one_cleans_up(tmp_path:
     script = f"""
         import time
         from pathlib import Path
-        from splade_edge.export.exporter import ExportRequest, export
+        from splade_edge.export.exporter import export
+        from splade_edge.export.request import ExportRequest
         def progress(done, total, what):
             if what.startswith("parity"):
                 Path({str(tmp_path / "reached")!r}).touch()

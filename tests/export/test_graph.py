@@ -13,7 +13,8 @@ from splade_edge.export.graph import pooled_graph
 from splade_edge.export.inputs import SpladeExporterConfig
 from splade_edge.export.to_onnx import write_onnx
 from splade_edge.export.to_openvino import read_openvino, write_openvino
-from splade_edge.models.checkpoint import Checkpoint, OpenOptions, open_checkpoint
+from splade_edge.models.checkpoint import Checkpoint, open_checkpoint
+from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.runtime.errors import CheckpointError
 

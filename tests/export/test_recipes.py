@@ -10,7 +10,8 @@ import pytest
 from splade_edge.export import exporter, graphs, quantize_onnx, quantize_openvino
 from splade_edge.export.recipes import RECIPES, choose_recipe
 from splade_edge.export.texts import SampleTexts, calibration_texts, parity_texts
-from splade_edge.models.checkpoint import OpenOptions, open_checkpoint
+from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.options import OpenOptions
 from splade_edge.models.pooling import POOLINGS
 from splade_edge.models.tokenizing import write_tokenizer
 from splade_edge.runtime import Encoder
@@ -36,7 +37,7 @@ def test_every_row_names_a_function_and_every_pooling_has_a_default() -> None:
 def test_an_unknown_recipe_lists_those_there_are() -> None:
     with pytest.raises(InputError, match="there are: vocabulary, dynamic"):
         choose_recipe("onnx", "max", "nope")
-    with pytest.raises(InputError, match="with sum pooling; there are: dynamic"):
+    with pytest.raises(InputError, match="not for sum pooling; there are: dynamic"):
         choose_recipe("onnx", "sum", "vocabulary")
 
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from splade_edge.models.checkpoint import OpenOptions, holds_pair, open_checkpoint
+from splade_edge.models.checkpoint import holds_pair, open_checkpoint
+from splade_edge.models.options import OpenOptions
 from splade_edge.runtime.errors import CheckpointError, SpladeEdgeError
 
 from .. import checkpoints
@@ -61,31 +63,110 @@ def test_sentence_transformers_layout(tmp_path: Path, pooling: str, activation: 
         ("SparseStaticEmbedding", 1.0, "bag of words"),
     ],
 )
-def test_a_query_side_without_an_encoder_is_refused_by_name(
-    tmp_path: Path, module: str, weight: float, side: str
-) -> None:
-    path = str(checkpoints.write_look_up_router(tmp_path / "c", module, weight))
-    document = open_checkpoint(path, "document")
-    assert (document.role, document.query_side) == ("document", side)
-    for role in ("query", None):
-        with pytest.raises(CheckpointError, match=rf"'{side}'.*exports encoders only.*--role document"):
-            open_checkpoint(path, role)
+def test_a_query_side_without_an_encoder(tmp_path: Path, module: str, weight: float, side: str) -> None:
+    weights = [weight] * (checkpoints.VOCABULARY - 3)  # tables may end before the vocabulary does
+    path = str(checkpoints.write_look_up_router(tmp_path / "c", module, weights))
+    assert holds_pair(path)
+    document, query = open_checkpoint(path, "document"), open_checkpoint(path, "query")
+    assert (document.role, document.query_side, document.table) == ("document", side, None)
+    assert (query.role, query.query_side, query.model, query.own_terms) == ("query", side, None, True)
+    assert query.vocab_size == document.vocab_size
+    assert {2, 3} <= set(query.dropped_terms), "what every query gets has no weight"
+    expected = np.full(checkpoints.VOCABULARY, weight, np.float32)
+    expected[-3:] = 0
+    np.testing.assert_array_equal(query.table, expected)
+    with pytest.raises(CheckpointError, match="a query and a document side; choose one with --role"):
+        open_checkpoint(path)
 
 
-def test_an_idf_file_means_a_look_up_query_side(tmp_path: Path) -> None:
-    path = checkpoints.write_checkpoint(tmp_path / "opensearch-neural-sparse-encoding-doc-v2-distill", "distilbert")
-    (path / "idf.json").write_text('{"the": 0.1}')
-    checkpoint = open_checkpoint(str(path), "document")
-    assert checkpoint.family.name == "opensearch-doc"
-    assert checkpoint.dropped_terms == (0, 1, 2, 3, 4)
-    with pytest.raises(CheckpointError, match="look-up"):
+def test_a_look_up_may_name_a_json_file(tmp_path: Path) -> None:
+    path = checkpoints.write_look_up_router(tmp_path / "c", "IDF")
+    (path / "query_0_IDF" / "model.safetensors").unlink()
+    checkpoints.write_json(path / "query_0_IDF" / "config.json", {"path": "idf.json", "frozen": True})
+    checkpoints.write_json(path / "idf.json", {"steam": 7.5, "no such token": 1})
+    query = open_checkpoint(str(path), "query", OpenOptions(family="opensearch-doc"))
+    assert query.table is not None
+    assert query.table[query.tokenizer.convert_tokens_to_ids("steam")] == 7.5
+    assert np.count_nonzero(query.table) == 1
+    assert query.notes == ("1 tokens of idf.json are not in the vocabulary",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "not an object of token -> weight"),
+        ("{", "not an object"),
+        ('{"steam": "much"}', "not an object"),
+        ('{"steam": -1}', r"the weight -1\.0 for term \d+; weights must be finite and not negative"),
+        ('{"steam": 1e300}', "finite"),
+        ('{"nothing": 1}', "no token of the vocabulary"),
+        ('{"steam": 0}', "no term any weight"),
+    ],
+)
+def test_a_broken_look_up(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "opensearch-neural-sparse-encoding-doc-v1"
+    checkpoints.write_idf(path)
+    (path / "idf.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(str(path), "query")
 
 
-def test_a_lexical_family_by_name_refuses_its_query_side(tmp_path: Path) -> None:
-    path = checkpoints.write_checkpoint(tmp_path / "splade-v3-lexical")
-    assert open_checkpoint(str(path), "document").family.name == "splade-v3-lexical"
-    with pytest.raises(CheckpointError, match="masked encoder"):
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([2.0] * (checkpoints.VOCABULARY + 1), "do not belong together"),
+        ([[1.0, 2.0]], "a look-up is one weight a term"),
+        ([float("nan")], "finite"),
+    ],
+)
+def test_a_look_up_tensor_that_is_none(tmp_path: Path, weights: list, message: str) -> None:
+    path = checkpoints.write_look_up_router(tmp_path / "c", "IDF", weights)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(path), "query", OpenOptions(family="opensearch-doc"))
+
+
+def test_an_idf_file_means_a_look_up_query_side(tmp_path: Path) -> None:
+    path = tmp_path / "opensearch-neural-sparse-encoding-doc-v2-distill"
+    idf = checkpoints.write_idf(path)
+    assert holds_pair(str(path))
+    document, query = open_checkpoint(str(path), "document"), open_checkpoint(str(path), "query")
+    assert document.family.name == query.family.name == "opensearch-doc"
+    assert document.dropped_terms == query.dropped_terms == (0, 1, 2, 3, 4)
+    assert query.table is not None
+    assert query.table[query.tokenizer.convert_tokens_to_ids("warsaw")] == pytest.approx(idf["warsaw"])
+    assert query.max_length == 32
+
+
+def test_families_that_only_their_name_tells_have_two_sides(tmp_path: Path) -> None:
+    lexical = str(checkpoints.write_checkpoint(tmp_path / "splade-v3-lexical"))
+    assert holds_pair(lexical)
+    assert open_checkpoint(lexical, "query").own_terms
+    assert not open_checkpoint(lexical, "document").own_terms
+    doc = str(checkpoints.write_checkpoint(tmp_path / "splade-v3-doc"))
+    assert holds_pair(doc)
+    query = open_checkpoint(doc, "query")
+    assert query.query_side == "bag of words"
+    assert query.dropped_terms == (0, 2, 3), "[UNK] and [MASK] count, as in naver's code"
+    assert (query.table == 1).all()
+    with pytest.raises(CheckpointError, match="choose one with --role"):
+        open_checkpoint(doc)
+
+
+def test_a_mask_by_bag_of_words_in_the_sentence_transformers_layout(tmp_path: Path) -> None:
+    ones = [1.0] * checkpoints.VOCABULARY
+    path = str(checkpoints.write_look_up_router(tmp_path / "c", "SparseStaticEmbedding", ones, masked=True))
+    assert holds_pair(path)
+    query = open_checkpoint(path, "query")
+    assert (query.family.name, query.query_side, query.own_terms) == ("splade-v3-lexical", "masked encoder", True)
+    assert query.model is not None
+    weighed = checkpoints.write_look_up_router(tmp_path / "w", "SparseStaticEmbedding", masked=True)
+    with pytest.raises(CheckpointError, match="weighs a query encoder by a table"):
+        open_checkpoint(str(weighed), "query")
+
+
+def test_a_look_up_family_without_a_table(tmp_path: Path) -> None:
+    path = checkpoints.write_checkpoint(tmp_path / "opensearch-neural-sparse-encoding-doc-v1", "distilbert")
+    with pytest.raises(CheckpointError, match=r"there is no table \(idf\.json\)"):
         open_checkpoint(str(path), "query")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from splade_edge.models.checkpoint import OpenOptions, open_checkpoint
+from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 
 from .. import checkpoints
@@ -35,12 +36,13 @@ def test_a_padded_batch_is_the_formula_text_by_text(
     )
     encoder = ReferenceEncoder(open_checkpoint(str(path)))
     found = encoder.encode(TEXTS)
-    assert found.shape == (len(TEXTS), checkpoints.VOCABULARY)
+    vocabulary = checkpoints.vocabulary(architecture)
+    assert found.shape == (len(TEXTS), vocabulary)
     assert found.dtype == np.float32
     for row, text in zip(found, TEXTS, strict=True):
         expected = by_hand(path, text, pooling, double=activation == "log1p_relu")
         np.testing.assert_allclose(row, expected, atol=2e-5)
-        assert 0 < (row > 0).sum() < checkpoints.VOCABULARY
+        assert 0 < (row > 0).sum() < vocabulary
 
 
 def test_dropped_terms_have_no_weight(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder import encoder as encoder_module
 from splade_edge.runtime.encoder.backends import open_session
 from splade_edge.runtime.encoder.batches import next_batch, pad_right
-from splade_edge.runtime.errors import ArtifactError, InputError, MissingExtraError
+from splade_edge.runtime.errors import ArtifactError, InputError, IntegrityError, MissingExtraError
 
 from .. import tiny
 
@@ -197,6 +197,7 @@ def test_bad_threads(tiny_artifact: Path, threads: int) -> None:
         ([[2, 4]], [[1, -1]], "pad on the right"),
         ([[2, 4]], [[1]], "the mask is"),
         ([[]], [[]], "none 0"),
+        ([[2] * (tiny.MAX_LENGTH + 1)], [[1] * (tiny.MAX_LENGTH + 1)], "17 tokens is longer than the 16"),
     ],
 )
 def test_sessions_refuse_what_the_graph_is_not_defined_on(encoder: Encoder, ids, mask, message: str) -> None:
@@ -216,6 +217,41 @@ def test_a_graph_that_is_not_ours(tmp_path: Path) -> None:
     encoder = Encoder.open(artifact, check=False)
     with pytest.raises(ArtifactError, match=r"gives float32 \[1, 100\] where its manifest promises"):
         encoder.encode_query("cat")
+
+
+def test_an_operator_that_the_engine_does_not_have(tmp_path: Path) -> None:
+    import onnx
+
+    artifact = tiny.write_artifact(tmp_path / "a")
+    graph = onnx.load(artifact / "onnx/fp32.onnx")
+    next(node for node in graph.graph.node if node.op_type == "Relu").domain = "somewhere.else"
+    graph.opset_import.append(onnx.helper.make_opsetid("somewhere.else", 1))
+    onnx.save(graph, artifact / "onnx/fp32.onnx")
+    with pytest.raises(ArtifactError, match=r"does not load in ONNX Runtime .*somewhere\.else.*upgrade it") as caught:
+        Encoder.open(artifact, check=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [0, 1, -1])
+def test_a_truncated_graph(tmp_path: Path, cut: int) -> None:
+    artifact = tiny.write_artifact(tmp_path / "a")
+    graph = artifact / "onnx/fp32.onnx"
+    graph.write_bytes(graph.read_bytes()[:cut])
+    with pytest.raises(IntegrityError, match=r"has \d+ bytes instead of"):
+        Encoder.open(artifact)
+    with pytest.raises(ArtifactError, match=r"fp32\.onnx (does not load|takes)") as caught:
+        Encoder.open(artifact, check=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not tiny.HAS_OPENVINO, reason="no openvino")
+def test_an_operator_that_openvino_does_not_have(tmp_path: Path) -> None:
+    artifact = tiny.write_artifact(tmp_path / "a", openvino=True)
+    graph = artifact / "openvino/fp32.xml"
+    graph.write_text(graph.read_text().replace('type="ReLU"', 'type="Rectify"'))
+    with pytest.raises(ArtifactError, match=r"does not load in OpenVINO .*Rectify") as caught:
+        Encoder.open(artifact, backend="openvino", check=False)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(not tiny.HAS_OPENVINO, reason="no openvino")

@@ -1,0 +1,53 @@
+"""What is to be exported, and what can be seen to be wrong with it before PyTorch is loaded, which takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..models.custom_family import family_from
+from ..models.layout import Side
+from ..models.options import OpenOptions
+from ..runtime.artifact import MANIFEST_NAME, Backend
+from ..runtime.errors import InputError
+from ..runtime.staging import check_writable_target
+from .recipes import recipe_named
+from .texts import calibration_texts
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export. Either ``checkpoint`` (one encoder, or both sides of a pair), or ``query`` and ``document``.
+
+    ``role`` picks one side of a checkpoint. ``recipes`` overrides the int8 recipe of a backend by name.
+    """
+
+    output: Path
+    checkpoint: str | None = None
+    query: str | None = None
+    document: str | None = None
+    role: Side | None = None
+    backends: tuple[Backend, ...] = ("onnx", "openvino")
+    int8: bool = True
+    recipes: Mapping[Backend, str] = field(default_factory=dict)
+    force: bool = False
+    calibration: Path | None = None
+    options: OpenOptions = field(default_factory=OpenOptions)
+
+
+def check_request(request: ExportRequest) -> None:
+    """Raise InputError or CheckpointError for an output that exists, and for a typing error in any option."""
+    check_writable_target(request.output, manifest=MANIFEST_NAME, force=request.force)
+    pair = bool(request.query and request.document and not request.checkpoint and not request.role)
+    if not pair and (not request.checkpoint or request.query or request.document):
+        raise InputError("name one CHECKPOINT (with --role for one side of it), or both --query and --document")
+    for backend, name in request.recipes.items():
+        recipe_named(backend, name)
+        if backend not in request.backends:
+            raise InputError(f"--recipe {backend}={name} is for a backend that is not exported; add it to --backend")
+    if request.recipes and not request.int8:
+        raise InputError("--recipe is for int8 graphs; leave out --no-int8")
+    if request.options.family:
+        family_from(request.options.family)
+    calibration_texts(request.calibration)
