@@ -2,6 +2,7 @@
 # make test    environment, all tests (kernels also with the JIT off) but those that take minutes each
 # make test-full   those too: both Efficient SPLADE pairs at their real sizes (6 GB, 10 minutes)
 # make lint    ruff and mypy        make bench   the figures of the README (see benchmarks/README.md)
+# make dist    dist/*.whl with the default pair inside, tried in an environment of its own
 # make clean   remove everything the above made
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ TEST := .venv-test/bin
 # Set-up must not reach for a hub: nothing here downloads a model.
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-full lint bench clean
+.PHONY: demo test test-full lint dist bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -34,6 +35,9 @@ lint: .venv-test/ready
 		-p splade_edge.models -p splade_edge.export -p splade_edge.runtime
 	MYPYPATH=.venv-test/src $(TEST)/python -m mypy tests benchmarks export/optimum_register/splade.py
 
+dist: .venv-test/ready
+	sh ./.ci/dist $(TEST)
+
 bench: .venv-bench/ready .venv-bench-runtime/ready
 	.venv-bench/bin/python -m benchmarks --runtime-python .venv-bench-runtime/bin/python
 
@@ -53,4 +57,4 @@ bench: .venv-bench/ready .venv-bench-runtime/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-bench .venv-bench-runtime build demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-test .venv-bench .venv-bench-runtime build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

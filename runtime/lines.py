@@ -69,6 +69,15 @@ def format_of(source: str) -> Literal["jsonl", "tsv"] | None:
     raise InputError(f"{source}: cannot tell its format; name it .jsonl or .tsv (.gz may follow), or pipe it in as -")
 
 
+def names_a_corpus(source: str) -> bool:
+    """Whether :func:`format_of` takes it."""
+    try:
+        format_of(source)
+    except InputError:
+        return False
+    return True
+
+
 def size_of(source: str) -> int | None:
     """Bytes on disk, None for stdin. Raises InputError if it cannot be read."""
     if source == "-":

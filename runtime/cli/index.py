@@ -35,6 +35,7 @@ examples:
   splade-edge index artifact/ part1.jsonl.gz part2.jsonl.gz -o index/ --on-error skip
   zcat dump.gz | splade-edge index artifact/ - -o index/ --passages 128 --overlap 32
   splade-edge index artifact/ corpus.jsonl -o index/ --field year --field author.name
+  splade-edge index corpus.jsonl -o index/               (with a wheel that carries a pair)
   splade-edge index artifact/ corpus.tsv -o index/ --force --backend openvino --precision int8 --threads 4"""
 DEFAULT_PASSAGE_TOKENS = 128
 
@@ -47,7 +48,14 @@ class IndexCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """See :class:`Command`."""
         parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
-        parser.add_argument("artifact", metavar="ARTIFACT", help="an exported pair, or an encoder made for both sides")
+        parser.usage = "%(prog)s [ARTIFACT] CORPUS [CORPUS ...] -o DIR [options]"
+        parser.add_argument(
+            "artifact",
+            metavar="ARTIFACT",
+            nargs="?",
+            help="a directory: an exported pair, or an encoder made for both sides (default: the pair this "
+            "installation carries, if it does)",
+        )
         parser.add_argument("corpus", metavar="CORPUS", nargs="+", help="files of documents; - is standard input")
         parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the index directory to make")
         parser.add_argument("--force", action="store_true", help="replace an index that is there")
@@ -121,24 +129,25 @@ class IndexCommand:
             raise InputError("--overlap is for passages; add --passages")
         overlap = args.overlap if args.overlap is not None else (args.passages or 0) // 4
         passages = Passages(args.passages, overlap) if args.passages else None
-        if args.corpus.count("-") > 1:
+        artifact, corpus = _inputs(args)
+        if corpus.count("-") > 1:
             raise InputError("standard input (-) is named twice; it can be read once")
-        for source in args.corpus:
+        for source in corpus:
             format_of(source)
         for name in args.fields:
             parse_field(name)
-        sizes = [size_of(source) for source in args.corpus]
+        sizes = [size_of(source) for source in corpus]
         check_writable_target(output, manifest=MANIFEST_NAME, force=args.force)
-        query_artifact = open_artifact(args.query_encoder or args.artifact, "query")
+        query_artifact = open_artifact(args.query_encoder or artifact, "query")
         encoder = Encoder.open(
-            args.artifact, "document", backend=args.backend, precision=args.precision, threads=args.threads
+            artifact, "document", backend=args.backend, precision=args.precision, threads=args.threads
         )
         bad_lines, meter = BadLines(args.on_error), ReadMeter()
         done = IndexingProgress(None if None in sizes else sum(size or 0 for size in sizes), meter)
         with Progress("Encoding", "document", done.fraction) as bar:
             manifest = build_index(
                 output,
-                done.count(read_corpus(args.corpus, bad_lines, meter)),
+                done.count(read_corpus(corpus, bad_lines, meter)),
                 encoder,
                 query_artifact,
                 passages=passages,
@@ -162,6 +171,19 @@ class IndexCommand:
         else:
             new_console().print(key_values(_summary(manifest, output, seconds)))
         return 0
+
+
+def _inputs(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """The artifact and the corpus files. A first argument that reads as a corpus file leaves the artifact out."""
+    from ..bundled import bundled_pair
+    from ..lines import names_a_corpus
+
+    first = args.artifact
+    if first is None:
+        return str(bundled_pair()), args.corpus
+    if Path(first).is_dir() or not names_a_corpus(first):
+        return first, args.corpus
+    return str(bundled_pair()), [first, *args.corpus]
 
 
 class IndexingProgress:

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from splade_edge.runtime import bundled
+from splade_edge.runtime.cli.main import main
 
 from .. import tiny
 from .conftest import DOCUMENTS, Cli
@@ -142,7 +144,9 @@ def test_an_empty_corpus(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:
         (["{pair}", "-", "-", "-o", "x"], 2, "standard input (-) is named twice"),
         (["{pair}/query", "{corpus}", "-o", "x"], 2, "holds a query encoder, not a document encoder"),
         (["{pair}/document", "{corpus}", "-o", "x"], 2, "holds a document encoder, not a query encoder"),
-        (["{corpus}", "{corpus}", "-o", "x"], 2, "is not a directory; expected an exported artifact"),
+        (["none", "{corpus}", "-o", "x"], 2, "expected an exported artifact"),
+        (["{corpus}", "{corpus}", "-o", "x"], 2, "carries no pair of its own; name an exported one"),
+        (["{corpus}", "-o", "x"], 2, "carries no pair of its own; name an exported one"),
         (["{pair}", "{corpus}", "-o", "x", "--threads", "0"], 2, "'0' is not a whole number of at least 1"),
         (["{pair}", "{corpus}", "-o", "x", "--memory", "1"], 2, "'1' is not a size of at least 1M"),
         (["{pair}", "{corpus}", "-o", "x", "--overlap", "3"], 2, "--overlap is for passages; add --passages"),
@@ -192,3 +196,14 @@ def test_a_full_disk(tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
     assert process.stderr.startswith("splade-edge: error: cannot write ")
     assert len(process.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pair_of_the_installation(
+    tiny_pair: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bundled, "_PLACE", tiny_pair)
+    assert main(["index", str(corpus), "-o", str(tmp_path / "one"), "--json"]) == 0
+    assert main(["index", str(tiny_pair), str(corpus), "-o", str(tmp_path / "other"), "--json"]) == 0
+    one, other = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert one["documents"] == other["documents"] > 0
+    assert one["document_vectors"] == other["document_vectors"]
