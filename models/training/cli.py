@@ -67,7 +67,7 @@ class TrainCommand:
         def interrupt(number: int, frame: types.FrameType | None) -> None:
             interrupted[0] = True
 
-        with Progress("preparing", "steps", lambda: share[0]) as bar:
+        with Progress("preparing", "step", lambda: share[0]) as bar:
             run = Run(run_file, args.output, args.cache or args.output / "cache")
             done = run.resume()
             if done:
