@@ -15,6 +15,7 @@ from ..models.look_up import Table
 from ..runtime.artifact import Backend, Variant
 from . import quantize_onnx, quantize_openvino
 from .graph import pooled_graph
+from .half_storage import halve_weights
 from .inputs import SpladeExporterConfig
 from .recipes import Recipe
 from .texts import SampleTexts
@@ -75,6 +76,8 @@ def write_graphs(
                     partial(_quantize_openvino, recipe, source, directory, inputs),
                 )
                 variants.append(_int8_variant(recipe, _OPENVINO[1]))
+    for variant in variants:
+        halve_weights(directory / variant.path)
     return variants
 
 
