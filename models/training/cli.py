@@ -33,7 +33,6 @@ class TrainCommand:
         """Declare the arguments."""
         parser.description = "Train an Efficient SPLADE pair, or one side of it, as a run file says."
         parser.epilog = _EPILOG
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.add_argument("run", type=Path, metavar="RUN.toml", help="the run file")
         parser.add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="the run's directory")
         parser.add_argument(

@@ -30,6 +30,7 @@ BUILT_IN: dict[str, Command] = {
 # Known plug-ins are listed without importing them: name -> (help, extra that brings what they need).
 KNOWN_PLUG_INS = {
     "export": ("export a checkpoint or a pair to ONNX and OpenVINO, with proof of parity", "export"),
+    "train": ("train a query and a document encoder on your own retrieval sets", "train"),
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
