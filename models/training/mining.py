@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
 
 from ...runtime.corpus import Document
+from ...runtime.errors import InputError
 from ...runtime.index import Index
 from ...runtime.index.writer import IndexWriter
 from ...runtime.vectors import SparseBatch
+from ..weights import weights_sha256
 from .bm25 import Bm25
 from .collections import Collection
+from .evaluation import encode_all
+from .runfile import EncoderSettings
+from .side import Side
 
 
 def mine(queries: SparseBatch, documents: SparseBatch, vocabulary: int, depth: int) -> npt.NDArray[np.int64]:
@@ -41,16 +48,45 @@ def mine_with_bm25(collection: Collection, depth: int) -> npt.NDArray[np.int64]:
     return mine(_batch(bm25.vectors(collection.queries)), _batch(documents), documents.shape[1], depth)
 
 
-def mined_negatives(collection: Collection, depth: int, path: Path) -> npt.NDArray[np.int64]:
-    """What ``path`` holds, or BM25's best documents, which are then kept there."""
-    if path.is_file():
-        kept: npt.NDArray[np.int64] = np.load(path)
-        if kept.ndim == 2 and kept.shape[0] == len(collection.queries) and kept.shape[1] >= depth:
-            return kept[:, :depth]
-    found = mine_with_bm25(collection, depth)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, found)
-    return found
+def mine_with_pair(collection: Collection, depth: int, query: Side, document: Side) -> npt.NDArray[np.int64]:
+    """The best documents of every query of a collection by a SPLADE pair, as :func:`mine`."""
+    documents = encode_all(document, collection.documents)
+    return mine(_batch(encode_all(query, collection.queries)), _batch(documents), documents.shape[1], depth)
+
+
+class Miner:
+    """Mines with a pair, or with BM25 where ``pair`` is None; keeps what it found in the directory ``cache``."""
+
+    def __init__(self, pair: str | None, lengths: tuple[int, int], cache: Path, device: torch.device) -> None:
+        self._cache = cache
+        self._by = "bm25"
+        self._sides: tuple[Side, Side] | None = None
+        if pair is not None:
+            roots = [Path(pair) / side for side in ("query", "document")]
+            for root in roots:
+                if not (root / "config.json").is_file():
+                    raise InputError(f"the miner {pair} has no {root.name}/ with a checkpoint")
+            settings = [
+                EncoderSettings(base=str(root), frozen=True, silent=[], max_length=length)
+                for root, length in zip(roots, lengths, strict=True)
+            ]
+            self._sides = (Side(settings[0], [], 0, device), Side(settings[1], [], 0, device))
+            self._by = hashlib.sha256("".join(map(weights_sha256, roots)).encode()).hexdigest()[:12]
+
+    def negatives(self, collection: Collection, depth: int) -> npt.NDArray[np.int64]:
+        """int64 ``[queries, depth]``, as :func:`mine`."""
+        path = self._cache / f"{collection.name}-negatives-{self._by}.npy"
+        if path.is_file():
+            kept: npt.NDArray[np.int64] = np.load(path)
+            if kept.ndim == 2 and kept.shape[0] == len(collection.queries) and kept.shape[1] >= depth:
+                return kept[:, :depth]
+        if self._sides is None:
+            found = mine_with_bm25(collection, depth)
+        else:
+            found = mine_with_pair(collection, depth, *self._sides)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, found)
+        return found
 
 
 def _batch(matrix: sp.csr_matrix) -> SparseBatch:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .collections import Collection
 from .imitation import open_imitated
-from .mining import mined_negatives
+from .mining import Miner
 from .objective import Regularizer, contrastive_loss, distillation_loss, imitation_loss, penalty
 from .runfile import RunFile
 from .sampling import Batch, Sampler
@@ -26,9 +26,11 @@ class Retrieval:
         settings = run.training
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._collections = collections
-        self.negatives = [
-            mined_negatives(c, settings.negative_depth, cache / f"{c.name}-negatives.npy") for c in collections
-        ]
+        assert run.document is not None  # read_run_file has checked it
+        lengths = ((run.query or run.document).max_length, run.document.max_length)
+        miner = Miner(settings.miner, lengths, cache, self._device)
+        self.negatives = [miner.negatives(c, settings.negative_depth) for c in collections]
+        del miner
         self._sampler = Sampler(
             collections,
             self.negatives,
@@ -37,7 +39,6 @@ class Retrieval:
             steps=settings.steps * settings.accumulate,
             seed=settings.seed,
         )
-        assert run.document is not None  # read_run_file has checked it
         self.document = Side(run.document, texts, settings.seed, self._device)
         self.query = Side(run.query, texts, settings.seed + 1, self._device) if run.query else self.document
         self.sides = {"document": self.document} | ({"query": self.query} if run.query else {})

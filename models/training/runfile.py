@@ -125,7 +125,8 @@ class TrainingSettings(Section, frozen=True):
     """Steps and optimizer (AdamW, linear warm-up and decay).
 
     ``batch``: queries a step; ``negatives``: hard negatives a query; ``negative_depth``: they are drawn from the first
-    so many mined ones; ``accumulate``: batches an update; ``chunk``: texts encoded at a time with gradient caching
+    so many mined ones; ``miner``: the pair that mines them, a directory with ``query/`` and ``document/`` (default:
+    BM25); ``accumulate``: batches an update; ``chunk``: texts encoded at a time with gradient caching
     (Gao et al. 2021), 0 for all at once. ``contrastive``: weight of the cross-entropy; ``scale``: what the dot product
     is multiplied with before the softmax.
     """
@@ -134,6 +135,7 @@ class TrainingSettings(Section, frozen=True):
     batch: Count = 32
     negatives: Whole = 1
     negative_depth: Count = 30
+    miner: str | None = None
     accumulate: Count = 1
     chunk: Whole = 0
     learning_rate: Positive = 1e-4
@@ -234,7 +236,13 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 # Where a run file names paths.
-_PATHS = (("document", "base"), ("query", "base"), ("teacher", "base"), ("teacher", "query_vectors"))
+_PATHS = (
+    ("document", "base"),
+    ("query", "base"),
+    ("teacher", "base"),
+    ("teacher", "query_vectors"),
+    ("training", "miner"),
+)
 
 
 def _resolve_paths(tables: dict[str, Any], here: Path) -> None:

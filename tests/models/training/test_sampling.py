@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.training.bm25 import Bm25
 from splade_edge.models.training.collections import Collection, read_collection
-from splade_edge.models.training.mining import mine_with_bm25, mined_negatives
+from splade_edge.models.training.mining import Miner, mine_with_bm25
 from splade_edge.models.training.runfile import SetSettings
 from splade_edge.models.training.sampling import Sampler
 from splade_edge.runtime.errors import InputError
@@ -69,9 +73,23 @@ def test_mining_finds_what_bm25_ranks_first(small: Collection, tmp_path: Path) -
         # Impacts have 8 bits: documents of nearly the same score may change places.
         best = np.sort(scores[row])[::-1][: kept.size]
         np.testing.assert_allclose(scores[row, kept], best, atol=0.02 * best[0])
-    path = tmp_path / "cache" / "mined.npy"
-    np.testing.assert_array_equal(mined_negatives(small, 5, path), mined)
-    np.testing.assert_array_equal(mined_negatives(small, 3, path), mined[:, :3])
+    miner = Miner(None, (8, 16), tmp_path / "cache", torch.device("cpu"))
+    np.testing.assert_array_equal(miner.negatives(small, 5), mined)
+    np.testing.assert_array_equal(miner.negatives(small, 3), mined[:, :3])
+
+
+def test_mining_with_a_pair_is_its_ranking(small: Collection, base: Path, tmp_path: Path) -> None:
+    for side in ("query", "document"):
+        shutil.copytree(base, tmp_path / "pair" / side)
+    miner = Miner(str(tmp_path / "pair"), (16, 16), tmp_path / "cache", torch.device("cpu"))
+    found = miner.negatives(small, 4)
+    reference = ReferenceEncoder(open_checkpoint(str(base), "document"))
+    scores = reference.encode(small.queries) @ reference.encode(small.documents).T
+    for row, ranking in enumerate(found):
+        np.testing.assert_allclose(scores[row, ranking], np.sort(scores[row])[::-1][:4], rtol=0.02)
+    np.testing.assert_array_equal(miner.negatives(small, 4), found)
+    with pytest.raises(InputError, match="has no query/"):
+        Miner(str(tmp_path), (16, 16), tmp_path / "cache", torch.device("cpu"))
 
 
 def test_bad_sets_are_refused(collection: Path, tmp_path: Path) -> None:
