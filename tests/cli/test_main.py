@@ -71,7 +71,12 @@ LATE = "import atexit, sys; atexit.register(print, 'late'); from splade_edge.run
         ("", "'--version'", 0, True),
         ("sys.setprofile(lambda *_: None); ", "'info', 'none'", 2, True),
         ("sys.settrace(lambda *_: None); ", "'info', 'none'", 2, True),
-        ("import threading, time; threading.Thread(target=time.sleep, args=(1,)).start(); ", "'info', 'none'", 2, True),
+        (
+            "import threading; threading.Thread(target=threading.main_thread().join).start(); ",
+            "'info', 'none'",
+            2,
+            True,
+        ),
         ("from splade_edge.runtime.cli import main; main.BUILT_IN.pop('info'); ", "'info', 'none'", 2, True),
     ],
 )
