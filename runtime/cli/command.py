@@ -36,6 +36,18 @@ def non_negative_int(text: str) -> int:
     return int(text)
 
 
+def positive_ints(text: str) -> list[int]:
+    """Whole numbers of at least 1, separated by commas, each once."""
+    return sorted({positive_int(part.strip()) for part in text.split(",")})
+
+
+def positive_seconds(text: str) -> float:
+    """Seconds, more than 0, at most an hour."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", text) or not 0 < float(text) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, at most 3600")
+    return float(text)
+
+
 def byte_size(text: str) -> int:
     """A size in bytes: ``512M``, ``2G``, ``65536``; K, M, G are powers of 1024."""
     match = re.fullmatch(r"([0-9]{1,15})([KMG]?)(i?B)?", text, re.IGNORECASE)

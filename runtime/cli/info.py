@@ -115,7 +115,7 @@ def _index(index: Index) -> dict[str, Any]:
         "document_vectors": msgspec.to_builtins(m.document_vectors),
         "made_by": m.made_by,
         "fields": {
-            name: {"numbers": c.numbers, "strings": c.strings, "booleans": c.booleans, "index": c.number is not None}
+            name: {"numbers": c.numbers, "strings": c.strings, "booleans": c.booleans, "index": c.indexed}
             for name, c in index.fields.items()
         },
     }

@@ -14,8 +14,8 @@ from typing import NoReturn, TextIO
 
 from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
 from ..version import VERSION
+from . import bench, index, info, search, verify
 from . import eval as eval_command
-from . import index, info, search, verify
 from .command import Command
 from .console import complain, prepare_streams, printable
 
@@ -26,6 +26,7 @@ BUILT_IN: dict[str, Command] = {
     "eval": eval_command.EvalCommand(),
     "info": info.InfoCommand(),
     "verify": verify.VerifyCommand(),
+    "bench": bench.BenchCommand(),
 }
 # Known plug-ins are listed without importing them: name -> (help, extra that brings what they need).
 KNOWN_PLUG_INS = {

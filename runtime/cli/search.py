@@ -148,7 +148,7 @@ def _explain_filter(console: Console, selection: Selection) -> None:
     table = new_table("filter", ">documents", "")
     for step in selection.steps:
         how = "from the index of the field" if step.how == "index" else f"by reading {plural(step.read, 'document')}"
-        table.add_row(cell(step.what), f"{step.found:,}", how)
+        table.add_row(cell(_shorten(step.what)), f"{step.found:,}", how)
     if len(selection.steps) > 1:
         table.add_row("the whole filter", f"{selection.count:,}", "")
     console.print(table)

@@ -20,7 +20,7 @@ def check_isa(artifact: Artifact, variant: Variant, features: frozenset[str] | N
     if not needed or platform.machine().lower() not in ("x86_64", "amd64"):
         return
     if features is None:
-        features = _host_features()
+        features = host_features()
     if not any(feature in features for feature in needed):
         raise ArtifactError(
             f"{artifact.path}: its {variant.backend} {variant.precision} graph needs a CPU with {variant.isa.upper()}; "
@@ -28,7 +28,8 @@ def check_isa(artifact: Artifact, variant: Variant, features: frozenset[str] | N
         )
 
 
-def _host_features() -> frozenset[str]:
+def host_features() -> frozenset[str]:
+    """The instruction sets of this machine, by LLVM's names."""
     import llvmlite.binding
 
     return frozenset(name for name, present in llvmlite.binding.get_host_cpu_features().items() if present)

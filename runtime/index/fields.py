@@ -63,6 +63,11 @@ class FieldCounts(NamedTuple):
     booleans: int
     number: int | None
 
+    @property
+    def indexed(self) -> bool:
+        """Whether filters on the field are answered from an index."""
+        return self.number is not None
+
 
 class FieldWriter:
     """Writes a segment's fields. ``indexed``: those that get an index."""
@@ -191,7 +196,7 @@ class FieldReader:
     def has_index(self, field: Field) -> bool:
         """Whether comparisons of a field are answered without reading the documents."""
         counts = self.counts.get(field)
-        return counts is not None and counts.number is not None
+        return counts is not None and counts.indexed
 
     def documents_where(self, comparison: Comparison) -> npt.NDArray[np.bool_]:
         """bool ``[documents]``: where a comparison of an indexed field is true."""
@@ -220,7 +225,7 @@ class FieldReader:
         self._open()
         self._file.check()
         for counts in self._counts.values():
-            if counts.number is not None:
+            if counts.indexed:
                 everything = np.zeros(self._documents, np.bool_)
                 self._mark(everything, "", (counts.number,), Among(Field(()), ()))
                 if not everything.all():

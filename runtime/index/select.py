@@ -21,7 +21,8 @@ from .documents import DocumentReader
 from .fields import FieldCounts, FieldReader, kind_of
 
 Mask = npt.NDArray[np.bool_]
-CACHE_BYTES = 32 << 20  # of the answers kept: 32 filters of a million documents
+CACHE_BYTES = 32 << 20  # of the answers kept: 32 filters of a million documents…
+CACHE_FILTERS = 1000  # …and of a few documents no more than these
 _FEW = 20  # documents are read one by one if they are fewer than one in so many, else all in order
 _NAMES_SHOWN = 12
 _KINDS = ("numbers", "strings", "booleans")
@@ -78,7 +79,7 @@ class Selector:
         selection = Selection(allowed, tuple(steps))
         with self._lock:
             self._cache[predicate] = selection
-            while len(self._cache) > max(1, CACHE_BYTES // max(1, self._documents.count)):
+            while len(self._cache) > max(1, min(CACHE_FILTERS, CACHE_BYTES // max(1, self._documents.count))):
                 self._cache.popitem(last=False)
         return selection
 

@@ -21,7 +21,8 @@ class SqliteWriter:
 
     def __init__(self, path: Path, schema: str) -> None:
         self._path = path
-        self.connection = sqlite3.connect(path, isolation_level=None)
+        with self.writing():
+            self.connection = sqlite3.connect(path, isolation_level=None)
         try:
             with self.writing():
                 for pragma in _PRAGMAS:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from splade_edge.runtime import Searcher, WhereError
 
 from .conftest import Cli
 
@@ -49,6 +51,22 @@ def test_only_what_satisfies_the_filter_is_found(cli: Cli, dated: Path, where: s
     ]
     if expected:
         assert first_three[1:] == found[:3]
+
+
+def test_in_python(dated: Path) -> None:
+    with Searcher.open(dated, threads=2) as searcher:
+        everything = [hit.id for hit in searcher.search("cat rain", k=20)]
+        late = [hit.id for hit in searcher.search("cat rain", k=20, where="year >= 2005")]
+        assert late == [i for i in everything if int(i[1:]) >= 5]
+        assert len(late) == 5
+        even = np.arange(10) % 2 == 0
+        both = searcher.search("cat rain", k=20, where="year >= 2005", allowed=even)
+        assert [hit.id for hit in both] == [i for i in late if int(i[1:]) % 2 == 0]
+        many = list(searcher.search_many(["cat rain", "dog"], k=20, where="year >= 2005"))
+        assert [hit.id for hit in many[0]] == late
+        assert {hit.id for hit in many[1]} == set(late)
+        with pytest.raises(WhereError, match="column 1"):
+            searcher.search_many(["cat"], where="jahr = 3")
 
 
 def test_many_queries(cli: Cli, dated: Path, tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ COMPARISONS = st.sampled_from(
         "{} = 1", "{} != 1", "{} < 0", "{} <= 0.5", "{} > -1", "{} >= 2", "{} = null", "{} is not null", "{} = true",
         "{} in (1, 'a', false, null)", "{} not in ('b', 0)", "{} = 'a'", "{} < 'b'", "{} <= 'a'", "{} > ''",
         "{} >= 'aa'", "{} like 'a%'", "{} like '%b'", "{} like 'ab'", "{} like '_%'", "{} not like '%'",
-        "{} = 1180591620717411303424", "{} > 1e20",
+        "{} > 'a\x00'", "{} like '\ud7ff%'", "{} like 'a\U0010ffff%'", "{} like '\U0010ffff%'", "{} < '\ue000'",
+        "{} >= '\U0001f600'", "{} = 9007199254740992", "{} > 9007199254740992", "{} <= 9007199254740993",
+        "{} >= 9223372036854775807", "{} < -9223372036854775808", "{} = 1180591620717411303424", "{} > 1e20",
     ]
 )  # fmt: skip
 NAMES = st.sampled_from(["x", "y", "z", "x.x", "y.z", "_id", "title", "text"])
@@ -69,7 +71,7 @@ PREDICATES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     data=st.lists(metadata, min_size=1, max_size=25),
     indexed=st.lists(st.sampled_from(["x", "y", "z", "x.x", "y.z", "title"]), unique=True),
@@ -208,6 +210,9 @@ def test_answers_are_kept_and_cannot_be_changed(years, monkeypatch):
         years.select(f"year = {year}")
     assert len(years._selector._cache) == 3
     assert years.select("year = 2002") is not first
+    monkeypatch.setattr(select, "CACHE_FILTERS", 2)
+    years.select("year = 2006")
+    assert len(years._selector._cache) == 2
 
 
 def test_more_names_than_are_kept(tmp_path, monkeypatch):

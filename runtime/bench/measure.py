@@ -1,0 +1,204 @@
+"""Measuring graphs side by side, and an index: who is asked what, and for how long."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artifact import Side, Variant
+from ..errors import SpladeEdgeError
+from .process import Worker
+from .summary import Latency, length_range
+
+_TURN = 0.1  # seconds of calls before the next graph has its turn
+_SEED = 0
+
+Report = Callable[[str], None]
+
+
+@dataclass
+class GraphReport:
+    """One graph: seconds to load it, latency by tokens of the text, texts and tokens a second in batches, and resident
+    memory (MB, 10^6) of a process with it alone, loaded and at most. ``missing``: why it could not be measured.
+    """
+
+    side: str
+    backend: str
+    precision: str
+    load_seconds: float = math.nan
+    latency: dict[str, Latency] = field(default_factory=dict)
+    texts_a_second: float = math.nan
+    tokens_a_second: float = math.nan
+    loaded_mb: float = 0.0
+    peak_mb: float = 0.0
+    missing: str | None = None
+
+
+@dataclass
+class IndexReport:
+    """An index with its query encoder: seconds to open both; latency of encoding by tokens, and for each k of scoring,
+    of reading the documents and of the whole; queries a second by number of clients; resident memory (MB, 10^6) after
+    opening and at most.
+    """
+
+    documents: int
+    backend: str
+    precision: str
+    open_seconds: float
+    tokens: float
+    terms: float
+    encode: dict[str, Latency]
+    score: dict[int, Latency]
+    read: dict[int, Latency]
+    whole: dict[int, Latency]
+    queries_a_second: dict[int, float]
+    opened_mb: float
+    peak_mb: float
+
+
+def measure_encoder(
+    path: Path,
+    side: Side,
+    variants: Sequence[Variant],
+    cases: Mapping[str, Sequence[str]],
+    bulk: Sequence[str],
+    *,
+    threads: int,
+    seconds: float,
+    report: Report = lambda _: None,
+) -> list[GraphReport]:
+    """The graphs of one encoder, each in a process of its own, in turns.
+
+    ``cases``: texts by name, encoded one at a time for about ``seconds`` a graph and case; ``bulk``: texts encoded in
+    batches. A case named "" is told apart by the texts' lengths. ``report`` hears what is done. A graph that cannot be
+    loaded (an engine that is not installed) is reported as missing.
+    """
+    reports = [GraphReport(side, v.backend, v.precision) for v in variants]
+    with ExitStack() as stack:
+        workers: list[tuple[GraphReport, Worker]] = []
+        for graph in reports:
+            name = f"{side} {graph.backend} {graph.precision}"
+            report(f"loading {name}")
+            worker = stack.enter_context(Worker(name))
+            try:
+                opened = worker.ask(
+                    "open_encoder", path=str(path), side=side, backend=graph.backend, precision=graph.precision,
+                    threads=threads,
+                )  # fmt: skip
+            except SpladeEdgeError as error:
+                graph.missing = str(error)
+                continue
+            graph.load_seconds, graph.loaded_mb = opened["seconds"], worker.ask("memory")["now"]
+            workers.append((graph, worker))
+        for name, texts in cases.items():
+            report(f"{side}: {name or 'texts one at a time'}")
+            for (graph, _), found in zip(workers, _in_turns([w for _, w in workers], texts, seconds), strict=True):
+                graph.latency |= {name: Latency.of(found["seconds"])} if name else _by_length(found)
+        report(f"{side}: in batches")
+        for _, worker in workers:
+            worker.ask("encode_all", texts=list(bulk[:8]))
+        spent: dict[int, list[tuple[float, int]]] = defaultdict(list)
+        while workers and min(sum(s for s, _ in spent[i]) for i in range(len(workers))) < seconds:
+            for i, (_, worker) in enumerate(workers):
+                answer = worker.ask("encode_all", texts=list(bulk))
+                spent[i].append((answer["seconds"], answer["tokens"]))
+        for i, (graph, worker) in enumerate(workers):
+            total = sum(s for s, _ in spent[i])
+            graph.texts_a_second = len(bulk) * len(spent[i]) / total
+            graph.tokens_a_second = sum(t for _, t in spent[i]) / total
+            graph.peak_mb = worker.ask("memory")["most"]
+    return reports
+
+
+def measure_index(
+    path: Path,
+    queries: Sequence[str],
+    *,
+    ks: Sequence[int],
+    clients: Sequence[int],
+    threads: int,
+    seconds: float,
+    query_encoder: str | None = None,
+    backend: str | None = None,
+    precision: str | None = None,
+    report: Report = lambda _: None,
+) -> IndexReport:
+    """An index with these queries: about ``seconds`` of single queries, then as many for each number of ``clients``
+    (threads that ask at once, each with an encoder of one thread), with the first of ``ks``.
+    """
+    settings = {"path": str(path), "query_encoder": query_encoder, "backend": backend, "precision": precision}
+    order = [queries[i] for i in np.random.default_rng(_SEED).permutation(len(queries))]
+    with Worker(str(path)) as worker:
+        report("opening the index")
+        opened = worker.ask("open_index", **settings, threads=threads)
+        opened_mb = worker.ask("memory")["now"]
+        report("warming up")
+        worker.ask("search", texts=order, ks=list(ks))  # compiles kernels, maps and checks postings
+        report("one query at a time")
+        found: dict[str, list[float]] = defaultdict(list)
+        by_k: dict[str, dict[int, list[float]]] = {part: {k: [] for k in ks} for part in ("score", "read", "whole")}
+        while sum(map(sum, by_k["whole"].values())) < seconds:
+            answer = worker.ask("search", texts=order, ks=list(ks))
+            for part in ("encode", "tokens", "terms"):
+                found[part] += answer[part]
+            for part, lists in by_k.items():
+                for k in ks:
+                    lists[k] += answer[part][str(k)]
+        served = {}
+        if threads != 1:
+            worker.ask("open_index", **settings, threads=1)
+            worker.ask("search", texts=order[:10], ks=list(ks[:1]))
+        for number in clients:
+            report(f"{number} at once")
+            answer = worker.ask("serve", texts=order, k=ks[0], clients=number, seconds=seconds)
+            served[number] = answer["queries"] / answer["seconds"]
+        peak_mb = worker.ask("memory")["most"]
+    parts = {part: {k: Latency.of(times) for k, times in lists.items()} for part, lists in by_k.items()}
+    return IndexReport(
+        documents=opened["documents"], backend=opened["backend"], precision=opened["precision"],
+        open_seconds=opened["seconds"], tokens=float(np.mean(found["tokens"])), terms=float(np.mean(found["terms"])),
+        encode=_by_length({"seconds": found["encode"], "tokens": found["tokens"]}),
+        score=parts["score"], read=parts["read"], whole=parts["whole"], queries_a_second=served,
+        opened_mb=opened_mb, peak_mb=peak_mb,
+    )  # fmt: skip
+
+
+def _in_turns(workers: Sequence[Worker], texts: Sequence[str], seconds: float) -> list[dict[str, list[Any]]]:
+    """What each worker measured: ``seconds`` and ``tokens`` of each call. All encode the same texts, in turns of about
+    a tenth of a second, so that a slow minute of the machine is everyone's.
+    """
+    order = [texts[i] for i in np.random.default_rng(_SEED).permutation(len(texts))]
+    found: list[dict[str, list[Any]]] = [{"seconds": [], "tokens": []} for _ in workers]
+    for worker in workers:
+        worker.ask("encode", texts=order[:20])
+    at, size = 0, 1
+    while found and min(sum(f["seconds"]) for f in found) < seconds:
+        part = [order[(at + i) % len(order)] for i in range(size)]
+        at += size
+        first = at % len(workers)
+        for i in (*range(first, len(workers)), *range(first)):
+            answer = workers[i].ask("encode", texts=part)
+            for key in found[i]:
+                found[i][key] += answer[key]
+        slowest = max(sum(f["seconds"]) / len(f["seconds"]) for f in found)
+        size = max(1, min(len(order), int(_TURN / slowest)))
+    return found
+
+
+def _by_length(found: Mapping[str, Sequence[Any]]) -> dict[str, Latency]:
+    """Latency by range of token length, short texts first, and of all."""
+    times: dict[int, list[float]] = defaultdict(list)
+    for seconds, tokens in zip(found["seconds"], found["tokens"], strict=True):
+        times[tokens].append(seconds)
+    ranges: dict[str, list[float]] = defaultdict(list)
+    for tokens in sorted(times):
+        ranges[length_range(tokens)] += times[tokens]
+    latency = {f"{name} tokens": Latency.of(values) for name, values in ranges.items()}
+    return latency if len(latency) == 1 else {**latency, "all": Latency.of(list(found["seconds"]))}

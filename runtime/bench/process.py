@@ -1,0 +1,53 @@
+"""The other end of a :mod:`.worker`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import TracebackType
+from typing import Any
+
+from ..errors import InputError, SpladeEdgeError
+
+
+class Worker:
+    """A process that measures; ended with the block. Raises what the process raised, as one line."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "splade_edge.runtime.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            start_new_session=True,  # a terminal's interrupt goes to all of a session; it is ours to end the process
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """The answer to a command."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            raise SpladeEdgeError(
+                f"the process that measured {self._what} ended with {code}; is there enough memory for it?"
+            )
+        reply = json.loads(line)
+        if "error" in reply:
+            kind = InputError if reply["exit_code"] == InputError.exit_code else SpladeEdgeError
+            raise kind(reply["error"])
+        return reply["answer"]

@@ -1,0 +1,93 @@
+"""What is measured with: texts of the user's, sampled from an index, or made of the tokenizer's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from ..corpus import looks_like_json, parse_object, read_corpus, text_field, tsv_header
+from ..encoder.tokenizer import TextTokenizer
+from ..errors import CorpusError, InputError
+from ..index import Index
+from ..indexing import join_title
+from ..lines import BadLines, decode_line, read_lines, source_name
+
+_SEED = 0
+_WORDS = (3, 12)  # of a query that is sampled from a text
+
+
+def read_query_texts(source: str, limit: int) -> list[str]:
+    """The first queries of a file (``-``: stdin): BEIR JSON lines, TSV (the last column), or a text a line.
+
+    Raises InputError (no such file, no queries), CorpusError (a line that cannot be used).
+    """
+    texts = list(islice(_query_texts(source), limit))
+    if not texts:
+        raise InputError(f"{source_name(source)} has no queries")
+    return texts
+
+
+def _query_texts(source: str) -> Iterator[str]:
+    first = True
+    for line in read_lines(source, BadLines("fail")):
+        if not line.data.strip():
+            continue
+        try:
+            if line.data.lstrip()[:1] == b"{" and looks_like_json(line.data):
+                yield text_field(parse_object(line.data), "text")
+            elif not (first and tsv_header(line.data)):
+                yield decode_line(line.data).rpartition("\t")[2]
+        except ValueError as error:
+            raise CorpusError(f"{line.location}: {error}") from None
+        first = False
+
+
+def read_document_texts(source: str, limit: int) -> list[str]:
+    """The first documents of a corpus as they are encoded. Raises InputError, CorpusError."""
+    records = islice(read_corpus([source], BadLines("fail")), limit)
+    texts = [join_title(record.document.title, record.document.text) for record in records]
+    if not texts:
+        raise InputError(f"{source_name(source)} has no documents")
+    return texts
+
+
+def sample_queries(index: Index, count: int) -> list[str]:
+    """Queries of 3 to 12 consecutive words from documents spread over an index, the same each time.
+
+    Raises InputError if no document has a text.
+    """
+    rng = np.random.default_rng(_SEED)
+    ordinals = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))
+    queries = []
+    for document in index.documents(ordinals):
+        words = join_title(document.title, document.text).split()
+        if words:
+            length = int(rng.integers(_WORDS[0], _WORDS[1] + 1))
+            start = int(rng.integers(0, max(1, len(words) - length + 1)))
+            queries.append(" ".join(words[start : start + length]))
+    if not queries:
+        raise InputError(f"{index.path} stores no texts to sample queries from; give some with --queries")
+    return queries
+
+
+def made_texts(tokenizer: TextTokenizer, vocab_size: int, tokens: int, count: int) -> list[str]:
+    """Texts of about ``tokens`` tokens (special tokens included), of words that are in the vocabulary."""
+    words = [term.lstrip("Ġ▁") for term in tokenizer.vocabulary(vocab_size)]
+    words = sorted({word for word in words if len(word) > 2 and word.isalpha()}) or ["a"]
+    rng = np.random.default_rng(_SEED)
+    return [_text_of(tokenizer, words, rng, tokens) for _ in range(count)]
+
+
+def _text_of(tokenizer: TextTokenizer, words: Sequence[str], rng: np.random.Generator, tokens: int) -> str:
+    """As many words as tokens are wanted; where some are more than one token, fewer."""
+    chosen = [words[i] for i in rng.integers(0, len(words), max(1, tokens - tokenizer.special_tokens))]
+    while len(chosen) > 1 and _length(tokenizer, chosen) > tokens:
+        chosen.pop()
+    return " ".join(chosen)
+
+
+def _length(tokenizer: TextTokenizer, words: Sequence[str]) -> int:
+    encoded = tokenizer.encode(" ".join(words))
+    return len(encoded.ids) + encoded.truncated  # a text that is cut is too long

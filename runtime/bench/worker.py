@@ -1,0 +1,142 @@
+"""A process that opens one encoder or one index and times it: memory is its own, and several can take turns.
+
+Commands and answers are JSON, a line each, on standard input and output: ``{"do": NAME, …}`` to ``{"answer": …}`` or
+``{"error": message, "exit_code": N}``. The process ends with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice, product
+from typing import Any
+
+from ..encoder import Encoder
+from ..errors import SpladeEdgeError
+from ..searcher import Searcher
+from .machine import memory_mb
+
+
+class Bench:
+    """What a command does; each method is one, and its arguments are the command's."""
+
+    def __init__(self) -> None:
+        self._encoder: Encoder | None = None
+        self._searcher: Searcher | None = None
+
+    def open_encoder(self, path: str, side: str, backend: str, precision: str, threads: int) -> dict[str, Any]:
+        """Load a graph; seconds from the files to a session."""
+        start = time.perf_counter()
+        self._encoder = Encoder.open(
+            path, side, backend=backend, precision=precision, threads=threads  # type: ignore[arg-type]
+        )  # fmt: skip
+        return {"seconds": time.perf_counter() - start}
+
+    def open_index(
+        self, path: str, query_encoder: str | None, backend: str | None, precision: str | None, threads: int
+    ) -> dict[str, Any]:
+        """Open an index and load its query encoder; seconds, and which graph it is."""
+        self._searcher = self._encoder = None
+        start = time.perf_counter()
+        self._searcher = Searcher.open(
+            path, query_encoder=query_encoder, backend=backend, precision=precision, threads=threads  # type: ignore[arg-type]
+        )  # fmt: skip
+        self._encoder = self._searcher.encoder
+        variant = self._encoder.variant
+        return {
+            "seconds": time.perf_counter() - start, "backend": variant.backend, "precision": variant.precision,
+            "documents": len(self._searcher.index),
+        }  # fmt: skip
+
+    def encode(self, texts: list[str]) -> dict[str, Any]:
+        """Seconds and tokens of each text, one at a time."""
+        assert self._encoder is not None
+        seconds, tokens = [], []
+        for text in texts:
+            start = time.perf_counter()
+            [encoded] = self._encoder.encode([text])
+            seconds.append(time.perf_counter() - start)
+            tokens.append(encoded.tokens)
+        return {"seconds": seconds, "tokens": tokens}
+
+    def encode_all(self, texts: list[str]) -> dict[str, Any]:
+        """Seconds of encoding all texts as an index does, in batches."""
+        assert self._encoder is not None
+        start = time.perf_counter()
+        tokens = sum(encoded.tokens for encoded in self._encoder.encode(texts))
+        return {"seconds": time.perf_counter() - start, "tokens": tokens}
+
+    def search(self, texts: list[str], ks: Sequence[int]) -> dict[str, Any]:
+        """Seconds of encoding, of scoring and of reading the documents, for each text and each k: all three each time,
+        since what encoding leaves in the CPU's caches is part of the matter.
+        """
+        assert self._searcher is not None
+        index, tokenizer = self._searcher.index, self._searcher.encoder.tokenizer
+        encode, tokens, terms = [], [], []
+        score: dict[int, list[float]] = {k: [] for k in ks}
+        read: dict[int, list[float]] = {k: [] for k in ks}
+        whole: dict[int, list[float]] = {k: [] for k in ks}
+        for text, k in product(texts, ks):
+            start = time.perf_counter()
+            vector = self._searcher.encode_query(text)
+            encoded = time.perf_counter()
+            ordinals, _, _ = index.search_units(vector.indices, vector.values, k)
+            scored = time.perf_counter()
+            index.documents(ordinals)
+            done = time.perf_counter()
+            encode.append(encoded - start)
+            score[k].append(scored - encoded)
+            read[k].append(done - scored)
+            whole[k].append(done - start)
+            tokens.append(len(tokenizer.encode(text).ids))
+            terms.append(len(vector.indices))
+        return {"encode": encode, "score": score, "read": read, "whole": whole, "tokens": tokens, "terms": terms}
+
+    def serve(self, texts: list[str], k: int, clients: int, seconds: float) -> dict[str, Any]:
+        """Queries answered from so many threads at once in about so many seconds."""
+        assert self._searcher is not None
+        searcher = self._searcher
+        end = time.perf_counter() + seconds
+
+        def client(first: int) -> int:
+            answered = 0
+            for text in islice(cycle(texts), first, None):
+                searcher.search(text, k)
+                answered += 1
+                if time.perf_counter() >= end:
+                    break
+            return answered
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(clients) as pool:
+            answered = sum(pool.map(client, range(clients)))
+        return {"queries": answered, "seconds": time.perf_counter() - start}
+
+    def memory(self) -> dict[str, float]:
+        """Resident memory now and at most, MB."""
+        now, most = memory_mb()
+        return {"now": now, "most": most}
+
+
+def main() -> None:
+    """Answer commands until the input ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what an engine prints is no answer
+    bench = Bench()
+    for line in sys.stdin.buffer:
+        command: dict[str, Any] = json.loads(line)
+        method: Callable[..., dict[str, Any]] = getattr(bench, command.pop("do"))
+        try:
+            reply: dict[str, Any] = {"answer": method(**command)}
+        except SpladeEdgeError as error:
+            reply = {"error": str(error), "exit_code": error.exit_code}
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
