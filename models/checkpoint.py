@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +105,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         max_positions=max_positions,
         special_tokens=special_tokens,
         dropped_terms=_dropped_terms(dropped, special_tokens, tokenizer),
-        licence=options.licence or _stated_licence(files),
+        licence=options.licence or stated_licence((files.directory, files.root)),
         weights_sha256=weights_sha256(files.directory),
         notes=notes,
     )
@@ -189,7 +190,7 @@ def _open_table(
         dropped_terms=tuple(
             sorted({*_dropped_terms(family.query_dropped, special_tokens, tokenizer), *tokenizer("")["input_ids"]})
         ),
-        licence=options.licence or _stated_licence(files),
+        licence=options.licence or stated_licence((files.directory, files.root)),
         weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
         notes=notes,
     )
@@ -235,11 +236,11 @@ def _dropped_terms(names: tuple[str, ...], special_tokens: dict[str, int], token
     return tuple(sorted({special_tokens[name] for name in names if name in special_tokens}))
 
 
-def _stated_licence(files: EncoderFiles) -> str:
-    """``license:`` in the front matter of the checkpoint's README.md, or "unknown"."""
+def stated_licence(directories: Sequence[Path]) -> str:
+    """``license:`` in the front matter of the first README.md that states one, or "unknown"."""
     from huggingface_hub import ModelCard
 
-    for directory in (files.directory, files.root):
+    for directory in directories:
         readme = directory / "README.md"
         if not readme.is_file():
             continue

@@ -44,7 +44,7 @@ class Bm25:
         length = np.asarray(tf.sum(axis=1)).ravel()
         df = np.bincount(tf.indices, minlength=len(self._terms))
         idf = np.log(1 + (count - df + 0.5) / (df + 0.5))
-        norm = K1 * (1 - B + B * length / length.mean())
+        norm = K1 * (1 - B + B * length / max(length.mean(), 1e-9))
         weights = tf.copy()
         weights.data = idf[tf.indices] * tf.data / (tf.data + np.repeat(norm, np.diff(tf.indptr)))
         self._by_document = weights
@@ -67,6 +67,11 @@ class Bm25:
     def scores(self, queries: Sequence[str], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Scores of some documents, float64 ``[queries, len(documents)]``."""
         dense: npt.NDArray[np.float64] = (self.vectors(queries) @ self._by_document[documents].T).toarray()
+        return dense
+
+    def all_scores(self, queries: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Scores of all documents, float64 ``[queries, documents]``."""
+        dense: npt.NDArray[np.float64] = (self.vectors(queries) @ self._by_term).toarray()
         return dense
 
     def rank(self, queries: Sequence[str], k: int) -> list[list[int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,30 @@ import torch
 
 from ...runtime.errors import InputError
 from ...runtime.staging import staged_directory
+from ..weights import weights_sha256
+from .collections import Collection
+from .runfile import PATHS, RunFile
 
 _STATE, _WEIGHTS = "state.json", "tensors.safetensors"
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """SHA-256 of a run's settings without names and paths, of the weights it starts from, and of its collections."""
+
+    settings: str
+    weights: str
+    collections: str
 
 
 class TrainingState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a checkpoint holds beside tensors.
 
-    ``step``: steps done. ``run_sha256``: of the run file's meaning, so that a run is not resumed as another one.
-    ``levels``: regularizer weights (query, document).
+    ``step``: steps done. ``identity``: what the run is, so that it is not resumed as another one. ``levels``:
+    regularizer weights (query, document).
     """
 
     step: int
-    run_sha256: str
+    identity: Identity
     levels: tuple[float, float]
 
 
@@ -47,7 +59,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(
-    directory: Path, run_sha256: str, models: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer
+    directory: Path, identity: Identity, models: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
     """Load the newest checkpoint into models and optimizer; None if there is none.
 
@@ -63,8 +75,9 @@ def read_checkpoint(
         tensors: dict[str, Any] = load_file(directory / _WEIGHTS)
     except (msgspec.DecodeError, SafetensorError, OSError) as error:
         raise InputError(f"the checkpoint {directory} is damaged ({error}); delete it to start again") from error
-    if state.run_sha256 != run_sha256:
-        raise InputError(f"{directory} belongs to a run with other settings; choose another --output, or delete it")
+    for what in Identity.__struct_fields__:
+        if getattr(state.identity, what) != getattr(identity, what):
+            raise InputError(f"{directory} belongs to a run with other {what}; choose another --output, or delete it")
     with torch.no_grad():
         for side, model in models.items():
             for name, parameter in model.named_parameters():
@@ -80,8 +93,25 @@ def read_checkpoint(
     return state
 
 
-def run_digest(run: msgspec.Struct) -> str:
-    """SHA-256 of a run file's settings."""
-    import hashlib
+def identity_of(run: RunFile, collections: Sequence[Collection]) -> Identity:
+    """What a run is: two runs of the same identity go through the same steps."""
+    settings = msgspec.to_builtins(run, builtin_types=(float, int, str))
+    for table, key in PATHS:
+        if settings.get(table) is not None:
+            settings[table].pop(key, None)
+    for entry in settings["sets"]:
+        del entry["path"]
+    del settings["name"]
+    bases = [run.document and run.document.base, run.query and run.query.base]
+    bases += [run.teacher.base, run.teacher.query_vectors]
+    if run.training.miner:
+        bases += [str(Path(run.training.miner) / side) for side in ("query", "document")]
+    return Identity(
+        settings=_sha256(msgspec.json.encode(settings, order="sorted").decode()),
+        weights=_sha256(" ".join(weights_sha256(Path(base)) if base else "-" for base in bases)),
+        collections=_sha256(" ".join(collection.fingerprint for collection in collections)),
+    )
 
-    return hashlib.sha256(msgspec.json.encode(run, order="sorted")).hexdigest()
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

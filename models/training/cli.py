@@ -47,12 +47,13 @@ class TrainCommand:
         """Train; 130 after Ctrl-C, with the state kept."""
         from ...runtime.cli.console import complain, write_out
         from ...runtime.cli.progress import Progress
-        from ...runtime.telemetry import no_telemetry
+        from ...runtime.files import storage_errors
         from .runfile import read_run_file
 
         # Refused before PyTorch is loaded, which takes seconds.
         run_file = read_run_file(args.run)
-        no_telemetry()
+        with storage_errors(args.output):
+            args.output.mkdir(parents=True, exist_ok=True)
         import torch
 
         from .curves import draw_curves
@@ -84,7 +85,7 @@ class TrainCommand:
                 for number, handler in before.items():
                     signal.signal(number, handler)
         draw_curves(args.output)
-        if interrupted[0]:
+        if run.step < run_file.training.steps:
             write_out(f"stopped after step {run.step:,}; the same command goes on from there")
             return 130
         write_out(f"wrote {args.output / 'pair'}")

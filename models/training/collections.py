@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +26,7 @@ class Collection:
     """A corpus and judged queries, by position.
 
     ``documents``: title and text, joined as the index joins them. ``positives[i]``: documents relevant to query ``i``.
-    ``train``/``held_out``: positions of queries, int64.
+    ``train``/``held_out``: positions of queries, int64; no document is relevant to one of each.
     """
 
     name: str
@@ -34,6 +36,16 @@ class Collection:
     positives: Sequence[npt.NDArray[np.int64]]
     train: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the texts and judgements: what is computed from a collection is kept under it."""
+        digest = hashlib.sha256()
+        for text in (*self.documents, *self.queries):
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\x00")
+        for relevant in self.positives:
+            digest.update(relevant.tobytes() + b"\x00")
+        return digest.hexdigest()
 
 
 def read_collection(settings: SetSettings) -> Collection:
@@ -62,13 +74,19 @@ def read_collection(settings: SetSettings) -> Collection:
         relevant = [place[d] for d, grade in qrels[query.id].items() if grade > 0 and d in place]
         positives.append(np.array(relevant, np.int64))
     judged = np.array([i for i, relevant in enumerate(positives) if relevant.size], np.int64)
+    if not judged.size:
+        raise InputError(f"{directory}: none of the documents judged relevant is in its corpus")
     if settings.held_out >= judged.size:
         raise InputError(
             f"{directory}: held_out = {settings.held_out} leaves none of {judged.size} queries to train on"
         )
     shuffled = np.random.default_rng(_HELD_OUT_SEED).permutation(judged)
     held_out = np.sort(shuffled[: settings.held_out])
-    train = np.sort(shuffled[settings.held_out :])
+    # A query that shares a relevant document with a held-out one would teach the answer to it.
+    known = np.unique(np.concatenate([np.empty(0, np.int64), *(positives[q] for q in held_out)]))
+    train = np.sort([q for q in shuffled[settings.held_out :] if not np.isin(positives[q], known).any()])
+    if not train.size:
+        raise InputError(f"{directory}: held_out = {settings.held_out} leaves no query without a held-out document")
     return Collection(directory.name, settings, documents, [q.text for q in queries], positives, train, held_out)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ...runtime.errors import InputError
 from .loop import LOG_FILE
@@ -17,7 +19,8 @@ def last_figures(directory: Path) -> dict[str, float]:
         lines = (directory / LOG_FILE).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{directory} is not the directory of a run: {error}") from None
-    evaluated = [entry for entry in map(json.loads, lines) if any(key.startswith("ndcg/") for key in entry)]
+    entries = [json.loads(line) for line in lines if line.endswith("}")]  # a kill cuts the last line short
+    evaluated = [entry for entry in entries if any(key.startswith("ndcg/") for key in entry)]
     if not evaluated:
         raise InputError(f"{directory} has no evaluation yet")
     newest: dict[str, float] = evaluated[-1]
@@ -28,7 +31,10 @@ def table(directories: Sequence[Path]) -> str:
     """A Markdown table, a row a run: step, nDCG@10 of each probe and their mean, mean terms of queries and
     documents.
     """
-    figures = {directory.name: last_figures(directory) for directory in directories}
+    names = [directory.name for directory in directories]
+    if len(set(names)) < len(names):
+        names = list(map(str, directories))
+    figures = dict(zip(names, map(last_figures, directories), strict=True))
     sets = sorted({key.partition("/")[2] for entry in figures.values() for key in entry if key.startswith("ndcg/")})
     rows = [["run", "step", *sets, "mean", "query terms", "document terms"]]
     for name, entry in figures.items():
@@ -45,13 +51,20 @@ def _mean(entry: dict[str, float], prefix: str) -> str:
     return f"{sum(values) / len(values):.1f}"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The command line."""
     from ...runtime.cli.console import write_out
+    from ...runtime.cli.main import guarded
 
     parser = argparse.ArgumentParser(prog="python -m splade_edge.models.training.compare", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="directories of runs")
-    write_out(table(parser.parse_args(argv).runs))
+    args = parser.parse_args(argv)
+
+    def action() -> int:
+        write_out(table(args.runs))
+        return 0
+
+    sys.exit(guarded(action))
 
 
 if __name__ == "__main__":

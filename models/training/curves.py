@@ -25,7 +25,7 @@ def draw_curves(directory: Path) -> Path:
     from matplotlib.figure import Figure
 
     lines = (directory / LOG_FILE).read_text(encoding="utf-8").splitlines()
-    entries: list[dict[str, float]] = [json.loads(line) for line in lines]
+    entries: list[dict[str, float]] = [json.loads(line) for line in lines if line.endswith("}")]
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     losses, terms, quality = figure.subplots(1, 3)
     for name in _LOSSES:

@@ -27,8 +27,9 @@ class _MaxLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, lengths: list[int], embeddings: Tensor, bias: Tensor) -> Tensor:
         out = torch.empty(len(lengths), embeddings.shape[0], device=hidden.device, dtype=torch.float32)
+        columns = embeddings.to(hidden.dtype).T  # once, not once a text: under autocast they differ
         for row, length in enumerate(lengths):
-            out[row] = (hidden[row, :length] @ embeddings.T).amax(dim=0)
+            out[row] = (hidden[row, :length] @ columns).amax(dim=0)
         out += bias
         ctx.save_for_backward(hidden, embeddings, out)
         ctx.lengths = lengths
@@ -44,13 +45,13 @@ class _MaxLogits(torch.autograd.Function):
         grad_embeddings = torch.zeros_like(embeddings) if needs_embeddings else None
         for row, length in enumerate(ctx.lengths):
             active = grad[row].nonzero()[:, 0]
-            rows = embeddings[active]
+            rows = embeddings[active].to(hidden.dtype)
             position = (hidden[row, :length] @ rows.T).argmax(dim=0)
-            weight = grad[row, active].to(hidden.dtype).unsqueeze(1)
+            weight = grad[row, active].unsqueeze(1)
             if grad_hidden is not None:
-                grad_hidden[row].index_add_(0, position, weight * rows)
+                grad_hidden[row].index_add_(0, position, (weight * rows).to(hidden.dtype))
             if grad_embeddings is not None:
-                grad_embeddings.index_add_(0, active, weight * hidden[row, position])
+                grad_embeddings.index_add_(0, active, (weight * hidden[row, position]).to(embeddings.dtype))
         return grad_hidden, None, grad_embeddings, grad.sum(dim=0) if needs_bias else None
 
 
@@ -60,7 +61,9 @@ class SparseEncoder(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.transform, self.decoder = head_of(model)
+        self.dense, self.norm, self.decoder = head_of(model)
+        # The longest text it takes, in tokens.
+        self.positions = int(model.config.max_position_embeddings)
 
     def forward(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Token ids of each text, special ones included. Returns weights, float32 ``[len(texts), vocab]``."""
@@ -69,7 +72,7 @@ class SparseEncoder(nn.Module):
     def logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Maximum logits of each text, float32 ``[len(texts), vocab]``."""
         lengths = [len(text) for text in texts]
-        hidden = self.transform(self.hidden(texts))
+        hidden = self.transformed(self.hidden(texts))
         result: Tensor = _MaxLogits.apply(hidden, lengths, self.decoder.weight, self.decoder.bias)  # type: ignore[no-untyped-call]
         return result
 
@@ -77,6 +80,14 @@ class SparseEncoder(nn.Module):
         """Last hidden states, ``[len(texts), longest, width]``."""
         ids, mask = padded(texts, self.decoder.weight.device)
         states: Tensor = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states
+
+    def transformed(self, states: Tensor) -> Tensor:
+        """What the decoder multiplies: ``[..., width]`` of hidden states ``[..., width]``."""
+        if hasattr(self.model, "cls"):
+            states = self.model.cls.predictions.transform(states)
+        else:
+            states = self.norm(self.model.activation(self.dense(states)))
         return states
 
 
@@ -88,10 +99,11 @@ def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
     return ids, mask
 
 
-def head_of(model: Any) -> tuple[nn.Module, nn.Linear]:
-    """The part of a masked-language model between hidden states and decoder, and the decoder. Raises ValueError."""
+def head_of(model: Any) -> tuple[nn.Linear, nn.LayerNorm, nn.Linear]:
+    """The parts of a head: dense layer, layer norm (an activation lies between them), decoder. Raises ValueError."""
     if hasattr(model, "cls"):  # BERT
-        return model.cls.predictions.transform, model.cls.predictions.decoder
+        predictions = model.cls.predictions
+        return predictions.transform.dense, predictions.transform.LayerNorm, predictions.decoder
     if hasattr(model, "vocab_transform"):  # DistilBERT
-        return nn.Sequential(model.vocab_transform, model.activation, model.vocab_layer_norm), model.vocab_projector
+        return model.vocab_transform, model.vocab_layer_norm, model.vocab_projector
     raise ValueError(f"a {type(model).__name__} cannot be trained; BERT and DistilBERT can")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...runtime.errors import CheckpointError, InputError
-from ..weights import quiet_transformers
+from ..weights import load_config, load_masked_lm, quiet_transformers
 from .encoder import SparseEncoder
 from .lexical_head import install_identity_head, install_lexical_head, lexical_map
 from .runfile import EncoderSettings
 from .vocabulary import Texts, inverse_document_frequency, silent_terms
 
 # So far below zero that no training step revives a silent term.
-_SILENCE = -30.0
+_SILENCE = -1000.0
 
 
 def initial_encoder(settings: EncoderSettings, texts: Sequence[str], seed: int) -> SparseEncoder:
@@ -28,40 +29,74 @@ def initial_encoder(settings: EncoderSettings, texts: Sequence[str], seed: int) 
     model = _narrow(settings) if settings.width else _wide(settings)
     encoder = SparseEncoder(model)
     size = encoder.decoder.weight.shape[0]
+    largest = max(tokens.tokenizer.get_vocab().values(), default=-1)
+    if largest >= size:
+        raise InputError(f"{settings.base}: its tokenizer has term id {largest}, its model a vocabulary of {size}")
     silent = torch.from_numpy(silent_terms(tokens.tokenizer, settings.silent, size))
     if settings.head != "keep":
-        sample = tokens.ids(texts, settings.max_length)
+        sample = tokens.ids(texts, min(settings.max_length, encoder.positions))
         encoder.eval()
         if settings.head == "lexical":
             w, centre, own = lexical_map(encoder, sample, silent)
-            install_lexical_head(model, w, centre, settings.sharpness / own)
+            install_lexical_head(encoder, w, centre, settings.sharpness / own)
         else:
-            install_identity_head(model, settings.sharpness)
+            install_identity_head(encoder, settings.sharpness)
         idf = inverse_document_frequency(sample, size)
         with torch.no_grad():
             encoder.decoder.bias.copy_(settings.idf_slope * (idf - idf.median()) - settings.threshold)
             encoder.decoder.bias.mul_(settings.sharpness)
-    with torch.no_grad():
-        encoder.decoder.bias[silent] = _SILENCE
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = not settings.frozen and not any(part in name for part in settings.freeze)
+    if not settings.frozen:
+        with torch.no_grad():
+            encoder.decoder.bias[silent] = _SILENCE
+    _freeze(model, settings)
     return encoder
 
 
-def _load(base: str) -> Any:
-    from transformers import AutoConfig, AutoModelForMaskedLM
+def _freeze(model: Any, settings: EncoderSettings) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for part in settings.freeze:
+        if not any(part in name for name in names):
+            raise InputError(f"freeze = {part!r}: no parameter of {settings.base} has that in its name")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = not settings.frozen and not any(part in name for part in settings.freeze)
+    if not settings.frozen and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"freeze leaves nothing of {settings.base} to train; say frozen = true if that is meant")
+
+
+def _load(base: str, *, with_head: bool) -> Any:
+    """The model of a directory in float32, without dropout. Only a head that will be replaced may be missing."""
+    directory = Path(base)
+    config = load_config(directory, trust_remote_code=False)
+    if config.model_type not in ("bert", "distilbert"):
+        raise InputError(f"{base} is a {config.model_type!r} model; training starts from BERT or DistilBERT")
+    if with_head:
+        model, _ = load_masked_lm(directory, config, allow_pickle=False, trust_remote_code=False)
+    else:
+        model = _load_body(directory, config)
+    model.set_attn_implementation("sdpa")
+    return _without_dropout(model)
+
+
+def _load_body(directory: Path, config: Any) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForMaskedLM
 
     try:
-        config = AutoConfig.from_pretrained(base, local_files_only=True)
-        if config.model_type not in ("bert", "distilbert"):
-            raise InputError(f"{base} is a {config.model_type!r} model; training starts from BERT or DistilBERT")
-        with quiet_transformers():  # a sentence encoder has no head; that is no news here
-            model = AutoModelForMaskedLM.from_pretrained(
-                base, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa"
+        with quiet_transformers():  # that a sentence encoder has no head is no news here
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                directory,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{base} does not load: {' '.join(str(error).split())[:200]}") from error
-    return _without_dropout(model)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{directory} does not load: {' '.join(str(error).split())[:200]}") from error
+    missing = [key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+    if missing:
+        raise CheckpointError(f"{directory} has no weights for {', '.join(sorted(missing)[:3])}")
+    return model
 
 
 def _without_dropout(model: Any) -> Any:
@@ -76,7 +111,7 @@ def _without_dropout(model: Any) -> Any:
 
 
 def _wide(settings: EncoderSettings) -> Any:
-    model = _load(settings.base)
+    model = _load(settings.base, with_head=settings.head == "keep")
     body = model.base_model
     layers = body.encoder.layer if hasattr(body, "encoder") else body.transformer.layer
     kept = settings.layers if settings.layers is not None else list(range(len(layers)))
@@ -96,7 +131,9 @@ def _narrow(settings: EncoderSettings) -> Any:
     """A small BERT whose word embeddings are principal components of those of ``base``; the rest is random."""
     from transformers import BertConfig, BertForMaskedLM
 
-    base = _load(settings.base)
+    if settings.head == "keep":
+        raise InputError('width makes a new encoder, whose head must be new as well: head = "identity"')
+    base = _load(settings.base, with_head=False)
     embeddings = base.get_input_embeddings().weight.detach().float()
     width = settings.width or 0
     if not 0 < width <= embeddings.shape[1] or width % settings.attention_heads:

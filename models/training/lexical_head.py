@@ -7,7 +7,7 @@ its last hidden states. But the states still tell which token they stand at. Let
     E W h - onehot(t)        is        (E'E)^-1  (sum of w E[t] h')  (sum of w h h')^-1
 
 After it the largest logit of most positions is the token's own, and the next ones are its neighbours in meaning: a
-SPLADE encoder with some 200 terms a document, where a decoder without such a fit starts with 29,000. ``w`` is one over
+SPLADE encoder with some 140 terms a document, where a decoder without such a fit starts with 29,000. ``w`` is one over
 the square root of the token's frequency, so that function words do not decide.
 
 BERT's transform is dense, gelu, layer norm. A large constant in the dense bias makes gelu the identity, and the layer
@@ -16,8 +16,7 @@ norm takes it out again with the mean; so the map fits into a plain BertForMaske
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,65 +25,83 @@ from .encoder import SparseEncoder
 
 # gelu(x) = x for x > 6 in float32; the mapped states have unit variance.
 _LIFT = 10.0
+# Of the weights' sum, on the diagonal.
+_RIDGE = 1e-3
+# Positions that the scale of the logits is measured on.
+_SCALE_POSITIONS = 20_000
 
 
 @torch.inference_mode()
 def lexical_map(
     encoder: SparseEncoder, texts: Sequence[Sequence[int]], silent: Tensor, *, batch: int = 32
 ) -> tuple[Tensor, Tensor, float]:
-    """Fit ``W`` and the mean hidden state from token ids of texts.
+    """Fit ``W`` and the mean hidden state from token ids of texts; memory does not grow with them.
 
     ``silent``: bool ``[vocab]``, terms that are not fitted. Returns float32 ``[width, width]``, ``[width]``, and the
     mean logit of a position's own token when mapped states have unit length.
     """
     embeddings = encoder.decoder.weight.float()
     vocabulary, width = embeddings.shape
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-    states, tokens = [], []
-    for start in range(0, len(order), batch):
-        chosen = [texts[i] for i in order[start : start + batch]]
-        hidden = encoder.hidden(chosen)
-        for row, text in enumerate(chosen):
-            states.append(hidden[row, : len(text)].float())
-            tokens.append(torch.tensor(text))
-    h, t = torch.cat(states), torch.cat(tokens)
-    frequency = torch.bincount(t, minlength=vocabulary)
-    weight = frequency[t].rsqrt() * ~silent[t]
-    centre = h.mean(dim=0)
-    h = h - centre
     common = embeddings[~silent].mean(dim=0)
     e = embeddings - common
-    gram = e[~silent].T @ e[~silent]
-    weighted = h * weight.unsqueeze(1)
-    ridge = 1e-3 * weight.sum() * torch.eye(width)
-    w = torch.linalg.solve(gram, e[t].T @ weighted) @ torch.linalg.inv(weighted.T @ h + ridge)
-    # What all embeddings have in common would move all logits of a position together, and the layer norm takes the mean
-    # over the width out: neither may carry anything.
+    counts = torch.bincount(torch.tensor([token for text in texts for token in text]), minlength=vocabulary)
+    token_weight = counts.clamp(min=1).rsqrt() * ~silent
+    # Sums over positions: of h, w, w h, w e, w h h', w e h'.
+    h_sum, wh_sum, we_sum = torch.zeros(3, width, dtype=torch.float64).unbind()
+    whh, weh = torch.zeros(2, width, width, dtype=torch.float64).unbind()
+    positions, w_sum = 0, 0.0
+    sample: list[tuple[Tensor, Tensor]] = []
+    for h, t in _states(encoder, texts, batch):
+        w = token_weight[t].unsqueeze(1)
+        h_sum += h.sum(dim=0)
+        wh_sum += (w * h).sum(dim=0)
+        we_sum += (w * e[t]).sum(dim=0)
+        whh += (w * h).T @ h
+        weh += (w * e[t]).T @ h
+        w_sum += float(w.sum())
+        if positions < _SCALE_POSITIONS:
+            sample.append((h, t))
+        positions += len(t)
+    centre = h_sum / positions
+    outer = torch.outer(wh_sum, centre)
+    covariance = whh - outer - outer.T + w_sum * torch.outer(centre, centre)
+    cross = weh - torch.outer(we_sum, centre)
+    gram = (e[~silent].T @ e[~silent]).double()
+    ridge = _RIDGE * w_sum * torch.eye(width, dtype=torch.float64)
+    w = (torch.linalg.solve(gram, cross) @ torch.linalg.inv(covariance + ridge)).float()
+    # What all embeddings have in common would move all logits of a position together, and the layer norm takes the
+    # mean over the width out: neither may carry anything.
     w = w - w.mean(dim=0, keepdim=True)
     unit = common / common.norm()
     w = w - torch.outer(unit, unit @ w)
-    mapped = torch.nn.functional.normalize(h @ w.T, dim=1)
-    own = (mapped * embeddings[t]).sum(dim=1)[~silent[t]].mean()
-    return w / (h @ w.T).std(), centre, float(own)
+    h, t = (torch.cat(part) for part in zip(*sample, strict=True))
+    mapped = (h - centre.float()) @ w.T
+    own = (torch.nn.functional.normalize(mapped, dim=1) * embeddings[t]).sum(dim=1)[~silent[t]].mean()
+    return w / mapped.std(), centre.float(), float(own)
+
+
+def _states(encoder: SparseEncoder, texts: Sequence[Sequence[int]], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Hidden states float32 ``[positions, width]`` and their tokens ``[positions]``, some texts at a time."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    for start in range(0, len(order), batch):
+        chosen = [texts[i] for i in order[start : start + batch]]
+        hidden = encoder.hidden(chosen).float()
+        yield (
+            torch.cat([hidden[row, : len(text)] for row, text in enumerate(chosen)]),
+            torch.tensor([token for text in chosen for token in text]),
+        )
 
 
 @torch.no_grad()
-def install_lexical_head(model: Any, w: Tensor, centre: Tensor, scale: float) -> None:
-    """Write the map into a BERT head, so that a position's logits are ``scale`` times a unit vector's."""
-    transform = model.cls.predictions.transform
-    width = w.shape[0]
-    transform.dense.weight.copy_(w)
-    transform.dense.bias.copy_(_LIFT - w @ centre)
-    transform.LayerNorm.weight.fill_(scale / width**0.5)
-    transform.LayerNorm.bias.zero_()
+def install_lexical_head(encoder: SparseEncoder, w: Tensor, centre: Tensor, scale: float) -> None:
+    """Write the map into the head, so that a position's logits are ``scale`` times a unit vector's."""
+    encoder.dense.weight.copy_(w)
+    encoder.dense.bias.copy_(_LIFT - w @ centre)
+    encoder.norm.weight.fill_(scale / w.shape[0] ** 0.5)
+    encoder.norm.bias.zero_()
 
 
-@torch.no_grad()
-def install_identity_head(model: Any, scale: float) -> None:
+def install_identity_head(encoder: SparseEncoder, scale: float) -> None:
     """Let hidden states through, normalized, as :func:`install_lexical_head`."""
-    transform = model.cls.predictions.transform
-    width = transform.dense.weight.shape[0]
-    transform.dense.weight.copy_(torch.eye(width))
-    transform.dense.bias.fill_(_LIFT)
-    transform.LayerNorm.weight.fill_(scale / width**0.5)
-    transform.LayerNorm.bias.zero_()
+    width = encoder.dense.weight.shape[0]
+    install_lexical_head(encoder, torch.eye(width), torch.zeros(width), scale)

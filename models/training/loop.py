@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import IO
 import numpy as np
 import torch
 
-from .checkpoints import TrainingState, read_checkpoint, run_digest, write_checkpoint
+from ...runtime.errors import InputError
+from ...runtime.files import write_file_durably
+from .checkpoints import Identity, TrainingState, identity_of, read_checkpoint, write_checkpoint
 from .collections import Collection, read_collection
 from .evaluation import Probe, make_probes, ndcg
 from .imitation import Imitation
 from .middle import MiddleTraining
-from .output import write_encoder
+from .output import PAIR_DIRECTORY, write_pair
 from .retrieval import Retrieval
 from .runfile import RunFile
 
@@ -37,6 +40,7 @@ class Run:
     def __init__(self, run: RunFile, output: Path, cache: Path) -> None:
         self.run = run
         self.output = output
+        self._identity: Identity | None = None
         self.collections = [read_collection(s) for s in run.sets]
         texts = _texts_to_fit(self.collections)
         self.objective: Retrieval | MiddleTraining | Imitation
@@ -54,9 +58,16 @@ class Run:
         self._probes: list[Probe] | None = None
         self.step = 0
 
+    @property
+    def identity(self) -> Identity:
+        """What this run is; hashes files on first use."""
+        if self._identity is None:
+            self._identity = identity_of(self.run, self.collections)
+        return self._identity
+
     def resume(self) -> int:
         """Go on from the newest checkpoint, if there is one. Returns the steps done. Raises InputError."""
-        state = read_checkpoint(self.output / "checkpoint", run_digest(self.run), self.models, self.optimizer)
+        state = read_checkpoint(self.output / "checkpoint", self.identity, self.models, self.optimizer)
         if state is not None:
             self.step = state.step
             for regularizer, level in zip(self.objective.regularizers, state.levels, strict=True):
@@ -90,11 +101,10 @@ class Run:
     def checkpoint(self) -> None:
         """Keep the state of the run, and the encoders as they are now. Raises StorageError."""
         levels = tuple(regularizer.level for regularizer in self.objective.regularizers)
-        state = TrainingState(self.step, run_digest(self.run), (levels[0], levels[1]))
+        # The encoders first: a kill between the two leaves them newer than the state, which is then reached again.
+        write_pair(self.output / PAIR_DIRECTORY, self.objective.sides, {"run": self.run.name, "step": self.step})
+        state = TrainingState(self.step, self.identity, (levels[0], levels[1]))
         write_checkpoint(self.output / "checkpoint", state, self.models, self.optimizer)
-        for name, side in self.objective.sides.items():
-            if not side.settings.frozen:
-                write_encoder(self.output / "pair" / name, side.encoder.model, side.settings.base)
 
     def evaluate(self) -> dict[str, float]:
         """nDCG@10 on the probes, and the terms of their texts."""
@@ -121,6 +131,11 @@ class Run:
             for key, value in self.objective.backward(self.step, part).items():
                 totals[key] = totals.get(key, 0.0) + value / settings.accumulate
         totals["gradient"] = float(torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip))
+        if not math.isfinite(totals["gradient"]) or not math.isfinite(totals["loss"]):
+            raise InputError(
+                f"step {self.step + 1} of {self.run.name} has a gradient that is not finite; lower learning_rate "
+                f"({settings.learning_rate})" + (" or leave bf16 off" if settings.bf16 else "")
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.observe(self.step, totals)
@@ -132,7 +147,7 @@ class Run:
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
-            path.write_text("".join(kept) if self.step else "", encoding="utf-8")
+            write_file_durably(path, "".join(kept if self.step else []).encode())
 
 
 def _rate(step: int, steps: int, warmup: int) -> float:

@@ -19,6 +19,7 @@ from .collections import Collection
 from .objective import Regularizer, penalty
 from .runfile import RunFile
 from .side import Side
+from .vocabulary import silent_terms
 
 
 class MiddleTraining:
@@ -38,13 +39,16 @@ class MiddleTraining:
         if mask is None:
             raise InputError(f"{run.document.base}: its tokenizer has no [MASK], so it cannot be middle-trained")
         self._mask = int(mask)
+        size = self.document.encoder.decoder.weight.shape[0]
+        self._silent = silent_terms(self.document.tokens.tokenizer, [*run.document.silent, "special"], size)
+        self._guessable = np.flatnonzero(~self._silent)
 
     def backward(self, step: int, part: int) -> dict[str, float]:
         """Accumulate the gradients of part ``part`` of a step; returns its losses and counts."""
         settings = self._run.training
         ids = self.document.ids(self._texts(step, part))
+        vectors = self.document.encode(ids, chunk=0, bf16=settings.bf16)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.bf16):
-            vectors = self.document.encode(ids, chunk=0, bf16=settings.bf16)
             guess = self._guess_loss(ids, np.random.default_rng([settings.seed, 4, step, part]))
         weight = self.regularizers[1].weight(step)
         flops = weight * penalty(self._run.document_regularizer.penalty, vectors)
@@ -73,21 +77,20 @@ class MiddleTraining:
     def _guess_loss(self, ids: Sequence[Sequence[int]], rng: np.random.Generator) -> Tensor:
         """Cross-entropy of the chosen tokens."""
         encoder = self.document.encoder
-        size = encoder.decoder.weight.shape[0]
         masked = [list(text) for text in ids]
         places: list[tuple[int, int]] = []
         for row, text in enumerate(masked):
-            inner = np.arange(1, len(text) - 1)  # [CLS] and [SEP] are never guessed
+            inner = np.arange(len(text))[~self._silent[text]]  # what may get no weight is not guessed either
             for position in inner[rng.random(inner.size) < self._run.middle.mask_rate]:
                 places.append((row, int(position)))
                 kind = rng.random()
                 if kind < 0.8:
                     text[position] = self._mask
                 elif kind < 0.9:
-                    text[position] = int(rng.integers(size))
+                    text[position] = int(rng.choice(self._guessable))
         if not places:
             return torch.zeros((), device=self._device)
         rows, columns = (list(axis) for axis in zip(*places, strict=True))
-        states = encoder.transform(encoder.hidden(masked)[rows, columns])
+        states = encoder.transformed(encoder.hidden(masked)[rows, columns])
         target = torch.tensor([ids[row][column] for row, column in places], device=self._device)
         return F.cross_entropy(encoder.decoder(states).float(), target)

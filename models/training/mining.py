@@ -13,6 +13,7 @@ import torch
 
 from ...runtime.corpus import Document
 from ...runtime.errors import InputError
+from ...runtime.files import storage_errors, write_file_durably
 from ...runtime.index import Index
 from ...runtime.index.writer import IndexWriter
 from ...runtime.vectors import SparseBatch
@@ -24,10 +25,17 @@ from .runfile import EncoderSettings
 from .side import Side
 
 
-def mine(queries: SparseBatch, documents: SparseBatch, vocabulary: int, depth: int) -> npt.NDArray[np.int64]:
-    """The ``depth`` best documents of each query: int64 ``[queries, depth]``, best first, -1 where there are fewer."""
+def mine(
+    queries: SparseBatch, documents: SparseBatch, vocabulary: int, depth: int, directory: Path | None = None
+) -> npt.NDArray[np.int64]:
+    """The ``depth`` best documents of each query: int64 ``[queries, depth]``, best first, -1 where there are fewer.
+
+    The index is made for the while in ``directory`` (default: the system's temporary one).
+    """
     found = np.full((len(queries), depth), -1, np.int64)
-    with tempfile.TemporaryDirectory() as place:
+    if not documents.indices.size:
+        return found
+    with tempfile.TemporaryDirectory(dir=directory) as place:
         writer = IndexWriter(Path(place) / "index", vocabulary)
         for number in range(len(documents)):
             writer.add_document(Document(str(number)))
@@ -41,51 +49,57 @@ def mine(queries: SparseBatch, documents: SparseBatch, vocabulary: int, depth: i
     return found
 
 
-def mine_with_bm25(collection: Collection, depth: int) -> npt.NDArray[np.int64]:
+def mine_with_bm25(collection: Collection, depth: int, directory: Path | None = None) -> npt.NDArray[np.int64]:
     """BM25's best documents of every query of a collection, as :func:`mine`."""
     bm25 = Bm25(collection.documents)
     documents = bm25.document_vectors
-    return mine(_batch(bm25.vectors(collection.queries)), _batch(documents), documents.shape[1], depth)
+    queries = _batch(bm25.vectors(collection.queries))
+    return mine(queries, _batch(documents), documents.shape[1], depth, directory)
 
 
-def mine_with_pair(collection: Collection, depth: int, query: Side, document: Side) -> npt.NDArray[np.int64]:
+def mine_with_pair(
+    collection: Collection, depth: int, query: Side, document: Side, directory: Path | None = None
+) -> npt.NDArray[np.int64]:
     """The best documents of every query of a collection by a SPLADE pair, as :func:`mine`."""
     documents = encode_all(document, collection.documents)
-    return mine(_batch(encode_all(query, collection.queries)), _batch(documents), documents.shape[1], depth)
+    queries = _batch(encode_all(query, collection.queries))
+    return mine(queries, _batch(documents), documents.shape[1], depth, directory)
 
 
 class Miner:
-    """Mines with a pair, or with BM25 where ``pair`` is None; keeps what it found in the directory ``cache``."""
+    """Mines with a pair, or with BM25 where ``pair`` is None; keeps what it found in the directory ``cache``.
+
+    ``lengths``: tokens of a query and a document. Raises InputError if ``pair`` is not one.
+    """
 
     def __init__(self, pair: str | None, lengths: tuple[int, int], cache: Path, device: torch.device) -> None:
         self._cache = cache
-        self._by = "bm25"
-        self._sides: tuple[Side, Side] | None = None
+        self._device = device
+        self._settings: list[EncoderSettings] = []
+        self._key = "bm25"
         if pair is not None:
-            roots = [Path(pair) / side for side in ("query", "document")]
-            for root in roots:
+            for side, length in zip(("query", "document"), lengths, strict=True):
+                root = Path(pair) / side
                 if not (root / "config.json").is_file():
-                    raise InputError(f"the miner {pair} has no {root.name}/ with a checkpoint")
-            settings = [
-                EncoderSettings(base=str(root), frozen=True, silent=[], max_length=length)
-                for root, length in zip(roots, lengths, strict=True)
-            ]
-            self._sides = (Side(settings[0], [], 0, device), Side(settings[1], [], 0, device))
-            self._by = hashlib.sha256("".join(map(weights_sha256, roots)).encode()).hexdigest()[:12]
+                    raise InputError(f"the miner {pair} has no {side}/ with a checkpoint")
+                self._settings.append(EncoderSettings(base=str(root), frozen=True, max_length=length))
+                self._key += f" {weights_sha256(root)} {length}"
 
     def negatives(self, collection: Collection, depth: int) -> npt.NDArray[np.int64]:
         """int64 ``[queries, depth]``, as :func:`mine`."""
-        path = self._cache / f"{collection.name}-negatives-{self._by}.npy"
-        if path.is_file():
-            kept: npt.NDArray[np.int64] = np.load(path)
-            if kept.ndim == 2 and kept.shape[0] == len(collection.queries) and kept.shape[1] >= depth:
-                return kept[:, :depth]
-        if self._sides is None:
-            found = mine_with_bm25(collection, depth)
+        key = hashlib.sha256(f"{self._key} {depth} {collection.fingerprint}".encode()).hexdigest()[:32]
+        path = self._cache / f"negatives-{key}.i64"
+        shape = (len(collection.queries), depth)
+        if path.is_file() and path.stat().st_size == 8 * shape[0] * shape[1]:
+            return np.fromfile(path, np.int64).reshape(shape)
+        with storage_errors(path):
+            self._cache.mkdir(parents=True, exist_ok=True)
+        if self._settings:
+            query, document = (Side(settings, [], 0, self._device) for settings in self._settings)
+            found = mine_with_pair(collection, depth, query, document, self._cache)
         else:
-            found = mine_with_pair(collection, depth, *self._sides)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, found)
+            found = mine_with_bm25(collection, depth, self._cache)
+        write_file_durably(path, found.tobytes())
         return found
 
 

@@ -1,27 +1,47 @@
-"""The encoders a run ends with, as checkpoints that transformers and ``splade-edge export`` open."""
+"""The encoders of a run, as checkpoints that transformers and ``splade-edge export`` open."""
 
 from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
 
 from ...runtime.staging import staged_directory
+from ..checkpoint import stated_licence
 from ..weights import quiet_transformers
+from .side import Side
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+PAIR_DIRECTORY = "pair"
+_MADE_BY = "training.json"
+_FROM_BASE = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "LICENSE",
+)  # fmt: skip
 
 
-def write_encoder(directory: Path, model: Any, tokenizer_from: str) -> None:
-    """Write ``config.json``, ``model.safetensors`` (float16) and the tokenizer, replacing what was there. Raises
-    StorageError.
+def write_pair(directory: Path, sides: Mapping[str, Side], made_by: Mapping[str, object]) -> None:
+    """Write the encoders of a run in one step, replacing what was there.
+
+    Two sides become ``query/`` and ``document/``, a single one a plain checkpoint. ``made_by`` (run and step) goes to
+    ``training.json``. Raises StorageError.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with staged_directory(directory, manifest="config.json", force=True) as place, quiet_transformers():
-        copy.deepcopy(model).to("cpu", torch.float16).save_pretrained(place)
-        for name in _TOKENIZER_FILES:
-            if (Path(tokenizer_from) / name).is_file():
-                shutil.copyfile(Path(tokenizer_from) / name, place / name)
+    with staged_directory(directory, manifest=_MADE_BY, force=True) as place:
+        for name, side in sides.items():
+            _write_encoder(place if len(sides) == 1 else place / name, side)
+        (place / _MADE_BY).write_bytes(msgspec.json.format(msgspec.json.encode(made_by)) + b"\n")
+
+
+def _write_encoder(directory: Path, side: Side) -> None:
+    """``config.json``, ``model.safetensors`` (float16), the tokenizer, and the licence that came with the base."""
+    base = Path(side.settings.base)
+    with quiet_transformers():
+        copy.deepcopy(side.encoder.model).to("cpu", torch.float16).save_pretrained(directory)
+    for name in _FROM_BASE:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, directory / name)
+    licence = stated_licence((base,))
+    if licence != "unknown":
+        (directory / "README.md").write_text(f"---\nlicense: {licence}\n---\nTrained by `splade-edge train`.\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...runtime.errors import InputError
 from .collections import Collection
 from .imitation import open_imitated
 from .mining import Miner
@@ -29,8 +30,9 @@ class Retrieval:
         assert run.document is not None  # read_run_file has checked it
         lengths = ((run.query or run.document).max_length, run.document.max_length)
         miner = Miner(settings.miner, lengths, cache, self._device)
-        self.negatives = [miner.negatives(c, settings.negative_depth) for c in collections]
-        del miner
+        self.negatives = [
+            miner.negatives(c, settings.negative_depth) if _needs_negatives(run, c) else None for c in collections
+        ]
         self._sampler = Sampler(
             collections,
             self.negatives,
@@ -42,7 +44,11 @@ class Retrieval:
         self.document = Side(run.document, texts, settings.seed, self._device)
         self.query = Side(run.query, texts, settings.seed + 1, self._device) if run.query else self.document
         self.sides = {"document": self.document} | ({"query": self.query} if run.query else {})
-        self._teacher = Teacher(run.teacher, collections, cache) if run.teacher.base else None
+        if self.query.tokens.tokenizer.get_vocab() != self.document.tokens.tokenizer.get_vocab():
+            raise InputError(
+                f"{self.query.settings.base} and {self.document.settings.base} have different vocabularies"
+            )
+        self._teacher = Teacher(run.teacher, collections, cache) if run.teacher.base and run.teacher.weight else None
         imitated = run.teacher.query_vectors
         self._imitated = open_imitated(imitated, self.query.settings, self._device) if imitated else None
         self.regularizers = (Regularizer(run.query_regularizer), Regularizer(run.document_regularizer))
@@ -66,8 +72,11 @@ class Retrieval:
 
     def observe(self, step: int, totals: dict[str, float]) -> None:
         """Steer the regularizers by what the step saw."""
-        for regularizer, side in zip(self.regularizers, ("query", "document"), strict=True):
-            regularizer.observe(step, totals[f"{side} terms"])
+        for regularizer, name, side in zip(
+            self.regularizers, ("query", "document"), (self.query, self.document), strict=True
+        ):
+            if not side.settings.frozen:
+                regularizer.observe(step, totals[f"{name} terms"])
 
     def _loss(
         self, step: int, batch: Batch, queries: Sequence[str], q: Tensor, d: Tensor
@@ -76,7 +85,10 @@ class Retrieval:
         positive = torch.from_numpy(batch.positive).to(self._device)
         relevant = torch.from_numpy(batch.relevant).to(self._device)
         scores = run.training.scale * (q @ d.T)
-        weights = [regularizer.weight(step) for regularizer in self.regularizers]
+        weights = [
+            0.0 if side.settings.frozen else regularizer.weight(step)
+            for side, regularizer in zip((self.query, self.document), self.regularizers, strict=True)
+        ]
         parts = {
             "contrastive": run.training.contrastive * contrastive_loss(scores, positive, relevant),
             "query penalty": weights[0] * penalty(run.query_regularizer.penalty, q),
@@ -97,3 +109,9 @@ class Retrieval:
             "query weight": weights[0],
             "document weight": weights[1],
         }
+
+
+def _needs_negatives(run: RunFile, collection: Collection) -> bool:
+    """Whether a batch or a probe asks for them."""
+    trained = bool(run.training.negatives and collection.settings.weight)
+    return trained or bool(run.training.evaluate_every and collection.held_out.size)

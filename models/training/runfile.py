@@ -103,8 +103,8 @@ class RegularizerSettings(Section, frozen=True):
     """
 
     penalty: Penalty
-    weight: NotNegative = 0.0
-    ramp: Whole = 0
+    weight: NotNegative = 0.01
+    ramp: Whole = 100
     terms: Positive | None = None
     steer: NotNegative = 0.02
 
@@ -168,8 +168,10 @@ class RunFile(Section, frozen=True):
     query: EncoderSettings | None = None
     objective: Objective = "retrieval"
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
-    query_regularizer: RegularizerSettings = field(default_factory=lambda: RegularizerSettings(penalty="l1"))
-    document_regularizer: RegularizerSettings = field(default_factory=lambda: RegularizerSettings(penalty="flops"))
+    query_regularizer: RegularizerSettings = field(default_factory=lambda: RegularizerSettings(penalty="l1", terms=8))
+    document_regularizer: RegularizerSettings = field(
+        default_factory=lambda: RegularizerSettings(penalty="flops", terms=150)
+    )
     middle: MiddleSettings = field(default_factory=MiddleSettings)
     imitation: ImitationSettings = field(default_factory=ImitationSettings)
 
@@ -187,6 +189,9 @@ def read_run_file(path: Path) -> RunFile:
         raise InputError(f"{path}: no set to train on; add [[sets]] with a path and a weight above 0")
     if len({Path(s.path).name for s in run.sets}) < len(run.sets):
         raise InputError(f"{path}: two of its sets have the same directory name")
+    for name in ("query_regularizer", "document_regularizer"):
+        if (settings := getattr(run, name)).terms and not settings.weight:
+            raise InputError(f"{path}: [{name}] terms needs a weight above 0 to start from")
     _check_encoders(run, path)
     return run
 
@@ -236,7 +241,7 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 # Where a run file names paths.
-_PATHS = (
+PATHS = (
     ("document", "base"),
     ("query", "base"),
     ("teacher", "base"),
@@ -246,7 +251,7 @@ _PATHS = (
 
 
 def _resolve_paths(tables: dict[str, Any], here: Path) -> None:
-    places = [(tables.get(table), key) for table, key in _PATHS]
+    places = [(tables.get(table), key) for table, key in PATHS]
     sets = tables.get("sets")
     places += [(entry, "path") for entry in sets] if isinstance(sets, list) else []
     for table, key in places:

@@ -26,8 +26,8 @@ class Side:
         self.device = device
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids, cut at the side's maximum length."""
-        return self.tokens.ids(texts, self.settings.max_length)
+        """Token ids, cut at the side's maximum length, or what its encoder takes."""
+        return self.tokens.ids(texts, min(self.settings.max_length, self.encoder.positions))
 
     def encode(self, ids: Sequence[Sequence[int]], *, chunk: int, bf16: bool) -> Tensor:
         """Weights, float32 ``[len(ids), vocab]``; without a graph if the side is frozen or ``chunk`` is not 0."""

@@ -6,8 +6,11 @@ this folder has the figures). Embeddings are computed when they are first asked 
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
-from ..weights import quiet_transformers
+from ...runtime.files import sha256_file, storage_errors
+from ..weights import quiet_transformers, weights_sha256
 from .bm25 import Bm25
 from .collections import Collection
 from .encoder import padded
@@ -27,9 +31,10 @@ F32 = npt.NDArray[np.float32]
 
 
 class DenseEncoder:
-    """A sentence encoder with mean pooling over tokens and unit length."""
+    """A sentence encoder with mean pooling over tokens and unit length. Raises CheckpointError."""
 
     def __init__(self, base: str, max_length: int) -> None:
+        from safetensors import SafetensorError
         from transformers import AutoModel
 
         try:
@@ -37,10 +42,13 @@ class DenseEncoder:
                 self.model = AutoModel.from_pretrained(
                     base, local_files_only=True, use_safetensors=True, dtype=torch.float32
                 ).eval()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"the teacher {base} does not load: {' '.join(str(error).split())[:200]}") from error
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.texts = Texts(base)
-        self.max_length = max_length
+        self.max_length = min(max_length, int(self.model.config.max_position_embeddings))
+        # What its vectors depend on besides the text.
+        self.key = f"{weights_sha256(Path(base))} {sha256_file(Path(base) / 'tokenizer.json')} {self.max_length}"
         self.width = int(self.model.config.hidden_size)
 
     @torch.inference_mode()
@@ -59,27 +67,40 @@ class DenseEncoder:
 
 
 class EmbeddingFile:
-    """Embeddings of a list of texts, computed on demand; float16 in a file that grows with what was asked for."""
+    """Embeddings of a list of texts, computed on demand and kept as float16.
 
-    def __init__(self, path: Path, texts: Sequence[str], encoder: DenseEncoder) -> None:
+    ``directory``: where; the files' names hold a hash of the texts and the encoder, so they cannot be those of others.
+    A row counts only once it is marked in a second file, after it was flushed.
+    """
+
+    def __init__(self, directory: Path, texts: Sequence[str], encoder: DenseEncoder) -> None:
         self._texts = texts
         self._encoder = encoder
-        shape = (len(texts), encoder.width)
-        if path.is_file():
-            self._rows = np.lib.format.open_memmap(path, mode="r+")
-            if self._rows.shape != shape:
-                raise CheckpointError(f"{path} holds embeddings of other texts; delete it")
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        digest = hashlib.sha256(encoder.key.encode())
+        for text in texts:
+            digest.update(b"\x00" + text.encode("utf-8", "surrogatepass"))
+        directory.mkdir(parents=True, exist_ok=True)
+        name = f"embeddings-{digest.hexdigest()[:32]}"
+        self._rows = _memmap(directory / f"{name}.f16", np.dtype(np.float16), (len(texts), encoder.width))
+        self._done = _memmap(directory / f"{name}.done", np.dtype(np.bool_), (len(texts),))
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> F32:
         """Embeddings of texts by number, float32 ``[len(rows), width]``."""
-        # A unit vector is never all zero, so a row of zeros is one that was not computed yet.
-        missing = rows[~self._rows[rows].any(axis=1)]
+        missing = rows[~self._done[rows]]
         if missing.size:
             self._rows[missing] = self._encoder.encode([self._texts[i] for i in missing])
+            self._rows.flush()
+            self._done[missing] = True
+            self._done.flush()
         return np.asarray(self._rows[rows], np.float32)
+
+
+def _memmap(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
+    size = math.prod(shape) * dtype.itemsize
+    if not path.is_file() or path.stat().st_size != size:
+        with storage_errors(path), path.open("wb") as file:
+            file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
 
 
 class Teacher:
@@ -88,11 +109,12 @@ class Teacher:
     def __init__(self, settings: TeacherSettings, collections: Sequence[Collection], cache: Path) -> None:
         self._settings = settings
         encoder = DenseEncoder(str(settings.base), settings.max_length)
-        self._queries = [EmbeddingFile(cache / f"{c.name}-queries.npy", c.queries, encoder) for c in collections]
-        self._documents = [EmbeddingFile(cache / f"{c.name}-documents.npy", c.documents, encoder) for c in collections]
+        self._queries = [EmbeddingFile(cache, c.queries, encoder) for c in collections]
+        self._documents = [EmbeddingFile(cache, c.documents, encoder) for c in collections]
         self._lexical = [settings.lexical if c.settings.lexical is None else c.settings.lexical for c in collections]
         self._bm25 = [
-            Bm25(c.documents) if weight else None for c, weight in zip(collections, self._lexical, strict=True)
+            Bm25(c.documents) if weight and c.settings.weight else None
+            for c, weight in zip(collections, self._lexical, strict=True)
         ]
         self._collections = collections
 

@@ -54,6 +54,8 @@ class Texts:
     def __init__(self, directory: str) -> None:
         from tokenizers import Tokenizer
 
+        if not Path(directory).is_dir():
+            raise InputError(f"{directory} is not a directory; download the checkpoint there first")
         path = Path(directory) / "tokenizer.json"
         if not path.is_file():
             raise InputError(f"{directory} has no tokenizer.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,13 +50,12 @@ class IndexCommand:
         parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
         parser.usage = "%(prog)s [ARTIFACT] CORPUS [CORPUS ...] -o DIR [options]"
         parser.add_argument(
-            "artifact",
-            metavar="ARTIFACT",
-            nargs="?",
-            help="a directory: an exported pair, or an encoder made for both sides (default: the pair this "
-            "installation carries, if it does)",
+            "inputs",
+            metavar="[ARTIFACT] CORPUS",
+            nargs="+",
+            help="ARTIFACT, a directory: an exported pair, or an encoder made for both sides (default: the pair this "
+            "installation carries, if it does); then the files of documents, - for standard input",
         )
-        parser.add_argument("corpus", metavar="CORPUS", nargs="+", help="files of documents; - is standard input")
         parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the index directory to make")
         parser.add_argument("--force", action="store_true", help="replace an index that is there")
         parser.add_argument(
@@ -129,7 +128,7 @@ class IndexCommand:
             raise InputError("--overlap is for passages; add --passages")
         overlap = args.overlap if args.overlap is not None else (args.passages or 0) // 4
         passages = Passages(args.passages, overlap) if args.passages else None
-        artifact, corpus = _inputs(args)
+        artifact, corpus = _inputs(args.inputs)
         if corpus.count("-") > 1:
             raise InputError("standard input (-) is named twice; it can be read once")
         for source in corpus:
@@ -173,17 +172,18 @@ class IndexCommand:
         return 0
 
 
-def _inputs(args: argparse.Namespace) -> tuple[str, list[str]]:
+def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
     """The artifact and the corpus files. A first argument that reads as a corpus file leaves the artifact out."""
     from ..bundled import bundled_pair
+    from ..errors import InputError
     from ..lines import names_a_corpus
 
-    first = args.artifact
-    if first is None:
-        return str(bundled_pair()), args.corpus
-    if Path(first).is_dir() or not names_a_corpus(first):
-        return first, args.corpus
-    return str(bundled_pair()), [first, *args.corpus]
+    first, *rest = inputs
+    if not Path(first).is_dir() and names_a_corpus(first):
+        return str(bundled_pair()), [first, *rest]
+    if not rest:
+        raise InputError(f"name the corpus after {first}: splade-edge index {first} corpus.jsonl -o INDEX")
+    return first, rest
 
 
 class IndexingProgress:

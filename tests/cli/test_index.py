@@ -147,6 +147,7 @@ def test_an_empty_corpus(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:
         (["none", "{corpus}", "-o", "x"], 2, "expected an exported artifact"),
         (["{corpus}", "{corpus}", "-o", "x"], 2, "carries no pair of its own; name an exported one"),
         (["{corpus}", "-o", "x"], 2, "carries no pair of its own; name an exported one"),
+        (["{pair}", "-o", "x"], 2, "name the corpus after"),
         (["{pair}", "{corpus}", "-o", "x", "--threads", "0"], 2, "'0' is not a whole number of at least 1"),
         (["{pair}", "{corpus}", "-o", "x", "--memory", "1"], 2, "'1' is not a size of at least 1M"),
         (["{pair}", "{corpus}", "-o", "x", "--overlap", "3"], 2, "--overlap is for passages; add --passages"),

@@ -13,7 +13,7 @@ from splade_edge.models.training.loop import Run
 from splade_edge.models.training.middle import MiddleTraining
 from splade_edge.models.training.runfile import read_run_file
 from splade_edge.models.training.teacher import DenseEncoder, EmbeddingFile
-from splade_edge.runtime.errors import CheckpointError, InputError
+from splade_edge.runtime.errors import InputError
 
 from .conftest import RunWriter
 
@@ -73,7 +73,7 @@ def test_training_learns_and_its_pair_opens(write_run: RunWriter, base: Path, tm
     run = Run(read_run_file(path), tmp_path / "out", tmp_path / "cache")
     run.train()
     log = log_of(run)
-    assert np.mean([e["contrastive"] for e in log[-5:]]) < 0.5 * np.mean([e["contrastive"] for e in log[1:6]])
+    assert np.mean([e["contrastive"] for e in log[-5:]]) < 0.7 * np.mean([e["contrastive"] for e in log[1:6]])
     for role in ("query", "document"):
         opened = open_checkpoint(str(tmp_path / "out" / "pair"), role)
         assert opened.model.dtype == torch.float32
@@ -92,7 +92,8 @@ def test_one_encoder_can_serve_both_sides(write_run: RunWriter, tmp_path: Path) 
     run.train()
     assert list(run.models) == ["document"]
     assert run.objective.query is run.objective.document
-    assert not (tmp_path / "out" / "pair" / "query").exists()
+    opened = open_checkpoint(str(tmp_path / "out" / "pair"))
+    assert opened.role == "both"
 
 
 def test_a_frozen_side_stays_as_it_is(write_run: RunWriter, tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_frozen_side_stays_as_it_is(write_run: RunWriter, tmp_path: Path) -> N
     changed = {name for name, value in parameters(run).items() if not np.array_equal(value, before[name])}
     assert changed
     assert all(name.startswith("query/") for name in changed)
-    assert not (tmp_path / "out" / "pair" / "document").exists()
+    assert open_checkpoint(str(tmp_path / "out" / "pair"), "document").weights_sha256
 
 
 def test_middle_training_masks_and_learns(write_run: RunWriter, tmp_path: Path) -> None:
@@ -117,10 +118,12 @@ def test_middle_training_masks_and_learns(write_run: RunWriter, tmp_path: Path) 
     kept = [list(text) for text in ids]
     run.objective._guess_loss(ids, np.random.default_rng(0))
     assert ids == kept
+    stop_words = run.objective.document.ids(["the a of in and is"])
+    assert float(run.objective._guess_loss(stop_words, np.random.default_rng(0))) == 0.0
     run.train()
     log = log_of(run)
     assert np.mean([e["masked tokens"] for e in log[-5:]]) < np.mean([e["masked tokens"] for e in log[1:6]])
-    assert (tmp_path / "out" / "pair" / "document" / "model.safetensors").is_file()
+    assert open_checkpoint(str(tmp_path / "out" / "pair")).role == "both"
 
 
 def test_imitation_brings_the_vectors_together(write_run: RunWriter, base: Path, tmp_path: Path) -> None:
@@ -136,7 +139,7 @@ def test_imitation_brings_the_vectors_together(write_run: RunWriter, base: Path,
     run.train()
     log = log_of(run)
     assert log[-1]["imitation"] < 0.5 * log[0]["imitation"]
-    assert (tmp_path / "out" / "pair" / "query" / "model.safetensors").is_file()
+    assert (tmp_path / "out" / "pair" / "model.safetensors").is_file()
 
 
 def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(write_run: RunWriter, tmp_path: Path) -> None:
@@ -145,6 +148,16 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(write_run: RunWr
     other = Run(read_run_file(write_run("weight_decay = 0.5")), tmp_path / "out", tmp_path / "cache")
     with pytest.raises(InputError, match="other settings"):
         other.resume()
+    state = run.output / "checkpoint" / "state.json"
+    for what in ("weights", "collections"):
+        written = json.loads(state.read_text())
+        written["identity"][what] = "0" * 64
+        kept = state.read_bytes()
+        state.write_text(json.dumps(written))
+        with pytest.raises(InputError, match=f"other {what}"):
+            run.resume()
+        state.write_bytes(kept)
+    assert run.resume() == 4
     tensors = tmp_path / "out" / "checkpoint" / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged"):
@@ -157,12 +170,18 @@ def test_teacher_embeddings_are_computed_once(base: Path, tmp_path: Path) -> Non
     direct = encoder.encode(texts)
     np.testing.assert_allclose(np.linalg.norm(direct, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(encoder.encode(texts[:1])[0], direct[0], atol=1e-5)
-    kept = EmbeddingFile(tmp_path / "e.npy", texts, encoder)
+    kept = EmbeddingFile(tmp_path, texts, encoder)
     np.testing.assert_allclose(kept[np.array([2, 0])], direct[[2, 0]], atol=2e-3)
+    [rows] = tmp_path.glob("*.f16")
+    rows.write_bytes(rows.read_bytes())  # as after a kill: what is marked is there
     encoder.encode = None  # type: ignore[method-assign, assignment]
-    np.testing.assert_allclose(kept[np.array([0, 2])], direct[[0, 2]], atol=2e-3)
-    with pytest.raises(CheckpointError, match="other texts"):
-        EmbeddingFile(tmp_path / "e.npy", texts[:2], encoder)
+    again = EmbeddingFile(tmp_path, texts, encoder)
+    np.testing.assert_allclose(again[np.array([0, 2])], direct[[0, 2]], atol=2e-3)
+    with pytest.raises(TypeError):  # not computed yet: it asks the encoder
+        again[np.array([1])]
+    others = EmbeddingFile(tmp_path, texts[:2], encoder)
+    with pytest.raises(TypeError):
+        others[np.array([0])]
 
 
 def test_compare_needs_runs(tmp_path: Path) -> None:
@@ -171,3 +190,14 @@ def test_compare_needs_runs(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2}\n')
     with pytest.raises(InputError, match="no evaluation"):
         compare.last_figures(tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_its_state(write_run: RunWriter, tmp_path: Path) -> None:
+    run = Run(read_run_file(write_run()), tmp_path / "out", tmp_path / "cache")
+    run.train(stop=lambda: run.step == 2)
+    kept = (run.output / "checkpoint" / "tensors.safetensors").read_bytes()
+    with torch.no_grad():
+        next(iter(run.models["query"].parameters())).fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        run.train()
+    assert (run.output / "checkpoint" / "tensors.safetensors").read_bytes() == kept

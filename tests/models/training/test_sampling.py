@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from splade_edge.models.training.mining import Miner, mine_with_bm25
 from splade_edge.models.training.runfile import SetSettings
 from splade_edge.models.training.sampling import Sampler
 from splade_edge.runtime.errors import InputError
+
+I0 = np.empty(0, np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +100,26 @@ def test_bad_sets_are_refused(collection: Path, tmp_path: Path) -> None:
         read_collection(SetSettings(path=str(tmp_path / "none")))
     with pytest.raises(InputError, match="held_out = 24"):
         read_collection(SetSettings(path=str(collection), held_out=24))
+
+
+def test_what_answers_a_held_out_query_is_not_taught(tmp_path: Path) -> None:
+    place = tmp_path / "shared"
+    (place / "qrels").mkdir(parents=True)
+    documents = [json.dumps({"_id": f"d{i}", "text": f"word{i}"}) for i in range(10)]
+    queries = [json.dumps({"_id": f"q{i}", "text": f"query {i}"}) for i in range(30)]
+    (place / "corpus.jsonl").write_text("\n".join(documents))
+    (place / "queries.jsonl").write_text("\n".join(queries))
+    (place / "qrels" / "train.tsv").write_text("\n".join(f"q{i}\td{i % 10}\t1" for i in range(30)))
+    read = read_collection(SetSettings(path=str(place), held_out=3))
+    known = {int(d) for q in read.held_out for d in read.positives[q]}
+    assert read.train.size > 0
+    assert not any(int(d) in known for q in read.train for d in read.positives[q])
+    with pytest.raises(InputError, match="leaves no query"):
+        read_collection(SetSettings(path=str(place), held_out=29))
+    (place / "qrels" / "train.tsv").write_text("q1\tnone\t1")
+    with pytest.raises(InputError, match="none of the documents judged relevant"):
+        read_collection(SetSettings(path=str(place)))
+
+
+def test_a_corpus_without_words_has_no_negatives(tmp_path: Path) -> None:
+    assert (mine_with_bm25(Collection("x", SetSettings(path="x"), ["!", "?"], ["a"], [], I0, I0), 2) == -1).all()
