@@ -57,3 +57,19 @@ def test_faults_of_a_run_file_are_one_line(write_run: RunWriter, tmp_path: Path)
     assert missing.returncode == 2
     assert "cannot read the run file" in missing.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_ends_as_one_that_was_not(write_run: RunWriter, tmp_path: Path) -> None:
+    path = write_run(training="steps = 60\nbatch = 4")
+    assert run(path, "-o", tmp_path / "whole", "--threads", "1").returncode == 0
+    process = subprocess.Popen([*COMMAND, path, "-o", tmp_path / "killed", "--threads", "1"], stdout=subprocess.PIPE)
+    log = tmp_path / "killed" / "log.jsonl"
+    while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 5):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert run(path, "-o", tmp_path / "killed", "--threads", "1").returncode == 0
+    for side in ("query", "document"):
+        whole, killed = (tmp_path / d / "pair" / side / "model.safetensors" for d in ("whole", "killed"))
+        assert whole.read_bytes() == killed.read_bytes()
+    assert log.read_text().count("\n") == 61
