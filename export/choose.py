@@ -3,8 +3,8 @@
 For every backend, the query encoder first (it runs at each search), then the document encoder given that choice:
 all recipes are made and timed; from the fastest on, each is run over the retrieval sets until one holds the limits. A
 recipe holds if, with 8-bit impacts, the mean nDCG@10 over all judged queries is at most ``max_ndcg_drop`` under float32
-and no set's paired 95 % interval lies wholly below -0.005. Sets without judgements ask for a rank-biased overlap with
-float32 instead. Where a recipe for CPUs with VNNI is chosen, one for all others is chosen beside it.
+and no set's paired 95 % interval lies wholly below -0.005. A set without judgements asks for a rank-biased overlap
+with float32. Where a recipe for CPUs with VNNI is chosen, one for all others is chosen beside it.
 
 All but the times depend on the input alone. Recipes within 5 % of the fastest that holds count as equally fast, and
 the one whose vectors are nearest to float32 is taken, so that the noise of timing seldom decides.
@@ -64,7 +64,7 @@ class Candidate:
 class Contender:
     """An encoder to choose recipes for, with its float32 graph of one backend.
 
-    ``place``: a directory with its tokenizer where graphs are tried. ``manifest``: of the artifact to be.
+    ``place``: a directory with its tokenizer where graphs are tried. ``artifact``: what is to be written.
     """
 
     role: Role
@@ -133,12 +133,12 @@ class Chooser:
 
     def _make(self, contender: Contender, candidate: Candidate) -> None:
         recipe = candidate.recipe
+        if not supports(recipe.isa):
+            candidate.verdict = "not tried: needs a CPU with VNNI"
+            return
         try:
             variant = write_int8(recipe, contender.source, contender.place, recipe.name)
             candidate.variant = variant
-            if not supports(variant.isa):
-                candidate.verdict = "not tried: needs a CPU with VNNI"
-                return
             encoder = Encoder(Artifact(contender.place, contender.artifact.manifest), variant, 1)
             candidate.parity = measure(encoder, contender.reference, contender.counterpart)
             candidate.encoder = encoder
@@ -205,7 +205,8 @@ class Chooser:
         for name, found in ranked.sets.items():
             if found.high < LEAST_SET_DIFFERENCE:
                 return f"nDCG@10 {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}] on {name}"
-        if ranked.pooled is None and ranked.overlap < LEAST_OVERLAP:
+        unjudged = ranked.pooled is None or not all(data.qrels for data in self._sets)
+        if unjudged and ranked.overlap < LEAST_OVERLAP:
             return f"rank-biased overlap {ranked.overlap:.3f} with float32, at least {LEAST_OVERLAP:g} is asked"
         return ""
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..models.checkpoint import Checkpoint
 from ..models.look_up import Table
 from ..runtime.artifact import Backend, Variant, variant_files
+from ..runtime.errors import ExportError, SpladeEdgeError
 from .graph import pooled_graph
 from .inputs import SpladeExporterConfig
 from .quantize_openvino import compress_weights, quantize_activations
@@ -56,11 +57,23 @@ def write_fp32(source: QuantizationSource, directory: Path, backend: Backend) ->
 
 
 def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name: str = "") -> Variant:
-    """Quantize by a recipe into ``directory``; the file is called ``name``, or by what CPUs it is for."""
+    """Quantize by a recipe into ``directory``; the file is called ``name``, or by what CPUs it is for.
+
+    Raises ExportError if this graph cannot be quantized so.
+    """
     path = f"{recipe.backend}/{name or _int8_name(recipe)}{_SUFFIX[recipe.backend]}"
     target = directory / path
     target.parent.mkdir(exist_ok=True)
-    FUNCTIONS[recipe.function](source, target, **recipe.options)
+    try:
+        FUNCTIONS[recipe.function](source, target, **recipe.options)
+    except (SpladeEdgeError, OSError, MemoryError):
+        raise
+    except Exception as error:  # the quantizers of three libraries, each with errors of its own
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"the recipe {recipe.name!r} does not quantize this architecture for {recipe.backend} "
+            f"({type(error).__name__}: {reason}); choose another --recipe"
+        ) from error
     return Variant(recipe.backend, "int8", path, recipe.name, recipe.isa, recipe.batch_invariant)
 
 

@@ -13,6 +13,7 @@ from ..runtime.artifact import MANIFEST_NAME, Backend
 from ..runtime.errors import InputError
 from ..runtime.staging import check_writable_target
 from .recipes import AUTO, recipe_named
+from .retrieval import locate_set
 from .texts import calibration_texts
 
 DEFAULT_NDCG_DROP = 0.002
@@ -63,6 +64,8 @@ def check_request(request: ExportRequest) -> None:
         raise InputError("--eval-data and --search-cache are for --recipe auto; add that")
     if not 0 <= request.max_ndcg_drop < 1:
         raise InputError(f"--max-ndcg-drop {request.max_ndcg_drop} is not possible; give a number from 0 up to 1")
+    for spec in request.eval_data:
+        locate_set(spec)
     if request.options.family:
         family_from(request.options.family)
     calibration_texts(request.calibration)

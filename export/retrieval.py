@@ -26,6 +26,17 @@ class RetrievalSet:
     qrels: Qrels
 
 
+def locate_set(spec: str, default_split: str = "test") -> tuple[Path, str]:
+    """Directory and split of ``DIR`` or ``DIR:SPLIT``. Raises InputError if there is no such directory."""
+    if Path(spec).is_dir():  # a colon may be part of a path
+        return Path(spec), default_split
+    place, separator, split = spec.rpartition(":")
+    directory = Path(place if separator else spec)
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a directory; a retrieval set is DIR or DIR:SPLIT in BEIR form")
+    return directory, split
+
+
 def read_set(spec: str, default_split: str = "test") -> RetrievalSet:
     """``DIR`` or ``DIR:SPLIT``: ``corpus.jsonl[.gz]``, ``queries[.SPLIT].jsonl[.gz]``, ``qrels/SPLIT.tsv``.
 
@@ -34,9 +45,7 @@ def read_set(spec: str, default_split: str = "test") -> RetrievalSet:
 
     Raises InputError or CorpusError.
     """
-    directory, split = _directory_and_split(spec, default_split)
-    if not directory.is_dir():
-        raise InputError(f"{directory} is not a directory; a retrieval set is DIR or DIR:SPLIT in BEIR form")
+    directory, split = locate_set(spec, default_split)
     pointer = directory / "CORPUS"
     corpus = (directory / pointer.read_text(encoding="utf-8").strip()) if pointer.is_file() else directory
     queries = list(read_queries(_find(directory, f"queries.{split}") or _required(directory, "queries")))
@@ -81,13 +90,6 @@ def sample_set(data: RetrievalSet, documents: int, seed: int = 0) -> RetrievalSe
         queries=queries,
         qrels={query.id: data.qrels[query.id] for query in queries if query.id in data.qrels},
     )
-
-
-def _directory_and_split(spec: str, default_split: str) -> tuple[Path, str]:
-    if Path(spec).is_dir():  # a colon may be part of a path
-        return Path(spec), default_split
-    place, separator, split = spec.rpartition(":")
-    return (Path(place), split) if separator else (Path(spec), default_split)
 
 
 def _find(directory: Path, stem: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from splade_edge.export import choose
+from splade_edge.export import choose, graphs
 from splade_edge.export.choice import Ranked, SetDifference
 from splade_edge.export.choose import Candidate, Chooser
 from splade_edge.export.exporter import export
@@ -22,7 +22,7 @@ from splade_edge.runtime import cpu
 from splade_edge.runtime.artifact import open_artifact
 from splade_edge.runtime.cli.info import describe
 from splade_edge.runtime.encoder import Encoder
-from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.errors import ExportError, InputError
 
 from .. import checkpoints
 
@@ -110,6 +110,7 @@ def test_the_fastest_that_holds_is_shipped_and_the_rest_explained(tmp_path: Path
             assert trial.verdict in card
             if trial.chosen:
                 assert trial.ranked.sets["tiny-set"].fp32 > 0
+                assert trial.ranked.pooled is not None
                 assert trial.ranked.pooled >= -0.05
                 assert 0.5 < trial.ranked.overlap <= 1
     left = [p.name for p in (tmp_path / "b").iterdir()]
@@ -253,7 +254,7 @@ def test_the_order_of_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_recipe_that_scrambles_the_parity_text_is_not_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     found = candidates(("dynamic", 0.4, 0.5), ("vocabulary", 0.5, 0.999))
-    found[0].parity.ranking_overlap = 0.6
+    found[0].parity = Parity(0.5, overlap=0.6)
     assert decide(found, {"vocabulary": 0.0}, monkeypatch) is found[1]
     assert found[0].verdict == "not ranked: keeps 60% of the ten best of the parity paragraphs"
 
@@ -266,3 +267,21 @@ def test_one_set_can_reject_what_the_mean_allows() -> None:
     assert problem == "nDCG@10 -0.0090 [-0.0120, -0.0051] on b"
     assert "rank-biased overlap 0.800" in chooser._problem(Ranked({}, None, 0.8))
     assert chooser._problem(Ranked({}, None, 0.95)) == ""
+
+
+def test_a_quantizer_that_fails_is_one_line_and_does_not_end_the_search(
+    tmp_path: Path, bert: Path, judged: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise KeyError("an operator\nof this graph")
+
+    monkeypatch.setitem(graphs.FUNCTIONS, "quantize_vocabulary", fails)
+    result = export(auto(tmp_path / "out", bert, judged, max_ndcg_drop=0.05))
+    trials = {t.recipe: t for t in result.report.choice.trials}
+    assert trials["vocabulary"].verdict.startswith(
+        "failed: the recipe 'vocabulary' does not quantize this architecture"
+    )
+    assert any(t.chosen for t in trials.values())
+    with pytest.raises(ExportError, match=r"KeyError: .*an operator.*choose another --recipe") as caught:
+        export(ExportRequest(output=tmp_path / "b", checkpoint=str(bert), backends=("onnx",)))
+    assert "\n" not in str(caught.value)
