@@ -19,13 +19,14 @@ class SetDifference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ranked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a recipe ranks, end to end with 8-bit impacts, beside float32 with exact weights.
 
-    ``pooled``: mean difference of nDCG@10 over the queries of all judged sets, None without one. ``overlap``: mean
-    rank-biased overlap (p = 0.9) with float32 over all queries.
+    ``pooled``: mean difference of nDCG@10 over the queries of all judged sets, None without one, and its 95 % interval.
+    ``overlap``: mean rank-biased overlap (p = 0.9) with float32 over all queries.
     """
 
     sets: dict[str, SetDifference]
     pooled: float | None
     overlap: float
+    pooled_interval: tuple[float, float] | None = None
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -91,7 +91,8 @@ def _openvino(name: str, function: Function, **options: object) -> Recipe:
         "openvino",
         function,
         MappingProxyType(options),
-        batch_invariant=function != "compress_weights",
+        # Where float32 products are left, OpenVINO takes other kernels for other batches: 2e-3 to 5e-3 were measured.
+        batch_invariant=function == "quantize_activations" and "leave_out" not in options,
         isa="vnni" if name.endswith("-vnni") else "any",
     )
 

@@ -245,11 +245,18 @@ def test_the_order_of_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best is found[2], "as fast as the fastest that holds, and nearer to float32"
     assert [c.verdict for c in found] == [
         "rejected: nDCG@10 -0.0021 over all queries, at most -0.002 is allowed",
-        "holds; as fast as the chosen one, and no nearer to float32",
+        "holds; as fast as the chosen one, and larger or less near to float32",
         "chosen",
         "not ranked: slower than the chosen one",
         "not ranked: no faster than float32",
     ]
+
+
+def test_of_two_as_fast_the_much_larger_one_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = candidates(("rows", 0.5, 0.99), ("decoder", 0.5, 0.999), ("rows-vnni", 0.51, 0.995))
+    for candidate, size in zip(found, (10, 25, 20), strict=True):
+        candidate.size = size
+    assert decide(found, dict.fromkeys(("rows", "decoder", "rows-vnni"), 0.0), monkeypatch) is found[2]
 
 
 def test_a_recipe_that_scrambles_the_parity_text_is_not_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +266,13 @@ def test_a_recipe_that_scrambles_the_parity_text_is_not_ranked(monkeypatch: pyte
     assert found[0].verdict == "not ranked: keeps 60% of the ten best of the parity paragraphs"
 
 
+def test_a_mean_near_zero_by_luck_does_not_hold() -> None:
+    chooser = Chooser([], max_ndcg_drop=0.002, cache=None, run=lambda what, action: action())
+    assert chooser._problem(Ranked({}, -0.0003, 0.92, (-0.0049, 0.004))) == ""
+    problem = chooser._problem(Ranked({}, -0.0003, 0.92, (-0.0062, 0.0058)))
+    assert problem == "nDCG@10 -0.0003 [-0.0062, +0.0058] over all queries may be under -0.005"
+
+
 def test_one_set_can_reject_what_the_mean_allows() -> None:
     chooser = Chooser([], max_ndcg_drop=0.002, cache=None, run=lambda what, action: action())
     fine = SetDifference(0.5, 0.0, -0.01, 0.01)
@@ -266,7 +280,7 @@ def test_one_set_can_reject_what_the_mean_allows() -> None:
     problem = chooser._problem(Ranked({"a": fine, "b": SetDifference(0.5, -0.009, -0.012, -0.0051)}, -0.001, 1.0))
     assert problem == "nDCG@10 -0.0090 [-0.0120, -0.0051] on b"
     assert "rank-biased overlap 0.800" in chooser._problem(Ranked({}, None, 0.8))
-    assert chooser._problem(Ranked({}, None, 0.95)) == ""
+    assert chooser._problem(Ranked({}, None, 0.98)) == ""
 
 
 def test_a_quantizer_that_fails_is_one_line_and_does_not_end_the_search(
