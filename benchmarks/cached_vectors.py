@@ -1,55 +1,19 @@
-"""Encoding that can be stopped and taken up again: vectors of every 256 texts are kept on disk.
-
-A file's name holds a hash of the texts, its directory one of everything else a vector depends on: the graph, the
-tokenizer, the maximum length, the engine and its version. So a cache cannot be stale, and may be deleted at any time.
-"""
+"""Encoding for the benchmarks that can be stopped and taken up again (see splade_edge.export.vector_cache)."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from splade_edge.runtime.artifact import Artifact, Variant, variant_files
+from splade_edge.export.vector_cache import VectorCache, encoder_cache
+from splade_edge.runtime.artifact import Artifact, Variant
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder.encoder import Encoded
 from splade_edge.runtime.vectors import SparseBatch, SparseVector
-
-_CHUNK = 256
-
-
-class VectorCache:
-    """Encoded texts under ``directory/<key>/``; ``key`` names all that vectors depend on besides the text."""
-
-    def __init__(self, directory: Path, key: Iterable[str]) -> None:
-        self.directory = directory / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
-        self.directory.mkdir(parents=True, exist_ok=True)
-
-    def encode(self, texts: Iterable[str], encode: Callable[[list[str]], list[Encoded]]) -> Iterator[Encoded]:
-        """Each text's vector, in order, from disk or from ``encode``."""
-        rest = iter(texts)
-        while chunk := list(islice(rest, _CHUNK)):
-            digest = hashlib.sha256("\x00".join(chunk).encode("utf-8", "surrogatepass")).hexdigest()
-            path = self.directory / f"{digest[:32]}.npz"
-            if not path.exists():
-                self._write(path, encode(chunk))
-            with np.load(path) as stored:
-                vectors = SparseBatch(stored["indptr"], stored["indices"], stored["values"])
-                facts = stored["facts"].tolist()
-            for vector, (tokens, known, truncated) in zip(vectors, facts, strict=True):
-                yield Encoded(vector, tokens, bool(known), bool(truncated))
-
-    def _write(self, path: Path, encoded: list[Encoded]) -> None:
-        batch = SparseBatch.stack([e.vector for e in encoded])
-        facts = np.array([(e.tokens, e.known, e.truncated) for e in encoded], np.int64)
-        staged = path.with_name(f".{os.getpid()}.npz")
-        np.savez(staged, indptr=batch.indptr, indices=batch.indices, values=batch.values, facts=facts)
-        staged.replace(path)
 
 
 class CachedEncoder(Encoder):
@@ -57,18 +21,7 @@ class CachedEncoder(Encoder):
 
     def __init__(self, artifact: Artifact, variant: Variant, threads: int | None, directory: Path) -> None:
         super().__init__(artifact, variant, threads)
-        files = artifact.manifest.files
-        engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy"}[variant.backend]
-        self._cache = VectorCache(
-            directory,
-            [
-                *(files[name].sha256 for name in variant_files(variant)),
-                files["tokenizer.json"].sha256,
-                f"{self.max_length} {artifact.manifest.dropped_terms} {variant.batch_invariant}",
-                artifact.manifest.kind,
-                f"{engine} {metadata.version(engine)}",
-            ],
-        )
+        self._cache = encoder_cache(directory, self)
 
     def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
         """See :meth:`Encoder.encode`."""

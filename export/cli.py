@@ -45,12 +45,17 @@ class ExportCommand:
 
 def _show(result: ExportResult) -> None:
     from ..runtime.cli.console import cell, complain, new_console, new_table, write_out
-    from .card import COLUMNS, parity_rows
+    from .card import CHOICE_COLUMNS, COLUMNS, choice_rows, parity_rows
 
     table = new_table(*(name if place < 4 else f">{name}" for place, name in enumerate(COLUMNS)))
     for row in parity_rows(result.report.graphs):
         table.add_row(*map(cell, row))
     new_console().print(table)
+    if result.report.choice:
+        tried = new_table(*(f">{name}" if 2 < place < 8 else name for place, name in enumerate(CHOICE_COLUMNS)))
+        for row in choice_rows(result.report.choice):
+            tried.add_row(*map(cell, row))
+        new_console().print(tried)
     sys.stdout.flush()
     for note in result.notes:
         complain("note", note)

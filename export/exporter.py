@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from ..models.checkpoint import Checkpoint, holds_pair, open_checkpoint
 from ..models.layout import SIDES, Side
-from ..models.tokenizing import write_tokenizer
-from ..runtime.artifact import (
-    ARTIFACT_FORMAT,
-    MANIFEST_NAME,
-    VERSION,
-    Artifact,
-    ArtifactManifest,
-    Backend,
-    Kind,
-    Source,
-    Variant,
-    write_artifact_manifest,
-    write_pair_manifest,
-)
-from ..runtime.encoder import Encoder
-from ..runtime.encoder.tokenizer import vocabulary_sha256
-from ..runtime.errors import CheckpointError
+from ..runtime.artifact import MANIFEST_NAME
+from ..runtime.errors import CheckpointError, InputError
 from ..runtime.files import storage_errors
 from ..runtime.staging import staged_directory
-from ..runtime.version import MADE_BY
-from .card import artifact_card, pair_card
-from .graphs import graph_count, write_graphs, write_table
-from .parity import (
-    RANKING_DEPTH,
-    TOLERANCE,
-    TOP_TERMS,
-    GraphParity,
-    ParityReport,
-    Reference,
-    measure,
-    reference_vectors,
-)
-from .recipes import Recipe, choose_recipe
+from .job import Job
+from .parity import ParityReport
+from .recipes import AUTO
 from .request import ExportRequest, check_request
-from .texts import SampleTexts, calibration_texts, parity_texts
+from .retrieval import BUNDLED, RetrievalSet, read_set, sample_set
+from .texts import calibration_texts, parity_texts
 
 T = TypeVar("T")
 # (steps done, steps in all, what runs next)
 Progress = Callable[[int, int, str], None]
-_LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
-_MEASURED_WITH = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
+_BUNDLED_SET = f"{BUNDLED}:train"
 
 
 @dataclass(frozen=True)
@@ -74,135 +44,66 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     """
     check_request(request)
     calibration = calibration_texts(request.calibration)
+    sets = evaluation_sets(request)
     sources = _sources(request)
-    graphs = graph_count(request.backends, int8=request.int8)
-    steps = _Steps(progress, len(sources) * (3 + 2 * graphs))
+    steps = _Steps(progress)
+    steps.expect(len(sources) * _steps_of(request))
     checkpoints = [
         steps.run(f"opening {spec}", partial(open_checkpoint, spec, side, request.options)) for spec, side in sources
     ]
     _check_pair(checkpoints)
+    if sets and checkpoints[0].role != "both" and len(checkpoints) == 1:
+        raise InputError("--recipe auto ranks documents for queries, so it needs both sides: export the whole pair")
     # A table is one step in place of all graphs, and so is its comparison.
-    steps.expect(sum(3 + 2 * (1 if c.model is None else graphs) for c in checkpoints))
-    samples = parity_texts()
+    steps.expect(sum(5 if c.model is None else _steps_of(request) for c in checkpoints))
     with (
         staged_directory(request.output, manifest=MANIFEST_NAME, force=request.force) as staging,
         storage_errors(request.output),
     ):
-        job = _Job(request, steps, samples, calibration, paired=len(checkpoints) == 2)
-        report = job.write(checkpoints, staging)
+        report = Job(request, steps.run, parity_texts(), calibration, sets).write(checkpoints, staging)
     steps.finish()
     return ExportResult(request.output, report, _notes(checkpoints, report))
 
 
-def versions() -> dict[str, str]:
-    """The versions of the libraries that take part in parity."""
-    return {name: importlib.metadata.version(name) for name in _MEASURED_WITH}
+def evaluation_sets(request: ExportRequest) -> list[RetrievalSet]:
+    """What ``--recipe auto`` ranks: samples of the user's sets, or the bundled one; nothing without it."""
+    if AUTO not in request.recipes.values():
+        return []
+    specs = request.eval_data or (_BUNDLED_SET,)
+    sets = [sample_set(read_set(spec), request.eval_documents) for spec in specs]
+    if len({data.name for data in sets}) != len(sets):
+        raise InputError("two sets of --eval-data have the same name; give each directory a name of its own")
+    return sets
 
 
-def make_report(graphs: list[GraphParity]) -> ParityReport:
-    """A parity report of these graphs, under the tolerances and versions of this process."""
-    return ParityReport(
-        tolerance_fp32=TOLERANCE,
-        top_terms=TOP_TERMS,
-        ranking_depth=RANKING_DEPTH,
-        versions=versions(),
-        graphs=graphs,
-    )
+def _steps_of(request: ExportRequest) -> int:
+    """Steps of one encoder: opening, PyTorch, tracing, writing; each graph and its parity; about 30 for a search."""
+    graphs = len(request.backends) * (2 if request.int8 else 1)
+    return 4 + 2 * graphs + 30 * list(request.recipes.values()).count(AUTO)
 
 
 class _Steps:
     """Counts steps for the progress callback."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: Progress | None) -> None:
         self._progress = progress or (lambda done, total, what: None)
-        self._total = total
+        self._total = 1
         self._done = 0
 
     def run(self, what: str, action: Callable[[], T]) -> T:
+        # How many recipes a search ranks is not known before.
+        self._total = max(self._total, self._done + 1)
         self._progress(self._done, self._total, what)
         result = action()
         self._done += 1
         return result
 
     def expect(self, total: int) -> None:
-        """How many steps there are, once that is known better."""
+        """How many steps there are, as far as is known."""
         self._total = total
 
     def finish(self) -> None:
         self._progress(self._total, self._total, "done")
-
-
-@dataclass
-class _Job:
-    """One export, with everything its steps share."""
-
-    request: ExportRequest
-    steps: _Steps
-    samples: SampleTexts
-    calibration: SampleTexts
-    paired: bool
-
-    def write(self, checkpoints: list[Checkpoint], staging: Path) -> ParityReport:
-        """Write one artifact, or a pair of two, into ``staging``."""
-        references = [
-            self.steps.run(
-                f"PyTorch vectors, {c.role}", partial(reference_vectors, c, self.samples, paired=self.paired)
-            )
-            for c in checkpoints
-        ]
-        if not self.paired:
-            return self._write_artifact(checkpoints[0], staging, references[0], None)
-        query, document = references
-        directories = [staging / checkpoint.role for checkpoint in checkpoints]
-        for directory in directories:
-            directory.mkdir()
-        reports = [
-            self._write_artifact(checkpoint, directory, reference, counterpart)
-            for checkpoint, directory, reference, counterpart in zip(
-                checkpoints, directories, (query, document), (document, query), strict=True
-            )
-        ]
-        report = make_report([graph for part in reports for graph in part.graphs])
-        query_manifest, document_manifest = (
-            _manifest(checkpoint, directory, []) for checkpoint, directory in zip(checkpoints, directories, strict=True)
-        )
-        card = pair_card(query_manifest, document_manifest, report)
-        _write_json(staging / "parity.json", report)
-        (staging / "README.md").write_text(card, encoding="utf-8")
-        write_pair_manifest(staging, query="query", document="document", made_by=MADE_BY)
-        return report
-
-    def _write_artifact(
-        self, checkpoint: Checkpoint, directory: Path, reference: Reference, counterpart: Reference | None
-    ) -> ParityReport:
-        write_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
-        run = self.steps.run
-        if checkpoint.table is not None:
-            variants = [run(f"query: {checkpoint.query_side}", partial(write_table, checkpoint.table, directory))]
-        else:
-            recipes = self._recipes(checkpoint)
-            variants = write_graphs(checkpoint, directory, recipes=recipes, calibration=self.calibration, run=run)
-        manifest = _manifest(checkpoint, directory, variants)
-        artifact = Artifact(directory, manifest)
-        graphs = [
-            self.steps.run(
-                f"parity of {checkpoint.role} {variant.backend} {variant.precision}",
-                partial(_measure, artifact, variant, reference, counterpart),
-            )
-            for variant in variants
-        ]
-        report = make_report(graphs)
-        self.steps.run(f"writing {checkpoint.role}", lambda: _finish(checkpoint, directory, manifest, report))
-        return report
-
-    def _recipes(self, checkpoint: Checkpoint) -> dict[Backend, Recipe | None]:
-        """The int8 recipe of each backend to write; None for float32 only."""
-        return {
-            backend: choose_recipe(backend, checkpoint.pooling, self.request.recipes.get(backend))
-            if self.request.int8
-            else None
-            for backend in self.request.backends
-        }
 
 
 def _sources(request: ExportRequest) -> list[tuple[str, Side | None]]:
@@ -228,60 +129,6 @@ def _check_pair(checkpoints: list[Checkpoint]) -> None:
         )
 
 
-def _manifest(checkpoint: Checkpoint, directory: Path, variants: list[Variant]) -> ArtifactManifest:
-    return ArtifactManifest(
-        format=ARTIFACT_FORMAT,
-        version=VERSION,
-        files={},
-        role=checkpoint.role,
-        family=checkpoint.family.name,
-        pooling=checkpoint.pooling,
-        activation=checkpoint.activation,
-        vocab_size=checkpoint.vocab_size,
-        vocabulary_sha256=vocabulary_sha256(directory / "tokenizer.json", checkpoint.vocab_size),
-        max_length=checkpoint.max_length,
-        special_tokens=checkpoint.special_tokens,
-        dropped_terms=list(checkpoint.dropped_terms),
-        variants=variants,
-        source=Source(
-            checkpoint=checkpoint.located.name,
-            revision=checkpoint.located.revision,
-            weights_sha256=checkpoint.weights_sha256,
-            licence=checkpoint.licence,
-        ),
-        made_by=MADE_BY,
-        kind=_kind(checkpoint),
-    )
-
-
-def _kind(checkpoint: Checkpoint) -> Kind:
-    if not checkpoint.own_terms:
-        return "encoder"
-    if checkpoint.table is None:
-        return "masked encoder"
-    return "look-up" if checkpoint.query_side == "look-up" else "bag of words"
-
-
-def _measure(artifact: Artifact, variant: Variant, reference: Reference, counterpart: Reference | None) -> GraphParity:
-    return measure(Encoder(artifact, variant), reference, counterpart)
-
-
-def _finish(checkpoint: Checkpoint, directory: Path, manifest: ArtifactManifest, report: ParityReport) -> None:
-    _write_json(directory / "parity.json", report)
-    card = artifact_card(directory, manifest, checkpoint.family, report)
-    (directory / "README.md").write_text(card, encoding="utf-8")
-    for source in (checkpoint.root, checkpoint.directory):
-        for pattern in _LICENCE_FILES:
-            for path in source.glob(pattern):
-                if path.is_file():
-                    shutil.copyfile(path, directory / path.name)
-    write_artifact_manifest(directory, manifest)
-
-
-def _write_json(path: Path, report: ParityReport) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-
-
 def _notes(checkpoints: list[Checkpoint], report: ParityReport) -> tuple[str, ...]:
     notes = [f"{c.role}: {note}" for c in checkpoints for note in c.notes]
     notes += [
@@ -294,4 +141,9 @@ def _notes(checkpoints: list[Checkpoint], report: ParityReport) -> tuple[str, ..
         for g in report.graphs
         if g.ranking_overlap < 0.9
     ]
+    if report.choice:
+        notes += [
+            f"no int8 recipe holds the ranking of the {role} encoder on {backend}: fp32 alone was written"
+            for role, backend in report.choice.without_int8()
+        ]
     return tuple(notes)

@@ -1,84 +1,92 @@
-"""All graph files of one artifact: each backend in fp32 and, by recipe, int8. Or the table in their place."""
+"""The files of one artifact's graphs: each backend in fp32 and, by recipe, int8. Or the table in their place."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..models.checkpoint import Checkpoint
 from ..models.look_up import Table
-from ..runtime.artifact import Backend, Variant
-from . import quantize_onnx, quantize_openvino
+from ..runtime.artifact import Backend, Variant, variant_files
+from ..runtime.errors import ExportError, SpladeEdgeError
 from .graph import pooled_graph
 from .half_storage import halve_weights
 from .inputs import SpladeExporterConfig
-from .recipes import Recipe
+from .quantize_openvino import compress_weights, quantize_activations
+from .quantize_ort import quantize_blocks, quantize_dynamic, quantize_static
+from .quantize_rows import quantize_rows
+from .quantize_vocabulary import quantize_vocabulary
+from .recipes import Function, Recipe
+from .source import Inputs, QuantizationSource
 from .texts import SampleTexts
 from .to_onnx import write_onnx
 from .to_openvino import read_openvino, write_openvino
 
-_ONNX, _OPENVINO = ("onnx/fp32.onnx", "onnx/int8.onnx"), ("openvino/fp32.xml", "openvino/int8.xml")
+_SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 _TABLE = "table.f32"
-# Runs one step under a name, for progress.
-Run = Callable[[str, Callable[[], Any]], Any]
+FUNCTIONS: Mapping[Function, Callable[..., None]] = {
+    "quantize_vocabulary": quantize_vocabulary,
+    "quantize_rows": quantize_rows,
+    "quantize_blocks": quantize_blocks,
+    "quantize_static": quantize_static,
+    "quantize_dynamic": quantize_dynamic,
+    "compress_weights": compress_weights,
+    "quantize_activations": quantize_activations,
+}
 
 
-def graph_count(backends: Sequence[Backend], *, int8: bool) -> int:
-    """How many graphs :func:`write_graphs` writes."""
-    return len(backends) * (2 if int8 else 1)
+def trace(checkpoint: Checkpoint, path: Path, calibration: SampleTexts) -> QuantizationSource:
+    """Write the float32 ONNX graph of an encoder, from which all others are made. Raises ExportError."""
+    path.parent.mkdir(exist_ok=True)
+    write_onnx(pooled_graph(checkpoint), SpladeExporterConfig(checkpoint.model.config), path)
+    return QuantizationSource(path, calibration_inputs(checkpoint, calibration))
 
 
-def write_graphs(
-    checkpoint: Checkpoint,
-    directory: Path,
-    *,
-    recipes: Mapping[Backend, Recipe | None],
-    calibration: SampleTexts,
-    run: Run,
-) -> list[Variant]:
-    """Write the graphs of every backend in ``recipes`` under ``directory`` and describe them.
+def write_fp32(source: QuantizationSource, directory: Path, backend: Backend) -> Variant:
+    """Write the float32 graph of a backend under ``directory``."""
+    path = f"{backend}/fp32{_SUFFIX[backend]}"
+    target = directory / path
+    target.parent.mkdir(exist_ok=True)
+    if backend == "openvino":
+        write_openvino(read_openvino(source.path), target)
+    elif target != source.path:
+        shutil.copyfile(source.path, target)
+    return Variant(backend, "fp32", path, "", "any", True)
 
-    A backend whose recipe is None gets float32 only. Raises ExportError.
+
+def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name: str = "") -> Variant:
+    """Quantize by a recipe into ``directory``; the file is called ``name``, or by what CPUs it is for.
+
+    Raises ExportError if this graph cannot be quantized so.
     """
-    variants: list[Variant] = []
-    with tempfile.TemporaryDirectory(dir=directory, ignore_cleanup_errors=True) as temporary:
-        # OpenVINO converts the ONNX graph, so it is made in any case.
-        source = directory / _ONNX[0] if "onnx" in recipes else Path(temporary) / "graph.onnx"
-        source.parent.mkdir(exist_ok=True)
-        description = SpladeExporterConfig(checkpoint.model.config)
-        trace = f"{checkpoint.role}: onnx fp32"
-        if "onnx" in recipes:
-            run(trace, lambda: write_onnx(pooled_graph(checkpoint), description, source))
-            variants.append(Variant("onnx", "fp32", _ONNX[0], "", "any", True))
-            recipe = recipes["onnx"]
-            if recipe is not None:
-                run(f"{checkpoint.role}: onnx int8 ({recipe.name})", partial(_quantize_onnx, recipe, source, directory))
-                variants.append(_int8_variant(recipe, _ONNX[1]))
-        else:
-            write_onnx(pooled_graph(checkpoint), description, source)
-        if "openvino" in recipes:
-            (directory / "openvino").mkdir()
-            run(
-                f"{checkpoint.role}: openvino fp32",
-                lambda: write_openvino(read_openvino(source), directory / _OPENVINO[0]),
-            )
-            variants.append(Variant("openvino", "fp32", _OPENVINO[0], "", "any", True))
-            recipe = recipes["openvino"]
-            if recipe is not None:
-                inputs = _calibration_inputs(checkpoint, calibration) if recipe.calibrated else []
-                run(
-                    f"{checkpoint.role}: openvino int8 ({recipe.name})",
-                    partial(_quantize_openvino, recipe, source, directory, inputs),
-                )
-                variants.append(_int8_variant(recipe, _OPENVINO[1]))
-    for variant in variants:
-        halve_weights(directory / variant.path)
-    return variants
+    path = f"{recipe.backend}/{name or _int8_name(recipe)}{_SUFFIX[recipe.backend]}"
+    target = directory / path
+    target.parent.mkdir(exist_ok=True)
+    try:
+        FUNCTIONS[recipe.function](source, target, **recipe.options)
+        halve_weights(target)
+    except (SpladeEdgeError, OSError, MemoryError):
+        raise
+    except Exception as error:  # the quantizers of three libraries, each with errors of its own
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"the recipe {recipe.name!r} does not quantize this architecture for {recipe.backend} "
+            f"({type(error).__name__}: {reason}); choose another --recipe"
+        ) from error
+    return Variant(recipe.backend, "int8", path, recipe.name, recipe.isa, recipe.batch_invariant)
+
+
+def adopt(variant: Variant, recipe: Recipe, origin: Path, directory: Path) -> Variant:
+    """Move a quantized graph that was made in ``origin`` to where :func:`write_int8` would have written it."""
+    path = f"{recipe.backend}/{_int8_name(recipe)}{_SUFFIX[recipe.backend]}"
+    adopted = Variant(variant.backend, "int8", path, variant.recipe, variant.isa, variant.batch_invariant)
+    for old, new in zip(variant_files(variant), variant_files(adopted), strict=True):
+        (directory / new).parent.mkdir(exist_ok=True)
+        shutil.copyfile(origin / old, directory / new)
+    return adopted
 
 
 def write_table(table: Table, directory: Path) -> Variant:
@@ -87,27 +95,17 @@ def write_table(table: Table, directory: Path) -> Variant:
     return Variant("table", "fp32", _TABLE, "", "any", True)
 
 
-def _int8_variant(recipe: Recipe, path: str) -> Variant:
-    return Variant(recipe.backend, "int8", path, recipe.name, recipe.isa, recipe.batch_invariant)
-
-
-def _quantize_onnx(recipe: Recipe, source: Path, directory: Path) -> None:
-    getattr(quantize_onnx, recipe.function)(source, directory / _ONNX[1], **recipe.options)
-
-
-def _quantize_openvino(recipe: Recipe, source: Path, directory: Path, inputs: quantize_openvino.Calibration) -> None:
-    function = getattr(quantize_openvino, recipe.function)
-    model = read_openvino(source)
-    model = function(model, inputs, **recipe.options) if recipe.calibrated else function(model, **recipe.options)
-    write_openvino(model, directory / _OPENVINO[1])
-
-
-def _calibration_inputs(checkpoint: Checkpoint, texts: SampleTexts) -> quantize_openvino.Calibration:
+def calibration_inputs(checkpoint: Checkpoint, texts: SampleTexts) -> list[Inputs]:
     """Token ids and masks of the calibration texts of the checkpoint's side, one text each, without padding."""
     queries = texts.queries if checkpoint.role != "document" else ()
     documents = texts.documents if checkpoint.role != "query" else ()
-    inputs = []
+    inputs: list[Inputs] = []
     for text in (*queries, *documents):
         ids = checkpoint.tokenizer(text, truncation=True, max_length=checkpoint.max_length)["input_ids"]
-        inputs.append({"input_ids": np.array([ids], np.int64), "attention_mask": np.ones((1, len(ids)), np.int64)})
+        if ids:
+            inputs.append({"input_ids": np.array([ids], np.int64), "attention_mask": np.ones((1, len(ids)), np.int64)})
     return inputs
+
+
+def _int8_name(recipe: Recipe) -> str:
+    return "int8" if recipe.isa == "any" else f"int8-{recipe.isa}"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill, indent
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
+from ..models.custom_family import EXAMPLE
+from ..models.families import FAMILIES
+from ..models.options import OpenOptions
 from ..runtime.artifact import Backend
 from ..runtime.cli.command import positive_int
-
-if TYPE_CHECKING:
-    from .request import ExportRequest
+from .recipes import AUTO
+from .request import DEFAULT_EVAL_DOCUMENTS, DEFAULT_NDCG_DROP, ExportRequest
 
 DESCRIPTION = """\
 Export a SPLADE checkpoint to ONNX and OpenVINO, in float32 and int8. Every graph is compared with PyTorch on text; if
@@ -26,6 +29,7 @@ examples:
   {prog} --query naver/efficient-splade-VI-BT-large-query --document naver/efficient-splade-VI-BT-large-doc -o pair/
   {prog} naver/efficient-splade-V-large-doc --role document -o document/ --backend onnx --no-int8
   {prog} my-checkpoint -o artifact/ --family my.toml
+  {prog} models/default -o pair/ --recipe auto --eval-data my-beir-set --calibration corpus.jsonl
 
 families:
 {families}
@@ -37,9 +41,6 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; :func:`request_from` reads them."""
-    from ..models.custom_family import EXAMPLE
-    from ..models.families import FAMILIES
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG.format(
         prog=parser.prog,
@@ -61,14 +62,42 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recipe",
-        metavar="BACKEND=NAME",
+        metavar="BACKEND=NAME|auto",
         type=_recipe,
         action="append",
         default=[],
-        help="int8 recipe of a backend, such as openvino=activations (default: the one measured best)",
+        help="int8 recipe of a backend, such as openvino=activations; auto, or BACKEND=auto, tries all and takes the "
+        "fastest that keeps the ranking, which takes long (default: onnx=vocabulary, openvino=weights)",
     )
     parser.add_argument(
-        "--calibration", metavar="FILE", help="JSON lines of sample text for recipes that need it (default: bundled)"
+        "--eval-data",
+        metavar="DIR[:SPLIT]",
+        action="append",
+        default=[],
+        help="with --recipe auto: a retrieval set in BEIR form to compare rankings on; may be repeated. Without "
+        "qrels/, at least 500 queries are compared by rank-biased overlap (default: a bundled set)",
+    )
+    parser.add_argument(
+        "--eval-documents",
+        metavar="N",
+        type=positive_int,
+        default=DEFAULT_EVAL_DOCUMENTS,
+        help="of each set, N documents are used: judged ones for up to 500 queries, and others at random",
+    )
+    parser.add_argument(
+        "--max-ndcg-drop",
+        metavar="X",
+        type=float,
+        default=DEFAULT_NDCG_DROP,
+        help="with --recipe auto: allowed loss of nDCG@10, mean over all queries",
+    )
+    parser.add_argument(
+        "--search-cache", metavar="DIR", help="with --recipe auto: keep vectors here, so that it can be taken up again"
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="sample text for recipes that need it: a corpus, or JSON lines with kind and text (default: bundled)",
     )
     parser.add_argument(
         "--max-length", metavar="N", type=positive_int, help="cut texts at N tokens, special ones included"
@@ -92,9 +121,6 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_from(args: argparse.Namespace) -> ExportRequest:
     """The export that parsed arguments ask for."""
-    from ..models.options import OpenOptions
-    from .request import ExportRequest
-
     return ExportRequest(
         output=Path(args.output),
         checkpoint=args.checkpoint,
@@ -103,9 +129,13 @@ def request_from(args: argparse.Namespace) -> ExportRequest:
         role=args.role,
         backends=args.backend,
         int8=args.int8,
-        recipes=dict(args.recipe),
+        recipes=_recipes(args.recipe, args.backend),
         force=args.force,
         calibration=Path(args.calibration) if args.calibration else None,
+        eval_data=tuple(args.eval_data),
+        eval_documents=args.eval_documents,
+        max_ndcg_drop=args.max_ndcg_drop,
+        search_cache=Path(args.search_cache) if args.search_cache else None,
         options=OpenOptions(
             revision=args.revision,
             offline=args.offline,
@@ -131,8 +161,18 @@ def _backends(text: str) -> tuple[Backend, ...]:
     return tuple(backend for backend in BACKENDS if backend in asked)
 
 
-def _recipe(text: str) -> tuple[Backend, str]:
+def _recipes(asked: Sequence[tuple[Backend | None, str]], backends: Sequence[Backend]) -> dict[Backend, str]:
+    """The recipe asked for each backend; a bare ``auto`` is for all that have none of their own."""
+    recipes: dict[Backend, str] = {}
+    for backend, name in sorted(asked, key=lambda recipe: recipe[0] is not None):
+        recipes |= dict.fromkeys(backends, name) if backend is None else {backend: name}
+    return recipes
+
+
+def _recipe(text: str) -> tuple[Backend | None, str]:
+    if text == AUTO:
+        return None, AUTO
     backend, separator, name = text.partition("=")
     if not separator or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not BACKEND=NAME, such as onnx=dynamic")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor BACKEND=NAME, such as onnx=dynamic")
     return _backend(backend), name

@@ -19,6 +19,7 @@ from ..models.reference import ReferenceEncoder
 from ..runtime.artifact import Form, Precision
 from ..runtime.encoder import Encoder
 from ..runtime.errors import ArtifactError, ParityError
+from .choice import Choice
 from .texts import SampleTexts
 
 # Largest allowed difference of a weight: of a float32 graph from PyTorch, and of a text alone from the same in a batch.
@@ -53,13 +54,17 @@ class GraphParity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``parity.json``: every graph of an artifact or a pair, and the versions it was measured with."""
+    """``parity.json``: every graph of an artifact or a pair, and the versions it was measured with.
+
+    ``choice`` is what ``--recipe auto`` tried, None without it.
+    """
 
     tolerance_fp32: float
     top_terms: int
     ranking_depth: int
     versions: dict[str, str]
     graphs: list[GraphParity]
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)

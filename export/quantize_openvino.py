@@ -5,47 +5,53 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterator
+from pathlib import Path
 
 from ..runtime.telemetry import no_telemetry
+from .source import QuantizationSource
+from .to_openvino import read_openvino, write_openvino
 
-Calibration = Sequence[dict[str, npt.NDArray[np.int64]]]
 
-
-def compress_weights(model: Any, *, mode: str) -> Any:
+def compress_weights(source: QuantizationSource, target: Path, *, mode: str) -> None:
     """8-bit weights with a scale per row; the graph's activations stay float32. ``mode``: an nncf.CompressWeightsMode.
 
     OpenVINO's CPU plugin multiplies such weights in int8 (dynamic quantization in groups of 32), and whether it does
     depends on the number of rows: a document alone and in a batch of 8 differed by 0.02.
     """
+    model = read_openvino(source.path)
     with _quiet_nncf():
         import nncf
 
-        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode[mode])
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode[mode])
+    write_openvino(model, target)
 
 
-def quantize_activations(model: Any, calibration: Calibration, *, overflow_fix: bool) -> Any:
-    """Post-training quantization of weights and activations, with scales fixed from ``calibration`` inputs.
+def quantize_activations(
+    source: QuantizationSource, target: Path, *, overflow_fix: bool, leave_out: float = 0.0
+) -> None:
+    """Post-training quantization of weights and activations, with SmoothQuant, scales fixed from calibration text.
 
-    ``overflow_fix`` keeps weights to 7 bits, so that x86 without VNNI does not saturate.
+    ``overflow_fix`` keeps weights to 7 bits, so that x86 without VNNI does not saturate. ``leave_out``: the share of
+    the encoder's products, the most sensitive first, that stays float32; OpenVINO keeps the names of ONNX nodes.
     """
+    model = read_openvino(source.path)
+    left_out = sorted(source.left_out(leave_out))
     with _quiet_nncf():
         import nncf
         from nncf.quantization.advanced_parameters import OverflowFix
 
-        return nncf.quantize(
+        model = nncf.quantize(
             model,
-            nncf.Dataset(list(calibration)),
-            subset_size=len(calibration),
+            nncf.Dataset([dict(inputs) for inputs in source.inputs]),
+            subset_size=len(source.inputs),
             model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=left_out) if left_out else None,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=OverflowFix.ENABLE if overflow_fix else OverflowFix.DISABLE
             ),
         )
+    write_openvino(model, target)
 
 
 @contextlib.contextmanager

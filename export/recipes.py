@@ -1,33 +1,34 @@
 """How graphs are quantized to int8, as data.
 
-Measured on the default pair (2 cores with AVX-512 VNNI, one thread; 100 questions, 100 paragraphs of SQuAD). Ranking is
-the overlap of the ten best paragraphs with those of PyTorch. ms at 1x8 / 1x16 / 1x32 tokens (query), 1x128 (document).
+Measured on the document encoder of the default pair (17.4 M parameters; one thread of a Xeon with AVX-512 VNNI, 128
+tokens; 30 paragraphs of SQuAD, calibrated on 54 others). `-vnni` forms of a recipe have 8-bit weights, the others 7-bit
+ones where activations are quantized too, so that x86 without VNNI does not saturate.
 
-    query, 4.4 M parameters      cosine mean   ranking   ms                   MB
-    onnx fp32                    1             1         1.54 / 1.80 / 3.20   17.7
-    onnx vocabulary              .99989        .998      0.82 / 1.19 / 1.77    6.2
-    onnx vocabulary-vnni         .99993        .997      0.78 / 1.16 / 1.70    6.2
-    onnx dynamic-vnni            .99979        .994      0.84 / 1.12 / 1.81    8.6
-    onnx dynamic                 .99944        .988      0.89 / 1.13 / 1.81    8.6
-    openvino fp32                1             1         1.33 / 1.57 / 2.58   17.7
-    openvino weights             .99992        .995      0.77 / 1.04 / 1.67    4.6
-    openvino activations         .99954        .993      0.72 / 0.86 / 1.19    4.7
-    openvino activations-vnni    .99982        .994      0.73 / 0.86 / 1.22    4.7
+                            cosine mean   ms      MB
+    onnx fp32               1             45.3    69.7
+    onnx vocabulary         .99913        27.2    34.8
+    onnx vocabulary-vnni    .99952        27.0    34.8
+    onnx rows-quarter       .99864        23.9    22.1
+    onnx rows-quarter-vnni  .99920        23.8    22.1
+    onnx rows               .99333        23.6    18.5
+    onnx rows-vnni          .99782        23.6    18.5
+    onnx rows-smooth-vnni   .99801        23.5    18.6
+    onnx blocks-vnni        .99918        30.4    19.1
+    onnx static-vnni        .93802        22.4    18.5
+    onnx dynamic-vnni       .98855        21.3    29.5
+    onnx dynamic-half-vnni  .99899        26.5    41.9
+    onnx decoder-vnni       .99910        28.2    45.8
+    openvino fp32           1             38.3    69.7
+    openvino weights        .99920        20.3    17.7
+    openvino activations         .89988   14.2    17.8
+    openvino activations-vnni    .98103   14.5    17.8
+    openvino activations-quarter-vnni .99772  16.0    21.3
+    openvino activations-half-vnni    .99849  20.6    30.1
+    openvino activations-decoder-vnni .99841  22.5    34.1
 
-    document, 17.4 M parameters
-    onnx fp32                    1             1         45.3                 69.7
-    onnx vocabulary              .99924        .989      28.5                 34.8
-    onnx vocabulary-vnni         .99959        .991      27.8                 34.8
-    onnx dynamic-vnni            .98963        .953      21.0                 29.5
-    onnx dynamic                 .87760        .865      21.4                 29.5
-    openvino fp32                1             1         37.7                 69.7
-    openvino weights             .99928        .986      20.0                 17.7
-    openvino activations         .89975        .882      13.2                 17.8
-    openvino activations-vnni    .98186        .944      14.9                 17.8
-
-Quantized activations inside the encoder are fastest and cost the most ranking, the more so the larger the encoder, so
-no default has them: ``vocabulary`` and ``weights`` keep the encoder's graph in float32 and are right on every CPU. The
-others are here to be chosen by name, and by measurement later.
+No recipe is right for every checkpoint: what costs nothing on a small encoder ruins a large one. The defaults,
+``vocabulary`` and ``weights``, keep the encoder's activations in float32 and are right on every CPU; ``--recipe auto``
+tries all on the checkpoint at hand (:mod:`choose`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,16 @@ from ..models.families import COMMUTING_POOLINGS, Pooling
 from ..runtime.artifact import Backend
 from ..runtime.errors import InputError
 
-Function = Literal["quantize_vocabulary", "quantize_matmuls", "compress_weights", "quantize_activations"]
+Function = Literal[
+    "quantize_vocabulary",
+    "quantize_rows",
+    "quantize_blocks",
+    "quantize_static",
+    "quantize_dynamic",
+    "compress_weights",
+    "quantize_activations",
+]
+AUTO = "auto"
 _EVERY_POOLING: frozenset[str] = frozenset(get_args(Pooling))
 
 
@@ -49,10 +59,9 @@ _EVERY_POOLING: frozenset[str] = frozenset(get_args(Pooling))
 class Recipe:
     """One way to int8.
 
-    ``function`` is the function of :mod:`quantize_onnx` or :mod:`quantize_openvino` and ``options`` its keyword
-    arguments. ``batch_invariant``: whether a text's vector is the same in any batch. ``isa``: the CPUs it is right on,
-    "any" or "vnni" (x86 without it would saturate). ``poolings``: those it can be used with. ``calibrated``: whether it
-    needs sample text.
+    ``function`` is one of the functions of the modules ``quantize_*`` and ``options`` its keyword arguments.
+    ``batch_invariant``: whether a text's vector is the same in any batch. ``isa``: the CPUs it is right on, "any" or
+    "vnni" (x86 without it would saturate). ``poolings``: those it can be used with.
     """
 
     name: str
@@ -62,56 +71,68 @@ class Recipe:
     batch_invariant: bool = True
     isa: Literal["any", "vnni"] = "any"
     poolings: frozenset[str] = _EVERY_POOLING
-    calibrated: bool = False
 
 
-def _options(**options: object) -> Mapping[str, object]:
-    return MappingProxyType(options)
+def _onnx(name: str, function: Function, *, pools_first: bool = True, **options: object) -> Recipe:
+    return Recipe(
+        name,
+        "onnx",
+        function,
+        MappingProxyType(options),
+        batch_invariant=function != "quantize_dynamic",
+        isa="vnni" if name.endswith("-vnni") else "any",
+        poolings=COMMUTING_POOLINGS if pools_first else _EVERY_POOLING,
+    )
+
+
+def _openvino(name: str, function: Function, **options: object) -> Recipe:
+    return Recipe(
+        name,
+        "openvino",
+        function,
+        MappingProxyType(options),
+        # Where float32 products are left, OpenVINO takes other kernels for other batches: 2e-3 to 5e-3 were measured.
+        batch_invariant=function == "quantize_activations" and "leave_out" not in options,
+        isa="vnni" if name.endswith("-vnni") else "any",
+    )
 
 
 # Of each backend, the first that can be used with a pooling is its default.
 RECIPES: tuple[Recipe, ...] = (
-    Recipe(
-        "vocabulary",
-        "onnx",
-        "quantize_vocabulary",
-        _options(weight_bits=7),
-        poolings=COMMUTING_POOLINGS,
+    _onnx("vocabulary", "quantize_vocabulary", weight_bits=7),
+    _onnx("dynamic", "quantize_dynamic", pools_first=False, reduce_range=True),
+    _onnx("vocabulary-vnni", "quantize_vocabulary", weight_bits=8),
+    _onnx("rows", "quantize_rows", weight_bits=7),
+    _onnx("rows-vnni", "quantize_rows", weight_bits=8),
+    _onnx("rows-quarter", "quantize_rows", weight_bits=7, leave_out=0.25),
+    _onnx("rows-quarter-vnni", "quantize_rows", weight_bits=8, leave_out=0.25),
+    _onnx("rows-half", "quantize_rows", weight_bits=7, leave_out=0.5),
+    _onnx("rows-smooth-vnni", "quantize_rows", weight_bits=8, smooth=0.5),
+    _onnx("blocks-vnni", "quantize_blocks", block=32),
+    _onnx("static", "quantize_static", weight_bits=7, smooth=0.5),
+    _onnx("static-vnni", "quantize_static", weight_bits=8, smooth=0.5),
+    _onnx("static-quarter-vnni", "quantize_static", weight_bits=8, smooth=0.5, leave_out=0.25),
+    _onnx("dynamic-vnni", "quantize_dynamic", pools_first=False, reduce_range=False),
+    _onnx("dynamic-half-vnni", "quantize_dynamic", pools_first=False, reduce_range=False, leave_out=0.5),
+    _onnx("decoder", "quantize_dynamic", pools_first=False, reduce_range=True, operators=("MatMul",), leave_out=1.0),
+    _onnx(
+        "decoder-vnni", "quantize_dynamic", pools_first=False, reduce_range=False, operators=("MatMul",), leave_out=1.0
     ),
-    Recipe(
-        "dynamic",
-        "onnx",
-        "quantize_matmuls",
-        _options(per_channel=True, reduce_range=True),
-        batch_invariant=False,
-    ),
-    Recipe(
-        "vocabulary-vnni",
-        "onnx",
-        "quantize_vocabulary",
-        _options(weight_bits=8),
-        isa="vnni",
-        poolings=COMMUTING_POOLINGS,
-    ),
-    Recipe(
-        "dynamic-vnni",
-        "onnx",
-        "quantize_matmuls",
-        _options(per_channel=True, reduce_range=False),
-        batch_invariant=False,
-        isa="vnni",
-    ),
-    Recipe("weights", "openvino", "compress_weights", _options(mode="INT8_ASYM"), batch_invariant=False),
-    Recipe("activations", "openvino", "quantize_activations", _options(overflow_fix=True), calibrated=True),
-    Recipe(
-        "activations-vnni",
-        "openvino",
-        "quantize_activations",
-        _options(overflow_fix=False),
-        isa="vnni",
-        calibrated=True,
-    ),
+    _onnx("embeddings", "quantize_dynamic", pools_first=False, reduce_range=True, operators=("Gather",)),
+    _openvino("weights", "compress_weights", mode="INT8_ASYM"),
+    _openvino("activations", "quantize_activations", overflow_fix=True),
+    _openvino("activations-vnni", "quantize_activations", overflow_fix=False),
+    _openvino("activations-quarter", "quantize_activations", overflow_fix=True, leave_out=0.25),
+    _openvino("activations-quarter-vnni", "quantize_activations", overflow_fix=False, leave_out=0.25),
+    _openvino("activations-half", "quantize_activations", overflow_fix=True, leave_out=0.5),
+    _openvino("activations-half-vnni", "quantize_activations", overflow_fix=False, leave_out=0.5),
+    _openvino("activations-decoder", "quantize_activations", overflow_fix=True, leave_out=1.0),
 )
+
+
+def recipes_for(backend: Backend, pooling: str) -> list[Recipe]:
+    """Those of a backend that can be used with a pooling."""
+    return [r for r in RECIPES if r.backend == backend and pooling in r.poolings]
 
 
 def choose_recipe(backend: Backend, pooling: str, asked: str | None = None) -> Recipe:
@@ -119,7 +140,7 @@ def choose_recipe(backend: Backend, pooling: str, asked: str | None = None) -> R
 
     Raises InputError when there is no recipe of that name for the backend and the pooling.
     """
-    fitting = [r for r in RECIPES if r.backend == backend and pooling in r.poolings]
+    fitting = recipes_for(backend, pooling)
     if asked is None:
         return fitting[0]
     recipe = recipe_named(backend, asked)
@@ -135,5 +156,5 @@ def recipe_named(backend: Backend, name: str) -> Recipe:
     """The recipe of that name. Raises InputError that lists those of the backend."""
     recipes = {r.name: r for r in RECIPES if r.backend == backend}
     if name not in recipes:
-        raise InputError(f"no int8 recipe {name!r} for {backend}; there are: {', '.join(recipes)}")
+        raise InputError(f"no int8 recipe {name!r} for {backend}; there are: {AUTO}, {', '.join(recipes)}")
     return recipes[name]

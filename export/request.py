@@ -12,15 +12,22 @@ from ..models.options import OpenOptions
 from ..runtime.artifact import MANIFEST_NAME, Backend
 from ..runtime.errors import InputError
 from ..runtime.staging import check_writable_target
-from .recipes import recipe_named
+from .recipes import AUTO, recipe_named
+from .retrieval import locate_set
 from .texts import calibration_texts
+
+DEFAULT_NDCG_DROP = 0.002
+DEFAULT_EVAL_DOCUMENTS = 1000
 
 
 @dataclass(frozen=True)
 class ExportRequest:
     """What to export. Either ``checkpoint`` (one encoder, or both sides of a pair), or ``query`` and ``document``.
 
-    ``role`` picks one side of a checkpoint. ``recipes`` overrides the int8 recipe of a backend by name.
+    ``role`` picks one side of a checkpoint. ``recipes`` overrides the int8 recipe of a backend by name; "auto" chooses
+    it by ranking ``eval_data`` (``DIR`` or ``DIR:SPLIT`` in BEIR form, of each a sample of ``eval_documents``; default:
+    the bundled set) with at most ``max_ndcg_drop`` less nDCG@10. ``search_cache``: a directory that keeps the vectors
+    of the search, so that it can be stopped and taken up again.
     """
 
     output: Path
@@ -33,6 +40,10 @@ class ExportRequest:
     recipes: Mapping[Backend, str] = field(default_factory=dict)
     force: bool = False
     calibration: Path | None = None
+    eval_data: tuple[str, ...] = ()
+    eval_documents: int = DEFAULT_EVAL_DOCUMENTS
+    max_ndcg_drop: float = DEFAULT_NDCG_DROP
+    search_cache: Path | None = None
     options: OpenOptions = field(default_factory=OpenOptions)
 
 
@@ -43,11 +54,18 @@ def check_request(request: ExportRequest) -> None:
     if not pair and (not request.checkpoint or request.query or request.document):
         raise InputError("name one CHECKPOINT (with --role for one side of it), or both --query and --document")
     for backend, name in request.recipes.items():
-        recipe_named(backend, name)
+        if name != AUTO:
+            recipe_named(backend, name)
         if backend not in request.backends:
             raise InputError(f"--recipe {backend}={name} is for a backend that is not exported; add it to --backend")
     if request.recipes and not request.int8:
         raise InputError("--recipe is for int8 graphs; leave out --no-int8")
+    if AUTO not in request.recipes.values() and (request.eval_data or request.search_cache):
+        raise InputError("--eval-data and --search-cache are for --recipe auto; add that")
+    if not 0 <= request.max_ndcg_drop < 1:
+        raise InputError(f"--max-ndcg-drop {request.max_ndcg_drop} is not possible; give a number from 0 up to 1")
+    for spec in request.eval_data:
+        locate_set(spec)
     if request.options.family:
         family_from(request.options.family)
     calibration_texts(request.calibration)

@@ -8,9 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from ..runtime.corpus import BadLines, Document, read_corpus
 from ..runtime.errors import InputError
 
 _HERE = Path(__file__).parent / "samples"
+_FROM_CORPUS, _QUERY_WORDS = 128, 12
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -33,11 +35,45 @@ def parity_texts() -> SampleTexts:
 
 
 def calibration_texts(path: Path | None = None) -> SampleTexts:
-    """The bundled calibration text, or that of ``path`` (JSON lines with ``kind`` and ``text``).
+    """The bundled calibration text, or that of ``path``.
+
+    A file of the user's is JSON lines with ``kind`` and ``text``, or a corpus as ``splade-edge index`` reads it. Of a
+    corpus 128 documents are taken, evenly spread; their titles, or their first words where there is none, stand
+    for queries.
 
     Raises InputError naming file and line.
     """
-    return _read(path or _HERE / "calibration.jsonl")
+    if path is None:
+        return _read(_HERE / "calibration.jsonl")
+    return _read(path) if _has_kinds(path) else _from_corpus(path)
+
+
+def _has_kinds(path: Path) -> bool:
+    """Whether the first line of a file is one of ours, rather than a document."""
+    try:
+        with path.open("rb") as lines:
+            first = msgspec.json.decode(next((line for line in lines if line.strip()), b"{}"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return isinstance(first, dict) and "_id" not in first
+
+
+def _from_corpus(path: Path) -> SampleTexts:
+    kept: list[Document] = []
+    step = 1
+    for place, record in enumerate(read_corpus([str(path)], BadLines("fail"))):
+        if place % step == 0 and (record.document.text or record.document.title):
+            kept.append(record.document)
+        if len(kept) == 2 * _FROM_CORPUS:
+            kept, step = kept[::2], 2 * step
+    count = min(len(kept), _FROM_CORPUS)
+    documents = [kept[i * len(kept) // count] for i in range(count)]
+    if not documents:
+        raise InputError(f"{path} has no documents to calibrate on")
+    queries = tuple(d.title or " ".join(d.text.split()[:_QUERY_WORDS]) for d in documents)
+    return SampleTexts(queries, tuple(f"{d.title} {d.text}".strip() for d in documents))
 
 
 def _read(path: Path) -> SampleTexts:

@@ -11,6 +11,7 @@ from ..models.families import FAMILIES, Activation, Family, Pooling, QuerySide
 from ..models.layout import SIDES
 from ..models.options import OpenOptions
 from ..runtime.artifact import Artifact, ArtifactManifest
+from ..runtime.cpu import supports
 from ..runtime.encoder import Encoder
 from ..runtime.errors import CheckpointError
 from .parity import measure, reference_vectors
@@ -42,8 +43,14 @@ def repeat_parity(artifact: Artifact, source: str | None = None) -> str | None:
     # Those of a family file are known by their ids only.
     checkpoint = replace(checkpoint, dropped_terms=tuple(manifest.dropped_terms))
     reference = reference_vectors(checkpoint, parity_texts(), paired=False)
+    elsewhere = [variant for variant in manifest.variants if not supports(variant.isa)]
     for variant in manifest.variants:
-        measure(Encoder(artifact, variant), reference, None)
+        if variant not in elsewhere:
+            measure(Encoder(artifact, variant), reference, None)
+    if elsewhere:
+        return (
+            f"its {elsewhere[0].backend} graph for {elsewhere[0].isa.upper()} does not run on this CPU; the others do"
+        )
     return None
 
 

@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from .cpu import supports
 from .errors import ArtifactError
 from .files import safe_join
 from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_manifest, write_manifest
@@ -45,9 +46,9 @@ OUTPUT_NAME = "weights"
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One exported graph, or the table in its place.
 
-    ``path`` is the file to load; ``recipe`` names how it was quantized ("" for fp32); ``isa`` the instruction sets it
-    is for ("any", or "vnni" on x86); ``batch_invariant`` is false where a text's vector would depend on its batch
-    neighbours, so that the runtime encodes one text at a time.
+    ``path`` is the file to load; ``recipe`` names how it was quantized ("" for fp32); ``isa`` the CPUs it is right on
+    ("any", or "vnni": x86 with VNNI, and every other architecture); ``batch_invariant`` is false where a text's vector
+    would depend on its batch neighbours, so that the runtime encodes one text at a time.
     """
 
     backend: Form
@@ -113,7 +114,8 @@ class Artifact:
     def variant(self, backend: Form | None = None, precision: Precision | None = None) -> Variant:
         """The graph to run: as asked, else ONNX before OpenVINO and int8 before fp32. A table fits any question.
 
-        Raises ArtifactError that lists what there is.
+        Of graphs that differ in ``isa`` alone, this CPU decides; one that it computes wrongly is taken only if there is
+        no other. Raises ArtifactError that lists what there is.
         """
         found = [
             v
@@ -124,7 +126,8 @@ class Artifact:
             have = ", ".join(f"{v.backend} {v.precision}" for v in self.manifest.variants)
             want = " ".join(x for x in (backend, precision) if x)
             raise ArtifactError(f"{self.path} has no {want} graph (it has: {have}); export it, or choose one of these")
-        return min(found, key=lambda v: (v.backend != "onnx", v.precision != "int8"))
+        runnable = [v for v in found if supports(v.isa)] or found
+        return min(runnable, key=lambda v: (v.backend != "onnx", v.precision != "int8", v.isa == "any"))
 
     def file(self, relative: str) -> Path:
         """Absolute path of a file of this artifact."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ..encoder.isa import host_features
+from ..cpu import x86_features
 from ..threads import available_cpus
 from ..version import VERSION
 
@@ -46,7 +46,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """The machine as it is now."""
-    found = host_features()
+    found = x86_features()
     return Machine(
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,

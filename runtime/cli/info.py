@@ -63,6 +63,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _artifact(artifact: Artifact) -> dict[str, Any]:
     from ..artifact import variant_files
+    from ..cpu import supports
 
     m = artifact.manifest
     return {
@@ -84,6 +85,8 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
                 "precision": v.precision,
                 "recipe": v.recipe,
                 "isa": v.isa,
+                "runs_here": supports(v.isa),
+                "used_here": v == artifact.variant(v.backend, v.precision),
                 "batch_invariant": v.batch_invariant,
                 "bytes": sum(m.files[name].size for name in variant_files(v)),
             }
@@ -166,7 +169,11 @@ def _graph(graph: dict[str, Any]) -> str:
     if graph["recipe"]:
         parts.append(graph["recipe"])
     if graph["isa"] != "any":
-        parts.append(f"for {graph['isa']}")
+        parts.append(f"for CPUs with {graph['isa'].upper()}")
+    if not graph["runs_here"]:
+        parts.append("not for this CPU")
+    elif not graph["used_here"]:
+        parts.append("not used on this CPU, which has a better one")
     if not graph["batch_invariant"]:
         parts.append("one text at a time")
     return ", ".join(parts)

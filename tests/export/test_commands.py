@@ -52,6 +52,21 @@ def test_options_become_a_request() -> None:
     assert not options.trust_remote_code
 
 
+def test_auto_is_for_every_backend_without_a_recipe_of_its_own() -> None:
+    assert request_from(parse("c", "--recipe", "auto")).recipes == {"onnx": "auto", "openvino": "auto"}
+    assert request_from(parse("c", "--recipe", "auto", "--backend", "onnx")).recipes == {"onnx": "auto"}
+    for arguments in (["onnx=rows", "auto"], ["auto", "onnx=rows"]):
+        request = request_from(parse("c", *(word for name in arguments for word in ("--recipe", name))))
+        assert request.recipes == {"onnx": "rows", "openvino": "auto"}
+    request = request_from(
+        parse("c", "--recipe", "onnx=auto", "--eval-data", "a", "--eval-data", "b:dev", "--max-ndcg-drop", "0.01",
+              "--eval-documents", "50", "--search-cache", "k")
+    )  # fmt: skip
+    assert request.recipes == {"onnx": "auto"}
+    assert (request.eval_data, request.eval_documents, request.max_ndcg_drop) == (("a", "b:dev"), 50, 0.01)
+    assert request.search_cache == Path("k")
+
+
 def test_defaults_are_both_backends_and_int8() -> None:
     request = request_from(parse("c"))
     assert request.backends == ("onnx", "openvino")
@@ -63,7 +78,7 @@ def test_defaults_are_both_backends_and_int8() -> None:
     ("arguments", "message"),
     [
         (["--backend", "tflite"], "'tflite' is not a backend; there are: onnx, openvino"),
-        (["--recipe", "dynamic"], "'dynamic' is not BACKEND=NAME"),
+        (["--recipe", "dynamic"], "'dynamic' is neither auto nor BACKEND=NAME"),
         (["--recipe", "tflite=a"], "'tflite' is not a backend"),
         (["--max-length", "0"], "not a whole number of at least 1"),
     ],
@@ -115,11 +130,14 @@ def test_help_as_a_process(command: str) -> None:
 
 
 TYPOS = {
-    "recipe": (["--recipe", "onnx=vocabulry"], "no int8 recipe 'vocabulry' for onnx; there are: vocabulary, dynamic"),
+    "recipe": (["--recipe", "onnx=vocabulry"], "no int8 recipe 'vocabulry' for onnx; there are: auto, "),
     "recipe of a backend left out": (["--recipe", "openvino=weights", "--backend", "onnx"], "add it to --backend"),
     "recipe without int8": (["--recipe", "onnx=dynamic", "--no-int8"], "leave out --no-int8"),
     "family": (["--family", "splad"], "no family 'splad'; the families are: efficient-splade, "),
     "family file": (["--family", "my.toml"], "cannot read the family file my.toml: No such file"),
+    "eval data": (["--eval-data", "x"], "are for --recipe auto"),
+    "no such set": (["--recipe", "auto", "--eval-data", "no:train"], "no is not a directory; a retrieval set is DIR"),
+    "limit": (["--recipe", "auto", "--max-ndcg-drop", "2"], "--max-ndcg-drop 2.0 is not possible"),
     "calibration": (["--calibration", "no.jsonl"], "cannot read no.jsonl"),
     "both kinds of source": (["--query", "x"], "name one CHECKPOINT"),
 }

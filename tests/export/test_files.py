@@ -14,8 +14,9 @@ from splade_edge.export.exporter import export
 from splade_edge.export.graph import pooled_graph
 from splade_edge.export.inputs import SpladeExporterConfig
 from splade_edge.export.parity import ParityReport
-from splade_edge.export.quantize_onnx import quantize_vocabulary
+from splade_edge.export.quantize_vocabulary import quantize_vocabulary
 from splade_edge.export.request import ExportRequest
+from splade_edge.export.source import QuantizationSource
 from splade_edge.export.to_onnx import write_onnx
 from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.runtime import Encoder
@@ -57,7 +58,7 @@ def test_a_tied_vocabulary_matrix_is_stored_once(tmp_path: Path) -> None:
     default = Path(__file__).parents[2] / "models" / "default" / "query"
     checkpoint = open_checkpoint(str(default))
     write_onnx(pooled_graph(checkpoint), SpladeExporterConfig(checkpoint.model.config), tmp_path / "fp32.onnx")
-    quantize_vocabulary(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", weight_bits=7)
+    quantize_vocabulary(QuantizationSource(tmp_path / "fp32.onnx", []), tmp_path / "int8.onnx", weight_bits=7)
     for name, kind in (("fp32", onnx.TensorProto.FLOAT), ("int8", onnx.TensorProto.INT8)):
         tensors = onnx.load(tmp_path / f"{name}.onnx").graph.initializer
         assert [t.data_type for t in tensors if np.prod(t.dims) > 1e6] == [kind]

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from splade_edge.export import exporter, graphs, quantize_onnx, quantize_openvino
+from splade_edge.export import graphs, job
+from splade_edge.export.quantize_openvino import compress_weights
+from splade_edge.export.quantize_rows import quantize_products, quantize_rows
+from splade_edge.export.quantize_vocabulary import quantize_vocabulary
 from splade_edge.export.recipes import RECIPES, choose_recipe
+from splade_edge.export.smooth import smooth_products
+from splade_edge.export.source import Statistics, open_session
 from splade_edge.export.texts import SampleTexts, calibration_texts, parity_texts
 from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.models.options import OpenOptions
@@ -21,21 +26,20 @@ from splade_edge.runtime.telemetry import no_telemetry
 
 from .. import checkpoints
 
-MODULES = {"onnx": quantize_onnx, "openvino": quantize_openvino}
 TEXTS = ["the steam engine", "oxygen", "when did the oil crisis of the year 1 2 3 begin in kenya and warsaw", "prime"]
+SAMPLES = SampleTexts(tuple(TEXTS), tuple(TEXTS))
 
 
 def test_every_row_names_a_function_and_every_pooling_has_a_default() -> None:
     assert len({(r.backend, r.name) for r in RECIPES}) == len(RECIPES)
-    for recipe in RECIPES:
-        assert callable(getattr(MODULES[recipe.backend], recipe.function))
+    assert {r.function for r in RECIPES} == set(graphs.FUNCTIONS)
     for pooling in POOLINGS:
-        for backend in MODULES:
+        for backend in ("onnx", "openvino"):
             assert choose_recipe(backend, pooling).isa == "any"
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(InputError, match="there are: vocabulary, dynamic"):
+    with pytest.raises(InputError, match="there are: auto, vocabulary, dynamic"):
         choose_recipe("onnx", "max", "nope")
     with pytest.raises(InputError, match="not for sum pooling; there are: dynamic"):
         choose_recipe("onnx", "sum", "vocabulary")
@@ -49,29 +53,23 @@ def traced(request, tmp_path_factory: pytest.TempPathFactory):
     family = "splade-v1" if request.param == "sum" else "splade"
     checkpoint = open_checkpoint(str(path), options=OpenOptions(family=family))
     write_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
-    run = lambda what, action: action()  # noqa: E731
-    graphs.write_graphs(checkpoint, directory, recipes={"onnx": None}, calibration=calibration_texts(), run=run)
-    return checkpoint, directory
+    source = graphs.trace(checkpoint, directory / "onnx/fp32.onnx", SAMPLES)
+    return checkpoint, directory, source
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.backend}-{r.name}")
 def test_each_recipe_gives_nearly_the_same_vectors_in_any_batch(traced, recipe, tmp_path: Path) -> None:
-    checkpoint, directory = traced
+    checkpoint, directory, source = traced
+    if directory.name.startswith("untied") and recipe.name not in ONE_OF_EACH:
+        pytest.skip("the tied case is enough")
     if checkpoint.pooling not in recipe.poolings:
         with pytest.raises(ExportError, match="--no-int8"):
-            graphs._quantize_onnx(recipe, directory / "onnx/fp32.onnx", tmp_path)
+            graphs.write_int8(recipe, source, tmp_path)
         return
-    (tmp_path / recipe.backend).mkdir()
-    source = directory / "onnx/fp32.onnx"
-    if recipe.backend == "onnx":
-        graphs._quantize_onnx(recipe, source, tmp_path)
-        path = "onnx/int8.onnx"
-    else:
-        inputs = graphs._calibration_inputs(checkpoint, SampleTexts(tuple(TEXTS), tuple(TEXTS)))
-        graphs._quantize_openvino(recipe, source, tmp_path, inputs)
-        path = "openvino/int8.xml"
+    variant = graphs.write_int8(recipe, source, tmp_path)
+    assert variant.path.startswith(f"{recipe.backend}/int8{'-vnni' if recipe.isa == 'vnni' else ''}.")
     (tmp_path / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
-    int8 = open_encoder(checkpoint, tmp_path, graphs._int8_variant(recipe, path))
+    int8 = open_encoder(checkpoint, tmp_path, variant)
     fp32 = open_encoder(checkpoint, directory, Variant("onnx", "fp32", "onnx/fp32.onnx", "", "any", True))
     together = [encoded.vector for encoded in int8.encode(TEXTS)]
     for text, vector, exact in zip(TEXTS, together, fp32.encode(TEXTS), strict=True):
@@ -82,16 +80,25 @@ def test_each_recipe_gives_nearly_the_same_vectors_in_any_batch(traced, recipe, 
 
 
 def open_encoder(checkpoint, directory: Path, variant: Variant) -> Encoder:
-    return Encoder(Artifact(directory, exporter._manifest(checkpoint, directory, [variant])), variant)
+    return Encoder(Artifact(directory, job.manifest_of(checkpoint, directory, [variant])), variant)
 
 
+ONE_OF_EACH = {next(r.name for r in RECIPES if r.function == function) for function in graphs.FUNCTIONS}
+OURS = {
+    "vocabulary": lambda source, target: quantize_vocabulary(source, target, weight_bits=7),
+    "rows": lambda source, target: quantize_rows(source, target, weight_bits=7),
+    "rows, smooth": lambda source, target: quantize_rows(source, target, weight_bits=8, smooth=0.5, leave_out=0.4),
+}
+
+
+@pytest.mark.parametrize("recipe", OURS)
 @pytest.mark.parametrize("traced", ["tied", "untied"], indirect=True)
-def test_padding_and_neighbours_do_not_change_the_vocabulary_recipe(traced, tmp_path: Path) -> None:
-    """Its scales are per text, so that documents can be encoded in batches."""
+def test_padding_and_neighbours_do_not_change_our_own_recipes(traced, recipe: str, tmp_path: Path) -> None:
+    """Their scales are per text and per token, so that documents can be encoded in batches."""
     import onnxruntime as ort
 
-    _, directory = traced
-    quantize_onnx.quantize_vocabulary(directory / "onnx/fp32.onnx", tmp_path / "g.onnx", weight_bits=7)
+    _, _, source = traced
+    OURS[recipe](source, tmp_path / "g.onnx")
     session = ort.InferenceSession(tmp_path / "g.onnx")
     run = partial(session.run, ["weights"])
     rng = np.random.default_rng(0)
@@ -104,6 +111,58 @@ def test_padding_and_neighbours_do_not_change_the_vocabulary_recipe(traced, tmp_
         np.testing.assert_allclose(alone[0], together[row], atol=2e-5)
 
 
+@pytest.mark.parametrize("traced", ["tied"], indirect=True)
+def test_a_product_by_rows_is_the_arithmetic_it_says(traced) -> None:
+    """int8 x int8 with a scale a token and a column, and the mean shift taken back: in NumPy."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(6, 4)).astype(np.float32)
+    x = rng.normal(size=(2, 3, 6)).astype(np.float32)
+    mean = rng.normal(size=6)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", "l", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "l", 4])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    quantize_products(model, {"product"}, weight_bits=7, statistics={"product": Statistics(mean, np.ones(6))})
+    assert [node.op_type for node in model.graph.node].count("MatMulInteger") == 1
+    assert "w" not in {tensor.name for tensor in model.graph.initializer}
+    (found,) = open_session(model).run(None, {"x": x})
+    columns = np.abs(weight).max(axis=0) / 63
+    rounded = np.rint(weight / columns)
+    tokens = np.abs(x).max(axis=-1, keepdims=True) / 127
+    expected = np.rint(x / tokens) @ rounded * tokens * columns + mean @ (weight - rounded * columns)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_smoothing_changes_no_result(traced) -> None:
+    import onnx
+
+    _, _, source = traced
+    exact, smoothed = onnx.load(source.path), onnx.load(source.path)
+    statistics = smooth_products(smoothed, set(source.products), source.statistics, 0.5)
+    assert statistics.keys() == source.statistics.keys()
+    inputs = dict(source.inputs[2])
+    before, after = (open_session(model).run(["weights"], inputs)[0] for model in (exact, smoothed))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+    assert len(smoothed.graph.node) > len(exact.graph.node)
+
+
+def test_the_most_sensitive_products_are_left_out(traced) -> None:
+    _, _, source = traced
+    products = source.products
+    assert sorted(source.by_sensitivity) == sorted(products)
+    assert source.left_out(0) == frozenset()
+    assert source.left_out(1) == frozenset(products)
+    quarter = source.left_out(0.25)
+    assert len(quarter) == -(-len(products) // 4)
+    assert quarter == frozenset(source.by_sensitivity[: len(quarter)])
+
+
 def test_sample_texts_are_disjoint_and_bundled() -> None:
     parity, calibration = parity_texts(), calibration_texts()
     used = {*calibration.queries, *calibration.documents}
@@ -112,16 +171,13 @@ def test_sample_texts_are_disjoint_and_bundled() -> None:
     assert max(map(len, parity.odd)) > 2000
 
 
-def test_quantizing_reports_to_nobody(traced) -> None:
+def test_quantizing_reports_to_nobody(traced, tmp_path: Path) -> None:
     """openvino-telemetry answers a call with threads and processes that try to reach a server."""
     import multiprocessing
 
-    from splade_edge.export.to_openvino import read_openvino
-
-    _, directory = traced
+    _, _, source = traced
     before = os.environ.get("CI")
-    model = read_openvino(directory / "onnx/fp32.onnx")
-    quantize_openvino.compress_weights(model, mode="INT8_ASYM")
+    compress_weights(source, tmp_path / "g.xml", mode="INT8_ASYM")
     assert os.environ.get("CI") == before
     assert multiprocessing.active_children() == []
     assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]

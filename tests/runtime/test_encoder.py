@@ -298,19 +298,21 @@ def test_pad_right() -> None:
 
 def test_a_graph_for_another_cpu_is_refused(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import msgspec
+    from splade_edge.runtime import cpu
     from splade_edge.runtime.encoder import isa
 
     artifact = open_artifact(tiny_artifact)
     variant = msgspec.structs.replace(artifact.variant("onnx"), isa="vnni")
-    monkeypatch.setattr(isa.platform, "machine", lambda: "x86_64")
-    isa.check_isa(artifact, variant, frozenset({"avx512vnni"}))
-    isa.check_isa(artifact, variant, frozenset({"avxvnni"}))
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
+    for features in ({"avx512vnni"}, {"avxvnni", "avx2"}):
+        monkeypatch.setattr(cpu, "x86_features", lambda found=frozenset(features): found)
+        isa.check_isa(artifact, variant)
+    monkeypatch.setattr(cpu, "x86_features", lambda: frozenset({"avx2"}))
     with pytest.raises(ArtifactError, match="needs a CPU with VNNI; use --precision fp32"):
-        isa.check_isa(artifact, variant, frozenset({"avx2"}))
-    monkeypatch.setattr(isa, "host_features", lambda: frozenset({"avx2"}))
+        isa.check_isa(artifact, variant)
     with pytest.raises(ArtifactError, match="needs a CPU with VNNI"):
         Encoder(artifact, variant)
-    monkeypatch.setattr(isa.platform, "machine", lambda: "aarch64")
-    isa.check_isa(artifact, variant, frozenset())
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "aarch64")
+    isa.check_isa(artifact, variant)
     with pytest.raises(ArtifactError, match="unknown here; upgrade splade-edge"):
         isa.check_isa(artifact, msgspec.structs.replace(variant, isa="sparc"))

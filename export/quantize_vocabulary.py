@@ -1,10 +1,7 @@
-"""int8 forms of an ONNX graph."""
+"""The vocabulary matrix in int8: our own form, which serves the decoder and the word embeddings with one copy."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.errors import ExportError
-from ..runtime.telemetry import no_telemetry
+from .source import QuantizationSource
 
 # Activations are unsigned bytes around 128.
 _ACTIVATION_LEVELS = 127
@@ -35,7 +32,7 @@ class _Decoder:
     reduce: onnx.NodeProto
 
 
-def quantize_vocabulary(source: Path, target: Path, *, weight_bits: int) -> None:
+def quantize_vocabulary(source: QuantizationSource, target: Path, *, weight_bits: int) -> None:
     """Hold the vocabulary matrix in int8 and multiply by it in int8; everything else stays float32.
 
     The decoder is most of a small encoder's work and the vocabulary matrix most of any encoder's size. Each term has a
@@ -48,13 +45,13 @@ def quantize_vocabulary(source: Path, target: Path, *, weight_bits: int) -> None
 
     Raises ExportError if the graph does not pool first (sum pooling).
     """
-    model = onnx.load(source)
+    model = onnx.load(source.path)
     graph = model.graph
     decoder = _find_decoder(graph)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     matrix = numpy_helper.to_array(weights[decoder.weight])
     tied = decoder.transpose is not None
-    quantized, scale = _quantize_rows(matrix if tied else matrix.T, 2 ** (weight_bits - 1) - 1)
+    quantized, scale = quantize_rows_of(matrix if tied else matrix.T, 2 ** (weight_bits - 1) - 1)
     name = decoder.weight
     graph.initializer.remove(weights[name])
     graph.initializer.extend(
@@ -94,27 +91,6 @@ def quantize_vocabulary(source: Path, target: Path, *, weight_bits: int) -> None
     onnx.save(model, target)
 
 
-def quantize_matmuls(source: Path, target: Path, *, per_channel: bool, reduce_range: bool) -> None:
-    """ONNX Runtime's dynamic quantization of every matrix product and embedding: int8 weights, uint8 activations.
-
-    Activations are scaled per tensor, over the whole batch: such a graph is not batch-invariant.
-    """
-    with no_telemetry():
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    model = onnx.load(source)
-    _fold_transposed_weights(model.graph)
-    with _quiet_onnxruntime():
-        quantize_dynamic(
-            model,
-            target,
-            op_types_to_quantize=["MatMul", "Gather"],
-            per_channel=per_channel,
-            reduce_range=reduce_range,
-            weight_type=QuantType.QInt8,
-        )
-
-
 def _find_decoder(graph: onnx.GraphProto) -> _Decoder:
     """The matrix product whose maximum over the sequence is taken, with its weight's transpose."""
     weights = {tensor.name for tensor in graph.initializer}
@@ -131,7 +107,7 @@ def _find_decoder(graph: onnx.GraphProto) -> _Decoder:
     raise ExportError("the graph does not take the maximum of its decoder first; export with --no-int8")
 
 
-def _quantize_rows(
+def quantize_rows_of(
     matrix: npt.NDArray[np.float32], levels: int
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Rows as integers in [-levels, levels], and their float32 scales ``[rows]``; a row of zeros has scale 1."""
@@ -183,28 +159,3 @@ def _pooled_products(name: str, pooled: str, *, keepdims: bool) -> list[onnx.Nod
 
 def _keeps_dimensions(node: onnx.NodeProto) -> bool:
     return next((bool(a.i) for a in node.attribute if a.name == "keepdims"), True)
-
-
-def _fold_transposed_weights(graph: onnx.GraphProto) -> None:
-    """Store transposed weights as they are multiplied: the quantizer passes over a product with a computed operand."""
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights]:
-        permutation = next(list(a.ints) for a in node.attribute if a.name == "perm")
-        array = numpy_helper.to_array(weights[node.input[0]]).transpose(permutation)
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), node.output[0]))
-        graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [t for t in graph.initializer if t.name not in used]:
-        graph.initializer.remove(tensor)
-
-
-@contextlib.contextmanager
-def _quiet_onnxruntime() -> Iterator[None]:
-    """The quantizer logs an advice to pre-process on the root logger; the graph comes from torch's optimizer."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)

@@ -1,0 +1,264 @@
+"""Writing the artifacts of one export: fp32 graphs, the int8 recipes asked for or chosen, parity, cards, manifests."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..models.checkpoint import Checkpoint
+from ..models.tokenizing import write_tokenizer
+from ..runtime.artifact import (
+    ARTIFACT_FORMAT,
+    VERSION,
+    Artifact,
+    ArtifactManifest,
+    Backend,
+    Kind,
+    Side,
+    Source,
+    Variant,
+    write_artifact_manifest,
+    write_pair_manifest,
+)
+from ..runtime.encoder import Encoder
+from ..runtime.encoder.tokenizer import vocabulary_sha256
+from ..runtime.version import MADE_BY
+from .card import artifact_card, pair_card
+from .choice import Choice
+from .choose import Chooser, Contender
+from .graphs import adopt, trace, write_fp32, write_int8, write_table
+from .half_storage import halve_weights
+from .parity import (
+    RANKING_DEPTH,
+    TOLERANCE,
+    TOP_TERMS,
+    GraphParity,
+    ParityReport,
+    Reference,
+    measure,
+    reference_vectors,
+)
+from .recipes import AUTO, choose_recipe
+from .request import ExportRequest
+from .retrieval import RetrievalSet
+from .source import QuantizationSource
+from .texts import SampleTexts
+
+Run = Callable[[str, Callable[[], Any]], Any]
+_LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
+_MEASURED_WITH = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
+
+
+@dataclass
+class Draft:
+    """An artifact on its way: the checkpoint's side, its directory, and the variants written so far."""
+
+    checkpoint: Checkpoint
+    directory: Path
+    reference: Reference
+    counterpart: Reference | None
+    source: QuantizationSource | None = None  # None for a table
+    variants: list[Variant] = field(default_factory=list)
+
+    def artifact(self) -> Artifact:
+        """As an artifact whose files are not listed yet."""
+        return Artifact(self.directory, manifest_of(self.checkpoint, self.directory, self.variants))
+
+
+@dataclass
+class Job:
+    """One export, with everything its steps share. ``sets``: what ``--recipe auto`` ranks; empty without it."""
+
+    request: ExportRequest
+    run: Run
+    samples: SampleTexts
+    calibration: SampleTexts
+    sets: list[RetrievalSet]
+
+    def write(self, checkpoints: list[Checkpoint], staging: Path) -> ParityReport:
+        """Write one artifact, or a pair of two, into ``staging``."""
+        paired = len(checkpoints) == 2
+        references = [
+            self.run(f"PyTorch vectors, {c.role}", partial(reference_vectors, c, self.samples, paired=paired))
+            for c in checkpoints
+        ]
+        drafts = []
+        for place, (checkpoint, reference) in enumerate(zip(checkpoints, references, strict=True)):
+            directory = staging / checkpoint.role if paired else staging
+            directory.mkdir(exist_ok=True)
+            drafts.append(Draft(checkpoint, directory, reference, references[1 - place] if paired else None))
+        with tempfile.TemporaryDirectory(dir=staging, ignore_cleanup_errors=True) as place_for_work:
+            work = Path(place_for_work)
+            for draft in drafts:
+                self._write_fp32(draft, work)
+            choice = self._write_int8(drafts, work)
+        reports = [self._finish(draft, choice) for draft in drafts]
+        if not paired:
+            return reports[0]
+        report = make_report([graph for part in reports for graph in part.graphs], choice)
+        query, document = (draft.artifact().manifest for draft in drafts)
+        _write_json(staging / "parity.json", report)
+        (staging / "README.md").write_text(pair_card(query, document, report), encoding="utf-8")
+        write_pair_manifest(staging, query="query", document="document", made_by=MADE_BY)
+        return report
+
+    def _write_fp32(self, draft: Draft, work: Path) -> None:
+        checkpoint, directory = draft.checkpoint, draft.directory
+        write_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
+        if checkpoint.table is not None:
+            what = f"query: {checkpoint.query_side}"
+            draft.variants.append(self.run(what, partial(write_table, checkpoint.table, directory)))
+            return
+        # OpenVINO converts the ONNX graph, so it is made in any case.
+        keep = "onnx" in self.request.backends
+        path = directory / "onnx/fp32.onnx" if keep else work / f"{checkpoint.role}/fp32.onnx"
+        path.parent.parent.mkdir(exist_ok=True)
+        source = self.run(f"{checkpoint.role}: onnx fp32", partial(trace, checkpoint, path, self.calibration))
+        draft.source = source
+        for backend in self.request.backends:
+            what = f"{checkpoint.role}: {backend} fp32"
+            draft.variants.append(self.run(what, partial(write_fp32, source, directory, backend)))
+
+    def _write_int8(self, drafts: list[Draft], work: Path) -> Choice | None:
+        """The int8 graphs of every backend, by the recipes asked for or by a search; what the search found."""
+        if not self.request.int8:
+            return None
+        chooser: Chooser | None = None
+        for backend in self.request.backends:
+            if self.request.recipes.get(backend) == AUTO:
+                chooser = chooser or Chooser(
+                    self.sets, max_ndcg_drop=self.request.max_ndcg_drop, cache=self.request.search_cache, run=self.run
+                )
+                self._search(chooser, backend, drafts, work)
+                continue
+            for draft in drafts:
+                if draft.source is not None:
+                    pooling, asked = draft.checkpoint.pooling, self.request.recipes.get(backend)
+                    recipe = choose_recipe(backend, pooling, asked)
+                    what = f"{draft.checkpoint.role}: {backend} int8 ({recipe.name})"
+                    draft.variants.append(self.run(what, partial(write_int8, recipe, draft.source, draft.directory)))
+        return chooser.choice() if chooser else None
+
+    def _search(self, chooser: Chooser, backend: Backend, drafts: list[Draft], work: Path) -> None:
+        sides: dict[Side, Encoder] = {}
+        contenders = []
+        for draft in drafts:
+            role = draft.checkpoint.role
+            artifact = draft.artifact()
+            fp32 = Encoder(artifact, artifact.variant(backend, "fp32"), 1)
+            if role == "both":
+                sides |= {"query": fp32, "document": fp32}
+            else:
+                sides[role] = fp32
+            if draft.source is not None:
+                place = work / f"{role}-{backend}"
+                place.mkdir(parents=True)
+                shutil.copyfile(draft.directory / "tokenizer.json", place / "tokenizer.json")
+                contenders.append(
+                    Contender(
+                        role, backend, draft.checkpoint.pooling, draft.source, place, artifact, fp32,
+                        draft.reference, draft.counterpart,
+                    )
+                )  # fmt: skip
+        chosen = chooser.choose(contenders, sides)
+        for draft in drafts:
+            for candidate in chosen.get(draft.checkpoint.role, []):
+                if candidate.variant is not None:
+                    origin = work / f"{draft.checkpoint.role}-{backend}"
+                    draft.variants.append(adopt(candidate.variant, candidate.recipe, origin, draft.directory))
+        for contender in contenders:
+            shutil.rmtree(contender.place, ignore_errors=True)
+
+    def _finish(self, draft: Draft, choice: Choice | None) -> ParityReport:
+        """Compare every graph with PyTorch, then write report, card, licence files and manifest."""
+        checkpoint, directory, artifact = draft.checkpoint, draft.directory, draft.artifact()
+        for variant in draft.variants:
+            if variant.precision == "fp32" and draft.source is not None:
+                # Not before: the other graphs were made from this one.
+                halve_weights(directory / variant.path)
+        graphs = [
+            self.run(
+                f"parity of {checkpoint.role} {variant.backend} {variant.precision}",
+                partial(_measure, artifact, variant, draft.reference, draft.counterpart),
+            )
+            for variant in draft.variants
+        ]
+        report = make_report(graphs, choice.of(checkpoint.role) if choice else None)
+        _write_json(directory / "parity.json", report)
+        card = artifact_card(directory, artifact.manifest, checkpoint.family, report)
+        (directory / "README.md").write_text(card, encoding="utf-8")
+        for source in (checkpoint.root, checkpoint.directory):
+            for pattern in _LICENCE_FILES:
+                for path in source.glob(pattern):
+                    if path.is_file():
+                        shutil.copyfile(path, directory / path.name)
+        self.run(f"writing {checkpoint.role}", partial(write_artifact_manifest, directory, artifact.manifest))
+        return report
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that take part in parity."""
+    return {name: importlib.metadata.version(name) for name in _MEASURED_WITH}
+
+
+def make_report(graphs: list[GraphParity], choice: Choice | None = None) -> ParityReport:
+    """A parity report of these graphs, under the tolerances and versions of this process."""
+    return ParityReport(
+        tolerance_fp32=TOLERANCE,
+        top_terms=TOP_TERMS,
+        ranking_depth=RANKING_DEPTH,
+        versions=versions(),
+        graphs=graphs,
+        choice=choice,
+    )
+
+
+def manifest_of(checkpoint: Checkpoint, directory: Path, variants: list[Variant]) -> ArtifactManifest:
+    """The manifest of a checkpoint's side; its files are listed when it is written."""
+    return ArtifactManifest(
+        format=ARTIFACT_FORMAT,
+        version=VERSION,
+        files={},
+        role=checkpoint.role,
+        family=checkpoint.family.name,
+        pooling=checkpoint.pooling,
+        activation=checkpoint.activation,
+        vocab_size=checkpoint.vocab_size,
+        vocabulary_sha256=vocabulary_sha256(directory / "tokenizer.json", checkpoint.vocab_size),
+        max_length=checkpoint.max_length,
+        special_tokens=checkpoint.special_tokens,
+        dropped_terms=list(checkpoint.dropped_terms),
+        variants=list(variants),
+        source=Source(
+            checkpoint=checkpoint.located.name,
+            revision=checkpoint.located.revision,
+            weights_sha256=checkpoint.weights_sha256,
+            licence=checkpoint.licence,
+        ),
+        made_by=MADE_BY,
+        kind=_kind(checkpoint),
+    )
+
+
+def _kind(checkpoint: Checkpoint) -> Kind:
+    if not checkpoint.own_terms:
+        return "encoder"
+    if checkpoint.table is None:
+        return "masked encoder"
+    return "look-up" if checkpoint.query_side == "look-up" else "bag of words"
+
+
+def _measure(artifact: Artifact, variant: Variant, reference: Reference, counterpart: Reference | None) -> GraphParity:
+    return measure(Encoder(artifact, variant), reference, counterpart)
+
+
+def _write_json(path: Path, report: ParityReport) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")

@@ -1,0 +1,43 @@
+"""How long encoders take, side by side: in turns, one text at a time, the least of several runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from ..runtime.artifact import Side
+from ..runtime.encoder import Encoder
+
+QUERY_TOKENS, DOCUMENT_TOKENS = 16, 128
+_RUNS: dict[Side, int] = {"query": 60, "document": 12}
+
+
+def milliseconds(encoders: Mapping[str, Encoder], sides: Sequence[Side]) -> dict[str, dict[str, float]]:
+    """Of each encoder, by name: milliseconds for a text of each side, by its tokens (``"query 16"``)."""
+    found: dict[str, dict[str, float]] = {name: {} for name in encoders}
+    for side in sides:
+        tokens = QUERY_TOKENS if side == "query" else DOCUMENT_TOKENS
+        some = next(iter(encoders.values()))
+        length = min(tokens, some.max_length)
+        text = _text_of(some, length)
+        best = dict.fromkeys(encoders, float("inf"))
+        for _ in range(_RUNS[side]):
+            for name, encoder in encoders.items():
+                started = time.perf_counter()
+                next(encoder.encode([text]))
+                best[name] = min(best[name], time.perf_counter() - started)
+        for name, seconds in best.items():
+            found[name][f"{side} {length}"] = seconds * 1e3
+    return found
+
+
+def _text_of(encoder: Encoder, length: int) -> str:
+    """A text of ``length`` tokens, special ones included, of common words; longer where a word takes several tokens."""
+    words = "what is the name of the first country that had a river and a city in the north of it".split()  # noqa: SIM905
+    text = ""
+    for place in range(length):
+        longer = f"{text} {words[place % len(words)]}".strip()
+        if len(encoder.tokenizer.encode(longer).ids) > length:
+            break
+        text = longer
+    return text or words[0]

@@ -1,0 +1,66 @@
+"""Encoded texts kept on disk, so that long work can be stopped and taken up again.
+
+A file's name holds a hash of the texts, its directory one of everything else a vector depends on: the graph, the
+tokenizer, the maximum length, the engine and its version. So a cache cannot be stale, and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.artifact import variant_files
+from ..runtime.encoder import Encoder
+from ..runtime.encoder.encoder import Encoded
+from ..runtime.files import sha256_file
+from ..runtime.vectors import SparseBatch
+
+_CHUNK = 256
+
+
+class VectorCache:
+    """Encoded texts under ``directory/<key>/``; ``key`` names all that vectors depend on besides the text."""
+
+    def __init__(self, directory: Path, key: Iterable[str]) -> None:
+        self.directory = directory / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def encode(self, texts: Iterable[str], encode: Callable[[list[str]], list[Encoded]]) -> Iterator[Encoded]:
+        """Each text's vector, in order, from disk or from ``encode``."""
+        rest = iter(texts)
+        while chunk := list(islice(rest, _CHUNK)):
+            digest = hashlib.sha256("\x00".join(chunk).encode("utf-8", "surrogatepass")).hexdigest()
+            path = self.directory / f"{digest[:32]}.npz"
+            if not path.exists():
+                self._write(path, encode(chunk))
+            with np.load(path) as stored:
+                vectors = SparseBatch(stored["indptr"], stored["indices"], stored["values"])
+                facts = stored["facts"].tolist()
+            for vector, (tokens, known, truncated) in zip(vectors, facts, strict=True):
+                yield Encoded(vector, tokens, bool(known), bool(truncated))
+
+    def _write(self, path: Path, encoded: list[Encoded]) -> None:
+        batch = SparseBatch.stack([e.vector for e in encoded])
+        facts = np.array([(e.tokens, e.known, e.truncated) for e in encoded], np.int64)
+        staged = path.with_name(f".{os.getpid()}.npz")
+        np.savez(staged, indptr=batch.indptr, indices=batch.indices, values=batch.values, facts=facts)
+        staged.replace(path)
+
+
+def encoder_cache(directory: Path, encoder: Encoder) -> VectorCache:
+    """The cache of one encoder's vectors."""
+    artifact, variant = encoder.artifact, encoder.variant
+    manifest = artifact.manifest
+    engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy"}[variant.backend]
+    key = [
+        *(sha256_file(artifact.file(name)) for name in (*variant_files(variant), "tokenizer.json")),
+        f"{manifest.kind} {manifest.max_length} {manifest.dropped_terms} {variant.batch_invariant}",
+        f"{engine} {metadata.version(engine)}",
+    ]
+    return VectorCache(directory, key)
