@@ -102,11 +102,11 @@ class Index:
             raise InputError(f"k is {k!r}; ask for at least 1 result")
         k = ask = int(k)
         owners = self._segment.unit_documents
+        passing = None
         if allowed is not None:
-            allowed = _mask(allowed, len(self))
-            if owners is not None:
-                allowed = allowed[owners]
-        units, scores = self._scorer.search(terms, weights, ask, allowed)
+            mask = _mask(allowed, len(self))
+            passing = self._scorer.allow(mask if owners is None else mask[owners])
+        units, scores = self._scorer.search(terms, weights, ask, passing)
         if owners is None:
             return units, units, scores * self.manifest.scale
         while True:
@@ -115,7 +115,7 @@ class Index:
             if ordinals.size >= k or units.size < ask:
                 break
             ask *= 4
-            units, scores = self._scorer.search(terms, weights, ask, allowed)
+            units, scores = self._scorer.search(terms, weights, ask, passing)
         keep = np.sort(first)[:k]
         return owners[units[keep]], units[keep], scores[keep] * self.manifest.scale
 

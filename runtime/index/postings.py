@@ -22,7 +22,7 @@ from ..files import storage_errors
 from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from . import invert
-from .layout import KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS
+from .layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS, chunks, spans
 
 # Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 and block arrays.
 _BYTES_A_POSTING = 24
@@ -31,11 +31,14 @@ _MIN_MEMORY = 8 << 20
 
 @dataclass(frozen=True)
 class PostingCounts:
-    """What was written: ``units``, ``postings``, ``blocks``, the ``scale``, and what quantization did."""
+    """What was written: ``units``, ``postings``, ``blocks``, ``rows`` of block-max data, the ``scale``, and what
+    quantization did.
+    """
 
     units: int
     postings: int
     blocks: int
+    rows: int
     scale: float
     empty: int
     below_half_a_step: int
@@ -68,10 +71,17 @@ class PostingWriter:
     """Collects unit vectors in order and writes the posting files of a segment into ``directory``.
 
     ``scale``: weight of one impact step; None for largest weight / 255. ``memory_bytes`` bounds the buffers.
+    ``block_max``: write block-max data of the frequent terms.
     """
 
     def __init__(
-        self, directory: Path, vocab_size: int, *, memory_bytes: int = 512 << 20, scale: float | None = None
+        self,
+        directory: Path,
+        vocab_size: int,
+        *,
+        memory_bytes: int = 512 << 20,
+        scale: float | None = None,
+        block_max: bool = True,
     ) -> None:
         if scale is not None and not (0.0 < scale < float("inf")):
             raise InputError(f"scale {scale} is not a positive number")
@@ -81,6 +91,7 @@ class PostingWriter:
         self._scratch = directory / "runs"
         self._vocab_size = vocab_size
         self._scale = scale
+        self._block_max = block_max
         self._capacity = memory_bytes // _BYTES_A_POSTING
         self._pending: list[SparseBatch] = []
         self._pending_postings = 0
@@ -180,7 +191,7 @@ class PostingWriter:
         else:
             runs = [self._invert_pending()]
         scale = self._scale if self._scale is not None else (self._largest or float(MAX_IMPACT)) / MAX_IMPACT
-        with storage_errors(self._directory), _SegmentFiles(self._directory) as files:
+        with storage_errors(self._directory), self._open_files() as files:
             sizes = np.zeros(self._vocab_size, np.int64)
             for run in runs:
                 sizes += np.diff(run.term_ptr)
@@ -191,10 +202,16 @@ class PostingWriter:
                 first = last
                 if progress is not None:
                     progress(first / self._vocab_size)
-            postings, blocks = files.close_pointers()
+            postings, blocks, rows = files.close_pointers()
         self._runs = []
         shutil.rmtree(self._scratch, ignore_errors=True)
-        return PostingCounts(self.units, postings, blocks, scale, self._empty, files.below_half_a_step, files.clipped)
+        return PostingCounts(
+            self.units, postings, blocks, rows, scale, self._empty, files.below_half_a_step, files.clipped
+        )
+
+    def _open_files(self) -> _SegmentFiles:
+        frequent = max(1, self.units // FREQUENT) if self._block_max else None
+        return _SegmentFiles(self._directory, self.units, frequent)
 
     def _merge(
         self, runs: list[_Run], first: int, last: int, scale: float, files: _SegmentFiles
@@ -222,13 +239,20 @@ class PostingWriter:
 
 
 class _SegmentFiles:
-    """The open posting files of a segment; terms are appended in ascending order."""
+    """The open posting files of a segment; terms are appended in ascending order.
 
-    def __init__(self, directory: Path) -> None:
+    Terms of at least ``frequent`` postings get a row of block-max data; None: no term does.
+    """
+
+    def __init__(self, directory: Path, units: int, frequent: int | None) -> None:
         self._directory = directory
+        self._units = units
+        self._frequent = frequent
         self._files: dict[str, BinaryIO] = {}
+        self._terms = 0
         self._postings = 0
         self._blocks = 0
+        self._rows = 0
         self.below_half_a_step = 0
         self.clipped = 0
 
@@ -258,7 +282,7 @@ class _SegmentFiles:
         invert.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
         checksums = np.fromiter(
             (
-                posting_checksum(local[a:b], impacts[a:b])
+                checksum(local[a:b], impacts[a:b])
                 for a, b in zip(list_ptr[:-1].tolist(), list_ptr[1:].tolist(), strict=True)
             ),
             np.uint32,
@@ -272,23 +296,41 @@ class _SegmentFiles:
         self._write("block_postings.u64", starts[:blocks] + np.uint64(self._postings))
         self._write("posting_units.u16", local)
         self._write("posting_impacts.u8", impacts)
+        if self._frequent is not None:
+            for term in np.flatnonzero(np.diff(list_ptr) >= self._frequent).tolist():
+                a, b = int(list_ptr[term]), int(list_ptr[term + 1])
+                self._append_row(self._terms + term, units[a:b], impacts[a:b])
+        self._terms += terms
         self._postings += int(units.size)
         self._blocks += int(blocks)
 
-    def close_pointers(self) -> tuple[int, int]:
-        """Write the end of the last block; returns (postings, blocks)."""
+    def _append_row(self, term: int, units: npt.NDArray[np.uint32], impacts: npt.NDArray[np.uint8]) -> None:
+        maxima, offsets = np.empty(chunks(self._units), np.uint8), np.empty(chunks(self._units), np.uint8)
+        bases = np.empty(spans(self._units), np.uint16)
+        invert.chunk_row(units, impacts, maxima, bases, offsets)
+        self._write("chunk_terms.u32", np.array([term], np.uint32))
+        self._write("chunk_checksums.u32", np.array([checksum(maxima, bases, offsets)], np.uint32))
+        self._write("chunk_impacts.u8", maxima)
+        self._write("span_postings.u16", bases)
+        self._write("chunk_postings.u8", offsets)
+        self._rows += 1
+
+    def close_pointers(self) -> tuple[int, int, int]:
+        """Write the end of the last block; returns (postings, blocks, rows)."""
         self._write("block_postings.u64", np.array([self._postings], np.uint64))
-        return self._postings, self._blocks
+        return self._postings, self._blocks, self._rows
 
     def _write(self, name: str, array: npt.NDArray[np.generic]) -> None:
         write_array(self._files[name], np.ascontiguousarray(array, dtype=SEGMENT_ARRAYS[name].dtype))
 
 
-def posting_checksum(units: npt.NDArray[np.uint16], impacts: npt.NDArray[np.uint8]) -> int:
-    """CRC-32 of a posting list: the bytes of its units, then of its impacts."""
-    if not units.size:
-        return 0
-    return zlib.crc32(impacts.view(np.uint8).data, zlib.crc32(units.view(np.uint8).data))
+def checksum(*arrays: npt.NDArray[Any]) -> int:
+    """CRC-32 of the bytes of contiguous arrays, one after the other; 0 of none."""
+    value = 0
+    for array in arrays:
+        if array.size:
+            value = zlib.crc32(array.view(np.uint8).data, value)
+    return value
 
 
 def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:

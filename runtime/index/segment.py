@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import IndexFormatError, IntegrityError
 from ..files import safe_join, sha256_file
-from ..scorer import WINDOW, WINDOW_BITS
+from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
 from ..scorer.arrays import I64, U8, U16, U32, U64
 from .documents import DocumentReader
 from .layout import (
@@ -21,9 +21,10 @@ from .layout import (
     IndexManifest,
     SegmentEntry,
     array_shape,
+    chunks,
     segment_arrays,
 )
-from .postings import posting_checksum
+from .postings import checksum
 
 
 class Segment:
@@ -33,8 +34,9 @@ class Segment:
     uint8
     ``[blocks]``; ``block_postings`` uint64 ``[blocks+1]``; ``posting_units`` uint16, ``posting_impacts`` uint8
     ``[postings]``; ``unit_documents`` uint32 ``[units]`` and ``unit_spans`` uint32 ``[units, 2]``, or None where a
-    unit is a document. ``touched`` uint8 ``[V]`` is
-    1 for terms whose postings were checked.
+    unit is a document. ``chunk_impacts`` and ``chunk_postings`` uint8 ``[rows, chunks]``, ``span_postings`` uint16
+    ``[rows, spans]``; ``term_rows`` int32 ``[V]`` is a term's row of them, or -1. ``touched`` uint8 ``[V]`` is 1 for
+    terms whose postings were checked.
     """
 
     def __init__(self, root: Path, manifest: IndexManifest, entry: SegmentEntry) -> None:
@@ -53,12 +55,20 @@ class Segment:
         self.block_windows: U16 = arrays["block_windows.u16"]
         self.block_impacts: U8 = arrays["block_impacts.u8"]
         self.block_postings: U64 = arrays["block_postings.u64"]
+        self.chunk_terms: U32 = arrays["chunk_terms.u32"]
+        self.chunk_checksums: U32 = arrays["chunk_checksums.u32"]
+        self.chunk_impacts: U8 = arrays["chunk_impacts.u8"]
+        self.span_postings: U16 = arrays["span_postings.u16"]
+        self.chunk_postings: U8 = arrays["chunk_postings.u8"]
         self.posting_units: U16 = arrays["posting_units.u16"]
         self.posting_impacts: U8 = arrays["posting_impacts.u8"]
         self.unit_documents: U32 | None = arrays.get("unit_documents.u32")
         self.unit_spans: U32 | None = arrays.get("unit_spans.u32")
+        self.original = np.empty(0, np.uint32)
         self.touched = np.zeros(self.vocab_size, np.uint8)
         self._validate()
+        self.term_rows = np.full(self.vocab_size, -1, np.int32)
+        self.term_rows[self.chunk_terms] = np.arange(entry.rows, dtype=np.int32)
         self.documents = DocumentReader(safe_join(root, f"{entry.path}/{DOCUMENTS_FILE}"), entry.documents)
 
     def _map(self, name: str, spec: ArraySpec, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
@@ -102,6 +112,9 @@ class Segment:
                 raise self._damaged("block_postings", "a block longer than its window")
             if int(self.block_impacts.min()) == 0:
                 raise self._damaged("block_impacts", "a block without an impact")
+        rows = self.chunk_terms.astype(np.int64)
+        if rows.size and (int(rows[-1]) >= self.vocab_size or (np.diff(rows) <= 0).any()):
+            raise self._damaged("chunk_terms", "terms that do not ascend within the vocabulary")
         if entry.documents > entry.units or (not entry.passages and entry.documents != entry.units):
             raise self._damaged("manifest", "its counts of documents and units disagree")
         if self.unit_documents is not None and entry.units:
@@ -116,11 +129,33 @@ class Segment:
         for term in terms[self.touched[terms] == 0].tolist():
             a, b = self.posting_range(term)
             units, impacts = self.posting_units[a:b], self.posting_impacts[a:b]
-            if posting_checksum(units, impacts) != int(self.term_checksums[term]):
+            if checksum(units, impacts) != int(self.term_checksums[term]):
                 raise self._damaged("posting", f"the postings of term {term} do not match their checksum")
             if units.size and self._largest_unit(term) >= self.units:
                 raise self._damaged("posting_units", f"term {term} has a unit beyond the last")
+            if self.term_rows[term] >= 0:
+                self._touch_row(term, int(self.term_rows[term]))
             self.touched[term] = 1
+
+    def _touch_row(self, term: int, row: int) -> None:
+        """Check a row of block-max data: its checksum, and the offsets that kernels follow."""
+        if checksum(*(a[row] for a in (self.chunk_impacts, self.span_postings, self.chunk_postings))) != int(
+            self.chunk_checksums[row]
+        ):
+            raise self._damaged("chunk", f"the block-max data of term {term} do not match their checksum")
+        a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
+        # the offsets of each window, and after its last chunk the length of its block
+        offsets = np.zeros((-(-self.units // WINDOW), WINDOW // CHUNK + 1), np.int64)
+        offsets[self.block_windows[a:b]] = np.diff(self.block_postings[a : b + 1]).astype(np.int64)[:, None]
+        number = np.arange(self.chunk_postings.shape[1])
+        offsets[number // (WINDOW // CHUNK), number % (WINDOW // CHUNK)] = self._offsets(row)
+        if offsets[:, 0].any() or (np.diff(offsets) < 0).any():
+            raise self._damaged("chunk_postings", f"offsets of term {term} that do not ascend within its blocks")
+
+    def _offsets(self, row: int) -> I64:
+        """Of each chunk, how many postings of its window come before it."""
+        offsets = self.chunk_postings[row].astype(np.int64)
+        return offsets + np.repeat(self.span_postings[row], SPAN)[: offsets.size]
 
     def _largest_unit(self, term: int) -> int:
         """The largest unit in the last block of a term that has postings."""
@@ -171,7 +206,20 @@ class Segment:
             expected = [int(largest[k - 1]) if k <= largest.size else 0 for k in KTH_LEVELS]
             if self.term_impacts[term].tolist() != expected:
                 raise self._damaged("term_impacts", f"k-th largest impacts of term {term} that are not its own")
+        for row, term in enumerate(self.chunk_terms.tolist()):
+            self._check_row(term, row)
         self.documents.check()
+
+    def _check_row(self, term: int, row: int) -> None:
+        units, impacts = self.postings(term)
+        maxima = np.zeros(chunks(self.units), np.uint8)
+        np.maximum.at(maxima, units // CHUNK, impacts)
+        before = np.searchsorted(units, np.arange(maxima.size) * CHUNK)
+        first = before[np.arange(maxima.size) // (WINDOW // CHUNK) * (WINDOW // CHUNK)]
+        if not np.array_equal(maxima, self.chunk_impacts[row]) or not np.array_equal(
+            before - first, self._offsets(row)
+        ):
+            raise self._damaged("chunk", f"block-max data of term {term} that are not its own")
 
     def _damaged(self, name: str, detail: str) -> IntegrityError:
         path = self.root / self.entry.path

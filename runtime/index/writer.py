@@ -48,6 +48,8 @@ class IndexWriter:
     """Writes an index into an empty directory. Add documents and their vectors in the same order, then :meth:`finish`.
 
     ``passages``: a document may have several vectors; then :meth:`add_vectors` takes their :class:`PassageSpan`.
+    ``block_max``: write block-max data of the frequent terms; without it an index is smaller, and slower for few
+    results.
     """
 
     def __init__(
@@ -58,13 +60,16 @@ class IndexWriter:
         passages: bool = False,
         memory_bytes: int = 512 << 20,
         scale: float | None = None,
+        block_max: bool = True,
     ) -> None:
         self._root = directory
         self._segment = directory / _SEGMENT
         with storage_errors(directory):
             self._segment.mkdir(parents=True)
         self._vocab_size = vocab_size
-        self._postings = PostingWriter(self._segment, vocab_size, memory_bytes=memory_bytes, scale=scale)
+        self._postings = PostingWriter(
+            self._segment, vocab_size, memory_bytes=memory_bytes, scale=scale, block_max=block_max
+        )
         self._documents = DocumentWriter(self._segment / DOCUMENTS_FILE)
         self._spans: list[npt.NDArray[np.uint32]] | None = [] if passages else None
 
@@ -117,6 +122,7 @@ class IndexWriter:
             units=counts.units,
             postings=counts.postings,
             blocks=counts.blocks,
+            rows=counts.rows,
             passages=self._spans is not None,
         )
         manifest = IndexManifest(

@@ -17,10 +17,12 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 
 
 def assert_exact(index, impacts, terms, weights, k, allowed=None):
-    documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
     expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale, allowed)
-    assert documents.tolist() == expected
-    assert scores.tolist() == expected_scores
+    for way in (kernels.CHEAPER, kernels.BY_CHUNKS, kernels.BY_POSTINGS):
+        index._scorer.way = way
+        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
+        assert documents.tolist() == expected
+        assert scores.tolist() == expected_scores
 
 
 @st.composite
@@ -223,22 +225,19 @@ class TestQueries:
         assert index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist() == expected
 
 
-def test_an_interrupt_between_kernels_leaves_no_sums_behind(tmp_path, monkeypatch):
-    left = np.random.default_rng(3).integers(1, 255, 20_000)
-    impacts = np.stack([left, 255 - left], axis=1)  # near ties: the scan stops to have candidates scored
+def test_an_interrupt_between_kernels_does_no_harm(tmp_path, monkeypatch):
+    impacts = np.random.default_rng(3).integers(0, 255, (20_000, 2))
     index = write_index(tmp_path / "index", impacts)
-    query = [0, 1], [0.1, 0.1000001]
-    expected = [x.tolist() for x in index.search_vectors(*query, 3)]
+    index._scorer.way = kernels.BY_POSTINGS
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "take_exact", interrupted)
+        patch.setattr(kernels, "scan", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            index.search_vectors(*query, 3)
-    assert [x.tolist() for x in index.search_vectors(*query, 3)] == expected
-    assert_exact(index, impacts, [0], [1.0], 3)
+            index.search_vectors([0, 1], [0.1, 0.1000001], 3)
+    assert_exact(index, impacts, [0, 1], [0.1, 0.1000001], 3)
 
 
 def test_threads_give_the_serial_answers(tmp_path):
@@ -266,19 +265,39 @@ def test_threads_give_the_serial_answers(tmp_path):
 
 class TestHelpers:
     @QUICK
-    @given(st.lists(st.integers(0, 65535), min_size=1, max_size=200, unique=True), st.integers(0, 65535))
-    def test_find_unit(self, units, wanted):
+    @given(st.lists(st.integers(0, 65535), max_size=200, unique=True), st.integers(0, 65536))
+    def test_lower_bound(self, units, wanted):
         array = np.array(sorted(units), np.uint16)
-        at = kernels.find_unit(array, np.uint16(wanted))
-        assert at == (sorted(units).index(wanted) if wanted in units else -1)
+        assert kernels.lower_bound(array, np.uint32(wanted)) == np.searchsorted(array.astype(int), wanted)
 
     @QUICK
-    @given(st.lists(st.integers(0, 50), min_size=1, max_size=300), st.data())
-    def test_kth_largest(self, values, data):
-        k = data.draw(st.integers(1, len(values)))
-        array = np.array(values, np.uint32)
-        work = np.empty_like(array)
-        assert kernels.kth_largest(array, len(values), k, work) == sorted(values, reverse=True)[k - 1]
+    @given(st.lists(st.integers(0, 50), min_size=2, max_size=300), st.data())
+    def test_select_top(self, values, data):
+        k = data.draw(st.integers(1, len(values) - 1))
+        scores, units = np.array(values, np.float64), np.arange(len(values), dtype=np.uint32)[::-1].copy()
+        best = sorted(zip((-scores).tolist(), units.tolist(), strict=True))[:k]
+        kernels.select_top(scores, units, len(values), k)
+        assert sorted(zip((-scores[:k]).tolist(), units[:k].tolist(), strict=True)) == best
+        assert (-scores[k - 1], units[k - 1]) == best[-1]
+
+    @QUICK
+    @given(st.lists(st.integers(0, 65535), min_size=1, max_size=300), st.data())
+    def test_high_cut(self, values, data):
+        wanted = data.draw(st.integers(1, len(values)))
+        cut = kernels.high_cut(np.array(values, np.uint16), wanted)
+        assert cut == 0 or sum(v >= cut for v in values) >= wanted
+        assert sum(v >= cut + (1 << kernels.PEAK_SHIFT) for v in values) < wanted or cut == 0
+
+    @QUICK
+    @given(st.lists(st.integers(1, 65535), min_size=1, max_size=300), st.data())
+    def test_sort_chunks(self, bounds, data):
+        bounds = np.array(bounds, np.uint16)
+        chunks = data.draw(st.permutations(range(bounds.size)))
+        order = np.array([*chunks, *chunks], np.uint32)
+        kernels.sort_chunks(order, bounds.size, bounds, bounds.min())
+        assert sorted(order[: bounds.size].tolist()) == list(range(bounds.size))
+        width = (int(bounds.max()) - int(bounds.min())) // kernels.SORT_BUCKETS + 1
+        assert (np.diff(bounds[order[: bounds.size]].astype(int)) < width).all()
 
     @QUICK
     @given(
