@@ -44,6 +44,7 @@ class ArraySpec:
     extent: Extent
     columns: int = 1
     pointer: bool = False  # pointers are hashed and validated in full on open
+    only: Literal["passages", "reordered"] | None = None  # segments that have the array; None: all
 
 
 SEGMENT_ARRAYS: dict[str, ArraySpec] = {
@@ -65,9 +66,13 @@ SEGMENT_ARRAYS: dict[str, ArraySpec] = {
     "chunk_postings.u8": ArraySpec("<u1", "rows x chunks"),
     "posting_units.u16": ArraySpec("<u2", "postings"),  # unit within its window, ascending in a block
     "posting_impacts.u8": ArraySpec("<u1", "postings"),  # 1..255
-    "unit_documents.u32": ArraySpec("<u4", "units", pointer=True),  # ascending; only where documents have passages
+    # which unit, by insertion, is at each place of the segment's own order
+    "original_units.u32": ArraySpec("<u4", "units", pointer=True, only="reordered"),
+    "unit_documents.u32": ArraySpec(
+        "<u4", "units", pointer=True, only="passages"
+    ),  # ascending; only where documents have passages
     # a passage's (start, end) in characters of its document's text; likewise
-    "unit_spans.u32": ArraySpec("<u4", "units", columns=2, pointer=True),
+    "unit_spans.u32": ArraySpec("<u4", "units", columns=2, pointer=True, only="passages"),
 }
 DOCUMENTS_FILE = "documents.sqlite"
 
@@ -75,7 +80,7 @@ DOCUMENTS_FILE = "documents.sqlite"
 class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One immutable segment: its directory below the index, and what it holds.
 
-    ``rows`` are terms with block-max data.
+    ``rows`` are terms with block-max data. ``reordered``: postings number the units in an order of the segment's own.
     ``tombstones`` is the file of deleted documents; always None in indexes of this release.
     """
 
@@ -86,6 +91,7 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blocks: Annotated[int, msgspec.Meta(ge=0)]
     rows: Annotated[int, msgspec.Meta(ge=0)]
     passages: bool
+    reordered: bool
     tombstones: str | None = None
 
 
@@ -177,6 +183,7 @@ def array_shape(spec: ArraySpec, segment: SegmentEntry, vocab_size: int) -> tupl
     return (rows,) if spec.columns == 1 else (rows, spec.columns)
 
 
-def segment_arrays(passages: bool) -> dict[str, ArraySpec]:
+def segment_arrays(segment: SegmentEntry) -> dict[str, ArraySpec]:
     """The arrays a segment has, by file name."""
-    return {name: spec for name, spec in SEGMENT_ARRAYS.items() if passages or spec.extent != "units"}
+    has = {None: True, "passages": segment.passages, "reordered": segment.reordered}
+    return {name: spec for name, spec in SEGMENT_ARRAYS.items() if has[spec.only]}

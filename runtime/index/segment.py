@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from .layout import (
 )
 from .postings import checksum
 
+_SAME_ORDER = np.empty(0, np.uint32)
+_SAME_ORDER.flags.writeable = False  # as mapped arrays are: kernels are compiled once
+
 
 class Segment:
     """A segment's mapped arrays and its documents. File sizes were checked against the manifest before.
@@ -47,7 +51,7 @@ class Segment:
         self._manifest = manifest
         arrays: dict[str, Any] = {
             name: self._map(name, spec, array_shape(spec, entry, manifest.vocab_size))
-            for name, spec in segment_arrays(entry.passages).items()
+            for name, spec in segment_arrays(entry).items()
         }
         self.term_blocks: U64 = arrays["term_blocks.u64"]
         self.term_impacts: U8 = arrays["term_impacts.u8"]
@@ -62,9 +66,10 @@ class Segment:
         self.chunk_postings: U8 = arrays["chunk_postings.u8"]
         self.posting_units: U16 = arrays["posting_units.u16"]
         self.posting_impacts: U8 = arrays["posting_impacts.u8"]
+        # by place in the postings, the unit by insertion; empty where they are the same
+        self.original: U32 = arrays.get("original_units.u32", _SAME_ORDER)
         self.unit_documents: U32 | None = arrays.get("unit_documents.u32")
         self.unit_spans: U32 | None = arrays.get("unit_spans.u32")
-        self.original = np.empty(0, np.uint32)
         self.touched = np.zeros(self.vocab_size, np.uint8)
         self._validate()
         self.term_rows = np.full(self.vocab_size, -1, np.int32)
@@ -117,6 +122,10 @@ class Segment:
             raise self._damaged("chunk_terms", "terms that do not ascend within the vocabulary")
         if entry.documents > entry.units or (not entry.passages and entry.documents != entry.units):
             raise self._damaged("manifest", "its counts of documents and units disagree")
+        if entry.reordered and not np.array_equal(
+            np.bincount(self.original, minlength=entry.units), np.ones(entry.units)
+        ):
+            raise self._damaged("original_units", "it is not an order of the units")
         if self.unit_documents is not None and entry.units:
             steps = np.diff(self.unit_documents.astype(np.int64), prepend=-1)
             if int(steps.min()) < 0 or int(steps.max()) > 1 or int(self.unit_documents[-1]) != entry.documents - 1:
@@ -170,6 +179,15 @@ class Segment:
 
     def postings(self, term: int) -> tuple[I64, U8]:
         """(units int64 ascending, impacts uint8) of a term, checked."""
+        places, impacts = self._places(term)
+        if not self.original.size:
+            return places, impacts
+        units = self.original[places].astype(np.int64)
+        order = np.argsort(units)
+        return units[order], impacts[order]
+
+    def _places(self, term: int) -> tuple[I64, U8]:
+        """:meth:`postings` in the segment's own order."""
         self.touch(np.array([term]))
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
         lengths = np.diff(self.block_postings[a : b + 1]).astype(np.int64)
@@ -180,6 +198,8 @@ class Segment:
     def impact(self, term: int, unit: int) -> int:
         """The impact of a term in a unit, 0 where it has none. Reads one block."""
         self.touch(np.array([term]))
+        if self.original.size:
+            unit = int(self._place_of[unit])
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
         block = a + int(np.searchsorted(self.block_windows[a:b], unit >> WINDOW_BITS))
         if block == b or int(self.block_windows[block]) != unit >> WINDOW_BITS:
@@ -187,6 +207,13 @@ class Segment:
         first, last = int(self.block_postings[block]), int(self.block_postings[block + 1])
         at = first + int(np.searchsorted(self.posting_units[first:last], unit & (WINDOW - 1)))
         return int(self.posting_impacts[at]) if at < last and self.posting_units[at] == unit & (WINDOW - 1) else 0
+
+    @cached_property
+    def _place_of(self) -> U32:
+        """By unit, its place in a segment of an order of its own."""
+        places = np.empty_like(self.original)
+        places[self.original] = np.arange(places.size, dtype=np.uint32)
+        return places
 
     def check(self) -> None:
         """Everything that opening leaves out: all postings against their checksums and order, all documents."""
@@ -211,7 +238,7 @@ class Segment:
         self.documents.check()
 
     def _check_row(self, term: int, row: int) -> None:
-        units, impacts = self.postings(term)
+        units, impacts = self._places(term)
         maxima = np.zeros(chunks(self.units), np.uint8)
         np.maximum.at(maxima, units // CHUNK, impacts)
         before = np.searchsorted(units, np.arange(maxima.size) * CHUNK)
