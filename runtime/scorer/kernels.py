@@ -39,14 +39,14 @@ GROUPS = 64
 STRIP_BITS = 12
 STRIP = 1 << STRIP_BITS
 STRIPS = WINDOW // STRIP  # of a window
-PIECE = 128  # accumulators searched at a time
-# With fewer postings in a strip than this, it is cheaper to visit them twice than to search the strip.
+# With fewer postings in a strip than this, their accumulators are cleared one by one.
 SPARSE = STRIP // 32
 # From so many results on they are sorted by radix.
 RADIX_FROM = 64
 RADIX_BITS = 11
 KEYS = float(1 << (2 * RADIX_BITS))
 SORT_BUCKETS = 64
+SLACK_FOUND = 16  # candidates beyond k before the bar is raised
 PEAK_BINS, PEAK_SHIFT = 1024, 6
 BATCH = 16  # chunks scored together, at most
 STRETCH = 128  # chunks after which the choice of the way is looked at again
@@ -59,15 +59,6 @@ SLACK = 1e-9
 COST_BOUND, COST_RARE = 0.06, 1.5
 COST_CHUNK, COST_CHUNK_TERM = 60.0, 32.0
 COST_ADD, COST_UNIT, COST_LIST = 0.65, 0.2, 20.0
-
-
-@inline_kernel
-def largest(values: I64, length: int) -> Any:
-    """Maximum of ``values[:length]``; with a constant length, a loop of this form vectorises."""
-    top = values[0]
-    for i in range(length):
-        top = max(top, values[i])
-    return top
 
 
 @inline_kernel
@@ -581,7 +572,7 @@ def visit(
             for i in range(tile.size):
                 tile[i] *= passing[i]
         find_peaks(tile, peaks[w * GROUPS : (w + 1) * GROUPS])
-    limit = k + max(8, k >> 2)
+    limit = k + (k >> 2) + SLACK_FOUND // 2
     # The best chunk of each of the best groups gives a first bar; then all other chunks that reach it, best first.
     found = 0
     spent = 0.0
@@ -688,10 +679,18 @@ def sort_chunks(order: U32, count: int, bounds: U16, least: Any) -> None:
 
 
 @inline_kernel
-def add_block(accumulator: Sums, weight: Any, units: U16, impacts: U8) -> None:
-    """accumulator[unit] += weight * impact for a strip's postings."""
+def add_block(accumulator: Sums, weight: Any, units: U16, impacts: U8, least: Any, crossed: U16, crossings: int) -> int:
+    """accumulator[unit] += weight * impact for a strip's postings; the units whose sum comes to reach ``least`` are
+    appended to ``crossed``. Returns how many it has.
+    """
     for i in range(units.size):
-        accumulator[units[i]] += weight * impacts[i]
+        before = accumulator[units[i]]
+        after = before + weight * impacts[i]
+        accumulator[units[i]] = after
+        if after >= least and before < least:
+            crossed[crossings] = units[i]
+            crossings += 1
+    return crossings
 
 
 @inline_kernel
@@ -714,13 +713,6 @@ def split_block(
             splits[s] = first + lower_bound(units[first:last], np.uint32(s << STRIP_BITS))
 
 
-@inline_kernel
-def clear_excluded(accumulator: Sums, allowed: Bools) -> None:
-    """Set to 0 the sums of units that are not allowed."""
-    for i in range(allowed.size):
-        accumulator[i] *= allowed[i]
-
-
 @kernel
 def scan(
     n: int,
@@ -741,19 +733,19 @@ def scan(
     n_units: int,
     original: U32,
     accumulators: Sums,
+    crossed: U16,
     found_scores: F64,
     found_units: U32,
 ) -> int:
     """Answer a query by adding up all postings; returns how many results there are."""
     # A unit indexes accumulators[WINDOW - base:], so that all strips use the same 4,096 of them.
     strip_sums = accumulators[WINDOW : WINDOW + STRIP]
-    bits = strip_sums.view(np.int64)  # float64 that are not negative are ordered as their bits are
+    least = np.empty(1, accumulators.dtype)  # of a candidate's accumulator
     splits = np.empty((n, STRIPS + 1), np.uint64)
-    limit = k + max(8, k >> 2)
+    limit = 2 * k + SLACK_FOUND
     found = 0
     ordered = original.size == 0
-    full = False  # whether bar is the score of a k-th candidate: then later units must beat it
-    probe = np.empty(1, np.float64)
+    full = False  # whether bar is the score of a k-th candidate: then a later unit must beat it, for ties go to earlier
     for w in range(tops.size):
         if tops[w] < bar:
             continue
@@ -763,41 +755,32 @@ def scan(
         for s in range((length + STRIP - 1) >> STRIP_BITS):
             base = (w << WINDOW_BITS) + (s << STRIP_BITS)
             size = min(STRIP, n_units - base)
-            if (
-                allowed.size > 0
-                and not allowed_chunks[base >> CHUNK_BITS : (base + size + CHUNK - 1) >> CHUNK_BITS].any()
-            ):
-                continue
+            if allowed.size > 0:
+                first_chunk = base >> CHUNK_BITS
+                if not allowed_chunks[first_chunk : first_chunk + STRIP // CHUNK].any():
+                    continue
+            if whole:
+                least[0] = math.floor(bar / unit) + 1 if full and ordered else math.ceil(bar / unit)
+            else:
+                least[0] = np.nextafter(bar, np.inf) if full and ordered else bar
             within = accumulators[WINDOW - (s << STRIP_BITS) : 2 * WINDOW - (s << STRIP_BITS)]
+            crossings = 0
             postings = np.uint64(0)
             for j in range(n):
                 lo, hi = splits[j, s], splits[j, s + 1]
-                add_block(within, weights[j], units[lo:hi], impacts[lo:hi])
+                crossings = add_block(within, weights[j], units[lo:hi], impacts[lo:hi], least[0], crossed, crossings)
                 postings += hi - lo
-            if allowed.size > 0:
-                clear_excluded(strip_sums, allowed[base : base + size])
-            # The least accumulator of a candidate; a later unit must beat the k-th, for ties go to the earlier.
-            probe[0] = bar
-            least = np.int64(math.ceil(bar / unit)) if whole else probe.view(np.int64)[0]
-            least += 1 if full and ordered else 0
+            for i in range(crossings):
+                at = np.int64(crossed[i] & np.uint16(STRIP - 1))
+                if allowed.size == 0 or allowed[base + at]:
+                    found_scores[found] = strip_sums[at] * unit
+                    found_units[found] = base + at if ordered else original[base + at]
+                    found += 1
             if postings < np.uint64(SPARSE):
                 for j in range(n):
                     for p in range(splits[j, s], splits[j, s + 1]):
-                        at = units[p] & np.uint16(STRIP - 1)
-                        if bits[at] >= least:
-                            found_scores[found] = strip_sums[at] * unit
-                            found_units[found] = base + at if ordered else original[base + at]
-                            found += 1
-                        strip_sums[at] = 0
+                        strip_sums[units[p] & np.uint16(STRIP - 1)] = 0
             else:
-                for low in range(0, size, PIECE):
-                    piece = bits[low : low + PIECE]
-                    if largest(piece, PIECE) >= least:
-                        for i in range(PIECE):
-                            if piece[i] >= least:
-                                found_scores[found] = strip_sums[low + i] * unit
-                                found_units[found] = base + low + i if ordered else original[base + low + i]
-                                found += 1
                 strip_sums[:size] = 0
             if found >= limit:
                 found, bar = raise_bar(found, k, bar, found_scores, found_units)

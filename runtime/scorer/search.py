@@ -42,6 +42,7 @@ class _Workspace(threading.local):
         self.order = np.empty(2 * windows * kernels.CHUNKS, np.uint32)
         self.sums = np.zeros(kernels.BATCH + CHUNK, np.float64)
         self.whole_sums, self.float_sums = np.zeros(2 * WINDOW, np.int64), np.zeros(2 * WINDOW, np.float64)
+        self.crossed = np.empty(kernels.STRIP, np.uint16)
         self.terms = self.k = -1  # nothing reserved, not even for a query without terms
 
     def reserve(self, terms: int, k: int) -> None:
@@ -56,7 +57,7 @@ class _Workspace(threading.local):
             self.starts = np.empty((terms, self.windows + 1), np.uint64)
         if k > self.k:
             self.k = k = max(128, k)
-            capacity = k + max(8, k // 4) + kernels.STRIP
+            capacity = 2 * k + kernels.SLACK_FOUND + kernels.STRIP
             self.scores, self.units = np.empty(capacity, np.float64), np.empty(capacity, np.uint32)
 
 
@@ -130,7 +131,7 @@ class SegmentScorer:
             n = kernels.scan(
                 n, k, bar, unit if whole else 1.0, whole, mask, mask_chunks, weights_used, ws.rows, ws.starts,
                 ws.tops, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
-                sums, ws.scores, ws.units,
+                sums, ws.crossed, ws.scores, ws.units,
             )  # fmt: skip
         return ws.units[:n].copy(), ws.scores[:n].copy()
 
