@@ -80,8 +80,9 @@ DOCUMENTS_FILE = "documents.sqlite"
 class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One immutable segment: its directory below the index, and what it holds.
 
-    ``rows`` are terms with block-max data. ``reordered``: postings number the units in an order of the segment's own.
-    ``tombstones`` is the file of deleted documents; always None in indexes of this release.
+    ``rows`` are terms with block-max data, ``occupied`` counts their chunks with postings. ``reordered``: postings
+    number the units in an order of the segment's own. ``tombstones`` is the file of deleted documents; always None in
+    indexes of this release.
     """
 
     path: str
@@ -90,6 +91,7 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     postings: Annotated[int, msgspec.Meta(ge=0)]
     blocks: Annotated[int, msgspec.Meta(ge=0)]
     rows: Annotated[int, msgspec.Meta(ge=0)]
+    occupied: Annotated[int, msgspec.Meta(ge=0)]
     passages: bool
     reordered: bool
     tombstones: str | None = None

@@ -33,14 +33,15 @@ _MIN_MEMORY = 8 << 20
 
 @dataclass(frozen=True)
 class PostingCounts:
-    """What was written: ``units``, ``postings``, ``blocks``, ``rows`` of block-max data, the ``scale``, and what
-    quantization did.
+    """What was written: ``units``, ``postings``, ``blocks``, ``rows`` of block-max data and how many of their
+    chunks are ``occupied``, the ``scale``, and what quantization did.
     """
 
     units: int
     postings: int
     blocks: int
     rows: int
+    occupied: int
     scale: float
     empty: int
     below_half_a_step: int
@@ -216,11 +217,19 @@ class PostingWriter:
                 first = last
                 if progress is not None:
                     progress(first / self._vocab_size)
-            postings, blocks, rows = files.close_pointers()
+            postings, blocks = files.close_pointers()
         self._runs = []
         shutil.rmtree(self._scratch, ignore_errors=True)
         return PostingCounts(
-            self.units, postings, blocks, rows, scale, self._empty, files.below_half_a_step, files.clipped
+            self.units,
+            postings,
+            blocks,
+            files.rows,
+            files.occupied,
+            scale,
+            self._empty,
+            files.below_half_a_step,
+            files.clipped,
         )
 
     def _open_files(self) -> _SegmentFiles:
@@ -274,7 +283,8 @@ class _SegmentFiles:
         self._terms = 0
         self._postings = 0
         self._blocks = 0
-        self._rows = 0
+        self.rows = 0
+        self.occupied = 0
         self.below_half_a_step = 0
         self.clipped = 0
 
@@ -335,12 +345,13 @@ class _SegmentFiles:
         self._write("chunk_impacts.u8", maxima)
         self._write("span_postings.u16", bases)
         self._write("chunk_postings.u8", offsets)
-        self._rows += 1
+        self.rows += 1
+        self.occupied += int(np.count_nonzero(maxima))
 
-    def close_pointers(self) -> tuple[int, int, int]:
-        """Write the end of the last block; returns (postings, blocks, rows)."""
+    def close_pointers(self) -> tuple[int, int]:
+        """Write the end of the last block; returns (postings, blocks)."""
         self._write("block_postings.u64", np.array([self._postings], np.uint64))
-        return self._postings, self._blocks, self._rows
+        return self._postings, self._blocks
 
     def _write(self, name: str, array: npt.NDArray[np.generic]) -> None:
         write_array(self._files[name], np.ascontiguousarray(array, dtype=SEGMENT_ARRAYS[name].dtype))

@@ -74,6 +74,7 @@ class Segment:
         self._validate()
         self.term_rows = np.full(self.vocab_size, -1, np.int32)
         self.term_rows[self.chunk_terms] = np.arange(entry.rows, dtype=np.int32)
+        self.spread = self._spread()
         self.documents = DocumentReader(safe_join(root, f"{entry.path}/{DOCUMENTS_FILE}"), entry.documents)
 
     def _map(self, name: str, spec: ArraySpec, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
@@ -132,6 +133,12 @@ class Segment:
                 raise self._damaged("unit_documents", "documents that do not ascend one by one")
         if self.unit_spans is not None and (self.unit_spans[:, 0] > self.unit_spans[:, 1]).any():
             raise self._damaged("unit_spans", "a passage that ends before it starts")
+
+    def _spread(self) -> float:
+        """How evenly the frequent terms lie over the chunks: 1 as if by chance, less where similar units are near."""
+        ends = self.block_postings[self.term_blocks[np.stack([self.chunk_terms, self.chunk_terms + 1])]].astype(float)
+        by_chance = chunks(self.units) * -np.expm1(-(ends[1] - ends[0]) / max(1, chunks(self.units)))
+        return float(self.entry.occupied / by_chance.sum()) if by_chance.size else 1.0
 
     def touch(self, terms: npt.NDArray[np.integer]) -> None:
         """Check the postings of ``terms`` against their checksums, once a term. Raises IntegrityError."""

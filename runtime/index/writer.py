@@ -125,6 +125,7 @@ class IndexWriter:
             postings=counts.postings,
             blocks=counts.blocks,
             rows=counts.rows,
+            occupied=counts.occupied,
             passages=self._spans is not None,
             reordered=self._reordered,
         )

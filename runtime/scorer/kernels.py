@@ -58,7 +58,7 @@ SLACK = 1e-9
 # What things cost, in nanoseconds; measured by benchmarks/choice.py. They decide between the two ways, nothing else.
 COST_BOUND, COST_RARE = 0.06, 1.5
 COST_CHUNK, COST_CHUNK_TERM = 60.0, 32.0
-COST_ADD, COST_UNIT, COST_LIST = 0.65, 0.2, 20.0
+COST_ADD, COST_UNIT, COST_LIST = 0.8, 0.05, 20.0
 
 
 @inline_kernel
@@ -477,6 +477,7 @@ def visit(
     weights: F32,
     k: int,
     way: int,
+    spread: float,
     levels: I64,
     keep: float,
     allowed: Bools,
@@ -547,12 +548,14 @@ def visit(
     bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare
     if way == BY_CHUNKS:
         scan_cost = np.inf
+    # Of a random order, about three chunks a result reach the bar; of one that has similar units together, fewer.
+    visits = min(np.float64(n_chunks), 3.0 * spread**3 * k)
     first_visits = min(MOST_FIRST, max(LEAST_FIRST, k))
     if (
         chunk_impacts.size == 0
         or infrequent > places.shape[0]
         or way == BY_POSTINGS
-        or (way == CHEAPER and bound_cost + chunk_cost * max(first_visits, k // 8) > scan_cost)
+        or (way == CHEAPER and bound_cost + chunk_cost * visits > scan_cost)
     ):
         return SCAN, n, bar, make_whole(n, ceiling, used, whole)
     step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)

@@ -104,7 +104,7 @@ class SegmentScorer:
         mask, mask_chunks = _NONE_EXCLUDED if allowed is None else (allowed.units, allowed.chunks)
         while True:
             code, n, bar, unit = kernels.visit(
-                t, w, k, self.way, self._levels, keep, mask, mask_chunks,
+                t, w, k, self.way, s.spread, self._levels, keep, mask, mask_chunks,
                 0 if allowed is None else allowed.excluded,
                 s.term_blocks, s.term_impacts, s.term_rows, s.touched, s.block_windows, s.block_impacts,
                 s.block_postings, s.chunk_impacts, s.span_postings, s.chunk_postings, s.posting_units,
