@@ -513,7 +513,9 @@ def visit(
     found_scores: F64,
     found_units: U32,
 ) -> tuple[int, int, float, float]:
-    """Answer a query by visiting chunks: (DONE, results, _); or (SCAN, terms, bar) where :func:`scan` is to do it."""
+    """Answer a query by visiting chunks: (DONE, candidates, …); or (SCAN, terms, bar, unit) where :func:`scan` is to do
+    it. :func:`take_best` makes the results of the candidates.
+    """
     code, n = read_query(terms, weights, term_blocks, term_rows, touched, kept, used, rows)
     if code != DONE or n == 0:
         return code, n, 0.0, 0.0
@@ -604,7 +606,7 @@ def visit(
                 found_scores, found_units,
             )  # fmt: skip
             spent += visited * chunk_cost
-    return DONE, take_best(found, k, found_scores, found_units), bar, 0.0
+    return DONE, found, bar, 0.0
 
 
 @inline_kernel
@@ -652,7 +654,7 @@ def make_whole(n: int, ceiling: float, used: F64, whole: I64) -> float:
     return unit
 
 
-@inline_kernel
+@kernel
 def take_best(found: int, k: int, scores: F64, units: U32) -> int:
     """The k best candidates, sorted, in front; returns how many there are."""
     if found > k:
@@ -740,7 +742,7 @@ def scan(
     found_scores: F64,
     found_units: U32,
 ) -> int:
-    """Answer a query by adding up all postings; returns how many results there are."""
+    """Answer a query by adding up all postings; returns how many candidates there are."""
     # A unit indexes accumulators[WINDOW - base:], so that all strips use the same 4,096 of them.
     strip_sums = accumulators[WINDOW : WINDOW + STRIP]
     least = np.empty(1, accumulators.dtype)  # of a candidate's accumulator
@@ -788,4 +790,4 @@ def scan(
             if found >= limit:
                 found, bar = raise_bar(found, k, bar, found_scores, found_units)
                 full = True
-    return take_best(found, k, found_scores, found_units)
+    return found

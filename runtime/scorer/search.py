@@ -133,6 +133,7 @@ class SegmentScorer:
                 ws.tops, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
                 sums, ws.crossed, ws.scores, ws.units,
             )  # fmt: skip
+        n = kernels.take_best(n, k, ws.scores, ws.units)
         return ws.units[:n].copy(), ws.scores[:n].copy()
 
 
