@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .approximation import Approximation, measure_approximation
     from .artifact import Artifact, open_artifact
     from .corpus import Document, Record, read_corpus
     from .encoder import Encoder
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # Loaded when asked for, so that `import splade_edge.runtime` costs no engine and no compiler.
 _HOMES = {
+    "Approximation": "approximation",
     "Artifact": "artifact",
     "ArtifactError": "errors",
     "BadLines": "lines",
@@ -52,11 +54,13 @@ _HOMES = {
     "SpladeEdgeWarning": "errors",
     "StorageError": "errors",
     "build_index": "indexing",
+    "measure_approximation": "approximation",
     "open_artifact": "artifact",
     "read_corpus": "corpus",
 }
 
 __all__ = [
+    "Approximation",
     "Artifact",
     "ArtifactError",
     "BadLines",
@@ -79,6 +83,7 @@ __all__ = [
     "SpladeEdgeWarning",
     "StorageError",
     "build_index",
+    "measure_approximation",
     "open_artifact",
     "read_corpus",
 ]

@@ -51,6 +51,8 @@ def build_index(
     with_document_encoder: bool = False,
     bad_lines: BadLines | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
+    reorder: bool = False,
+    block_max: bool = True,
     force: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> IndexManifest:
@@ -60,7 +62,7 @@ def build_index(
     the artifact that the index carries, with its graphs of the document encoder's precision (all, if it has none of
     it).
     ``bad_lines`` decides what happens to a duplicate id (default: an error). Encoding holds one look-ahead window of
-    texts; the postings are held to ``memory_bytes``.
+    texts; the postings are held to ``memory_bytes``. ``reorder`` and ``block_max``: see :class:`IndexWriter`.
 
     Raises InputError (no documents, output exists), CorpusError (a bad line), ArtifactError (encoders that do not fit
     together or of the wrong side), StorageError (disk full); nothing is written then.
@@ -74,7 +76,12 @@ def build_index(
         _check_passages(passages, document_encoder)
     with staged_directory(output, manifest=MANIFEST_NAME, force=force) as staging:
         writer = IndexWriter(
-            staging, document_encoder.vocab_size, passages=passages is not None, memory_bytes=memory_bytes
+            staging,
+            document_encoder.vocab_size,
+            passages=passages is not None,
+            memory_bytes=memory_bytes,
+            reorder=reorder,
+            block_max=block_max,
         )
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(writer.abort)

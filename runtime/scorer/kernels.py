@@ -582,26 +582,26 @@ def visit(
     found = 0
     spent = 0.0
     for phase in range(2):
-        need = needed(bar, step, keep)
+        found, bar = raise_bar(found, k, bar, found_scores, found_units)
+        need = needed(bar, step, keep if found >= k else 1.0)
         if phase == 0:
             count = best_of_groups(peaks[: windows * GROUPS], bounds[:n_chunks], need, first_visits, order)
         else:
-            found, bar = raise_bar(found, k, bar, found_scores, found_units)
-            need = needed(bar, step, keep)
             count = reaching(peaks[: windows * GROUPS], bounds[:n_chunks], need, order)
             if found < k and 0.5 * count * chunk_cost > scan_cost:
                 return SCAN, n, bar, make_whole(n, ceiling, used, whole)
             sort_chunks(order, count, bounds, need)
         for start in range(0, count, STRETCH):
+            share = keep if found >= k else 1.0  # nothing is passed over before there are k results
             if phase == 1 and spent > 0.25 * scan_cost:
-                need = needed(bar, step, keep)
+                need = needed(bar, step, share)
                 left = 0
                 for i in range(start, count):
                     left += bounds[order[i]] >= need
                 if left * chunk_cost > scan_cost:
                     return SCAN, n, bar, make_whole(n, ceiling, used, whole)
             visited, found, bar = score_chunks(
-                order[start : min(count, start + STRETCH)], k, limit, step, keep, bar, bounds, n, rows, used, starts,
+                order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,
                 places, span_postings, chunk_postings, units, impacts, allowed, original, sums, firsts, counts, found,
                 found_scores, found_units,
             )  # fmt: skip
@@ -764,8 +764,8 @@ def scan(
                 first_chunk = base >> CHUNK_BITS
                 if not allowed_chunks[first_chunk : first_chunk + STRIP // CHUNK].any():
                     continue
-            if whole:
-                least[0] = math.floor(bar / unit) + 1 if full and ordered else math.ceil(bar / unit)
+            if whole:  # at least 1: bar / unit may be rounded to 0
+                least[0] = max(1.0, math.floor(bar / unit) + 1 if full and ordered else math.ceil(bar / unit))
             else:
                 least[0] = np.nextafter(bar, np.inf) if full and ordered else bar
             within = accumulators[WINDOW - (s << STRIP_BITS) : 2 * WINDOW - (s << STRIP_BITS)]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.scorer import WINDOW, kernels
+from splade_edge.runtime.vectors import SparseVector
 
 from tests.oracle import csr, top_k, write_index
 
@@ -23,6 +25,12 @@ def assert_exact(index, impacts, terms, weights, k, allowed=None):
         documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
         assert documents.tolist() == expected
         assert scores.tolist() == expected_scores
+
+
+def assert_exact_once(index, impacts, allowed):
+    found = index.search_vectors([0, 2], [0.3, 1.1], 20, allowed=allowed)
+    expected = top_k(impacts, [0, 2], [0.3, 1.1], 20, index.manifest.scale, allowed)
+    assert (found[0].tolist(), found[1].tolist()) == expected
 
 
 @st.composite
@@ -143,6 +151,105 @@ class TestAgainstOracle:
             assert_exact(index, impacts, [0, 1], weights, 4)
 
 
+class TestLayouts:
+    """The same answers from every layout an index may have."""
+
+    LAYOUTS = ({"block_max": False}, {"reorder": True}, {"reorder": True, "memory_bytes": 8 << 20})
+
+    @QUICK
+    @given(data=st.data(), impacts=collections(), layout=st.sampled_from(LAYOUTS))
+    def test_every_k(self, data, impacts, layout, tmp_path_factory):
+        index = write_index(tmp_path_factory.mktemp("i") / "index", impacts, **layout)
+        index.check()
+        allowed = np.random.default_rng(len(impacts)).random(len(impacts)) < 0.5
+        for query in data.draw(st.lists(queries(impacts.shape[1]), min_size=1, max_size=3)):
+            for k in {1, 10, len(impacts), data.draw(st.integers(1, len(impacts)))}:
+                assert_exact(index, impacts, list(query), list(query.values()), k)
+                assert_exact(index, impacts, list(query), list(query.values()), k, allowed)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("density", [0.001, 0.3])
+    def test_windows(self, tmp_path, layout, density):
+        rng = np.random.default_rng(21)
+        shape = 2 * WINDOW + 77, 8
+        # groups of alike units, so that reordering has something to do, and many equal scores
+        base = rng.integers(1, 256, (50, 8)) * (rng.random((50, 8)) < density * 3)
+        impacts = (base[rng.integers(0, 50, shape[0])] * (rng.random(shape) < 0.7)).astype(np.uint8)
+        index = write_index(tmp_path / "index", impacts, batch=50_000, **layout)
+        for terms, weights in ((range(8), rng.uniform(0.1, 3, 8)), ([0, 5], [1.0, 1e-6]), ([3], [0.7])):
+            for k in (1, 10, 1000, 20_000):
+                assert_exact(index, impacts, terms, weights, k)
+
+    def test_similar_units_come_together(self, tmp_path):
+        rng = np.random.default_rng(5)
+        topic = rng.integers(0, 40, 8000)
+        impacts = np.zeros((8000, 400), np.uint8)
+        for unit, t in enumerate(topic):
+            impacts[unit, t * 10 + rng.choice(10, 6, replace=False)] = rng.integers(1, 255, 6)
+        plain = write_index(tmp_path / "plain", impacts)
+        ordered = write_index(tmp_path / "ordered", impacts, reorder=True)
+        assert ordered._segment.spread < 0.5 < 0.95 < plain._segment.spread < 1.05
+        for t in range(40):
+            units, _ = ordered._segment.postings(t * 10)
+            assert units.tolist() == plain._segment.postings(t * 10)[0].tolist()
+            assert ordered._segment.impact(t * 10, int(units[0])) == plain._segment.impact(t * 10, int(units[0]))
+
+    def test_chunks_with_more_terms_than_fit_are_scanned(self, tmp_path):
+        # 300 terms in a posting of 300 each: rare, and too many to be kept places of
+        impacts = np.zeros((90_000, 300), np.uint8)
+        for term in range(300):
+            impacts[term :: 300 + term, term] = 1 + term % 255
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        assert_exact(index, impacts, range(300), np.linspace(0.1, 2, 300), 20)
+
+
+class TestApproximate:
+    @pytest.fixture(scope="class")
+    def collection(self, tmp_path_factory):
+        rng = np.random.default_rng(2)
+        impacts = rng.integers(1, 256, (40_000, 30)) * (rng.random((40_000, 30)) < 0.2)
+        return write_index(tmp_path_factory.mktemp("a") / "index", impacts, batch=20_000), impacts
+
+    def test_all_scores_are_exact_and_the_share_bounds_what_is_missed(self, collection):
+        index, impacts = collection
+        index._scorer.way = kernels.BY_CHUNKS
+        missed = 0
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            terms, weights = rng.choice(30, 6, replace=False), rng.uniform(0.1, 3, 6).astype(np.float32)
+            best = top_k(impacts, terms, weights, 10)[1]
+            for share in (0.3, 0.7, 1.0):
+                documents, scores = index.search_vectors(terms, weights, 10, approximate=share)
+                true = dict(zip(*top_k(impacts, terms, weights, len(impacts)), strict=True))
+                assert [true[d] for d in documents.tolist()] == scores.tolist()
+                assert len(scores) == 10
+                # a document that was passed over has a bound, and so a score, of at most the last score / share
+                assert all(score * share <= scores[-1] for score in set(best) - set(scores.tolist()))
+                missed += share < 1 and scores.tolist() != best
+            assert scores.tolist() == best
+        assert missed  # or the test shows nothing
+
+    def test_measured(self, collection):
+        index, _ = collection
+        rng = np.random.default_rng(9)
+        queries = [
+            SparseVector(np.sort(rng.choice(30, 6, replace=False)).astype(np.int32), rng.random(6, np.float32))
+            for _ in range(8)
+        ]
+        index._scorer.way = kernels.BY_CHUNKS
+        exact, rough = (measure_approximation(index, queries, 10, share) for share in (1.0, 0.2))
+        assert exact.recall == 1.0
+        assert 0 < rough.recall < 1
+        assert min(exact.exact_ms, rough.approximate_ms) > 0
+        with pytest.raises(InputError, match="no query finds"):
+            measure_approximation(index, [], 10, 0.5)
+
+    @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
+    def test_not_a_share(self, collection, share):
+        with pytest.raises(InputError, match="above 0, up to 1"):
+            collection[0].search_vectors([0], [1.0], approximate=share)
+
+
 class TestAllowed:
     @QUICK
     @given(data=st.data(), impacts=collections(), share=st.sampled_from([0.0, 0.01, 0.3, 0.99, 1.0]))
@@ -165,6 +272,25 @@ class TestAllowed:
         for allowed in (one_window, rng.random(len(impacts)) < 0.1, rng.random(len(impacts)) < 1e-4):
             for k in (1, 10, 1000):
                 assert_exact(index, impacts, range(4), [0.3, 1.1, 2.0, 0.01], k, allowed)
+
+    @pytest.mark.parametrize("layout", [{}, {"reorder": True}])
+    def test_a_read_only_mask_is_prepared_once(self, tmp_path, monkeypatch, layout):
+        impacts = np.random.default_rng(4).integers(0, 9, (500, 3))
+        index = write_index(tmp_path / "index", impacts, **layout)
+        prepared = []
+        allow = index._scorer.allow
+        monkeypatch.setattr(index._scorer, "allow", lambda mask: prepared.append(1) or allow(mask))
+        mask, other = np.arange(500) % 3 == 0, np.arange(500) % 5 == 0
+        for expected in (1, 2):  # one that may be written to is looked at every time
+            assert_exact_once(index, impacts, mask)
+            assert len(prepared) == expected
+        mask[:] = ~mask
+        assert_exact_once(index, impacts, mask)
+        mask.flags.writeable = other.flags.writeable = False
+        prepared.clear()
+        for allowed, expected in ((mask, 1), (mask, 1), (other, 2), (other, 2), (mask, 3)):
+            assert_exact_once(index, impacts, allowed)
+            assert len(prepared) == expected
 
     @pytest.mark.parametrize("allowed", [[1, 0], [True], np.ones((2, 1), bool), np.ones(3, bool)])
     def test_not_a_mask(self, tmp_path, allowed):
@@ -255,6 +381,10 @@ def test_threads_give_the_serial_answers(tmp_path):
             if [x.tolist() for x in index.search_vectors(*work[i])] != expected[i]:
                 wrong.append(int(i))
 
+    many = index.search_many([SparseVector(*job[:2]) for job in work], 7, threads=4)
+    for job, (documents, scores) in zip(work, many, strict=True):
+        alone = index.search_vectors(*job[:2], 7)
+        assert (documents.tolist(), scores.tolist()) == (alone[0].tolist(), alone[1].tolist())
     threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
