@@ -203,13 +203,14 @@ class TestLayouts:
         assert_exact(index, impacts, range(300), np.linspace(0.1, 2, 300), 20)
 
 
-class TestApproximate:
-    @pytest.fixture(scope="class")
-    def collection(self, tmp_path_factory):
-        rng = np.random.default_rng(2)
-        impacts = rng.integers(1, 256, (40_000, 30)) * (rng.random((40_000, 30)) < 0.2)
-        return write_index(tmp_path_factory.mktemp("a") / "index", impacts, batch=20_000), impacts
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    rng = np.random.default_rng(2)
+    impacts = rng.integers(1, 256, (40_000, 30)) * (rng.random((40_000, 30)) < 0.2)
+    return write_index(tmp_path_factory.mktemp("a") / "index", impacts, batch=20_000), impacts
 
+
+class TestApproximate:
     def test_all_scores_are_exact_and_the_share_bounds_what_is_missed(self, collection):
         index, impacts = collection
         index._scorer.way = kernels.BY_CHUNKS
