@@ -168,8 +168,9 @@ class Segment:
 
     def _offsets(self, row: int) -> I64:
         """Of each chunk, how many postings of its window come before it."""
-        offsets = self.chunk_postings[row].astype(np.int64)
-        return offsets + np.repeat(self.span_postings[row], SPAN)[: offsets.size]
+        offsets: I64 = self.chunk_postings[row].astype(np.int64)
+        offsets += np.repeat(self.span_postings[row], SPAN)[: offsets.size]
+        return offsets
 
     def _largest_unit(self, term: int) -> int:
         """The largest unit in the last block of a term that has postings."""

@@ -280,7 +280,12 @@ class TestAllowed:
         index = write_index(tmp_path / "index", impacts, **layout)
         prepared = []
         allow = index._scorer.allow
-        monkeypatch.setattr(index._scorer, "allow", lambda mask: prepared.append(1) or allow(mask))
+
+        def counted(mask):
+            prepared.append(1)
+            return allow(mask)
+
+        monkeypatch.setattr(index._scorer, "allow", counted)
         mask, other = np.arange(500) % 3 == 0, np.arange(500) % 5 == 0
         for expected in (1, 2):  # one that may be written to is looked at every time
             assert_exact_once(index, impacts, mask)
