@@ -57,7 +57,7 @@ SMALLEST = 5e-324  # every unit that shares a term scores at least this
 SLACK = 1e-9
 # What things cost, in nanoseconds; measured by benchmarks/choice.py. They decide between the two ways, nothing else.
 COST_BOUND, COST_RARE = 0.06, 1.5
-COST_CHUNK, COST_CHUNK_TERM = 60.0, 32.0
+COST_CHUNK, COST_CHUNK_TERM = 40.0, 22.0
 COST_ADD, COST_UNIT, COST_LIST = 0.8, 0.05, 20.0
 
 
@@ -550,8 +550,9 @@ def visit(
     bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare
     if way == BY_CHUNKS:
         scan_cost = np.inf
-    # Of a random order, about three chunks a result reach the bar; of one that has similar units together, fewer.
-    visits = min(np.float64(n_chunks), 3.0 * spread**3 * k)
+    # How many chunks will reach the bar: fitted to collections of 100,000 and of 1,000,000 units.
+    visits = 17.0 * k**0.77 * (1.0 + n / 45.0) * (n_chunks / 15_625.0) ** 0.45 * spread**3
+    visits = min(visits, np.float64(n_chunks))
     first_visits = min(MOST_FIRST, max(LEAST_FIRST, k))
     if (
         chunk_impacts.size == 0
@@ -598,7 +599,7 @@ def visit(
                 left = 0
                 for i in range(start, count):
                     left += bounds[order[i]] >= need
-                if left * chunk_cost > scan_cost:
+                if 0.6 * left * chunk_cost > scan_cost:
                     return SCAN, n, bar, make_whole(n, ceiling, used, whole)
             visited, found, bar = score_chunks(
                 order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,

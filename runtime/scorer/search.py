@@ -70,7 +70,7 @@ class SegmentScorer:
         self._segment = segment
         self._levels = np.array(KTH_LEVELS, np.int64)
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
-        self.way = kernels.CHEAPER
+        self.way = self.latest_way = kernels.CHEAPER
         self._workspace = _Workspace(-(-segment.units // WINDOW))
 
     def allow(self, units: Bools) -> AllowedUnits:
@@ -124,6 +124,7 @@ class SegmentScorer:
                 raise InputError(f"term {t[n]} of the query is outside the index's vocabulary of {s.vocab_size}")
             else:
                 raise InputError("query weights must be finite and not negative")
+        self.latest_way = kernels.BY_POSTINGS if code == kernels.SCAN else kernels.BY_CHUNKS
         if code == kernels.SCAN:
             whole = unit > 0.0
             weights_used: Sums = ws.whole if whole else ws.used
