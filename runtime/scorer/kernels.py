@@ -445,7 +445,7 @@ def score_chunks(
         read = np.int64(0)
         for i in range(size * n):
             if counts[i] > 0:
-                read += units[firsts[i]] + impacts[firsts[i]]
+                read += np.int64(units[firsts[i]]) + np.int64(impacts[firsts[i]])
         counts[counts.size - 1] = read  # so that the compiler keeps the loop
         for b in range(size):
             chunk = np.int64(sums[b])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ class AllowedUnits:
     excluded: int
 
 
-class _Workspace(threading.local):
+class _Workspace:
     """Buffers of one thread, grown as queries need; the accumulators are all zero between calls."""
 
     def __init__(self, windows: int) -> None:
@@ -47,6 +47,8 @@ class _Workspace(threading.local):
 
     def reserve(self, terms: int, k: int) -> None:
         """Make room for a query of ``terms`` terms and ``k`` results."""
+        if terms <= self.terms and k <= self.k:
+            return
         if terms > self.terms:
             self.terms = terms = max(64, 2 * terms)
             self.kept, self.whole, self.rows = (np.empty(terms, np.int64) for _ in range(3))
@@ -59,6 +61,18 @@ class _Workspace(threading.local):
             self.k = k = max(128, k)
             capacity = 2 * k + kernels.SLACK_FOUND + kernels.STRIP
             self.scores, self.units = np.empty(capacity, np.float64), np.empty(capacity, np.uint32)
+        # the last arguments of kernels.visit
+        self.of_visit: Any = (
+            self.kept, self.used, self.whole, self.rows, self.starts, self.tops, self.bounds, self.peaks, self.order,
+            self.places, self.sums, self.firsts, self.counts, self.scores, self.units,
+        )  # fmt: skip
+
+
+class _Workspaces(threading.local):
+    """A workspace for each thread."""
+
+    def __init__(self, windows: int) -> None:
+        self.mine = _Workspace(windows)
 
 
 class SegmentScorer:
@@ -71,12 +85,19 @@ class SegmentScorer:
         self._levels = np.array(KTH_LEVELS, np.int64)
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
         self.way = self.latest_way = kernels.CHEAPER
-        self._workspace = _Workspace(-(-segment.units // WINDOW))
+        self._workspaces = _Workspaces(-(-segment.units // WINDOW))
+        s = segment
+        # the arguments of kernels.visit between the filter and the workspace
+        self._of_visit: Any = (
+            s.term_blocks, s.term_impacts, s.term_rows, s.touched, s.block_windows, s.block_impacts, s.block_postings,
+            s.chunk_impacts, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
+        )  # fmt: skip
 
     def allow(self, units: Bools) -> AllowedUnits:
         """The filter that lets the units pass where ``units``, bool by unit, is True."""
         if self._segment.original.size:
             units = units[self._segment.original]
+        units = _writeable(units)
         firsts = np.arange(0, units.size, CHUNK)
         chunks = np.logical_or.reduceat(units, firsts) if units.size else units
         return AllowedUnits(units, chunks.view(np.uint8), units.size - int(np.count_nonzero(units)))
@@ -98,18 +119,14 @@ class SegmentScorer:
         """
         t, w = _query_arrays(terms, weights)
         s = self._segment
-        ws = self._workspace
+        ws = self._workspaces.mine
         k = min(k, s.units)
         ws.reserve(t.size, k)
         mask, mask_chunks = _NONE_EXCLUDED if allowed is None else (allowed.units, allowed.chunks)
         while True:
             code, n, bar, unit = kernels.visit(
                 t, w, k, self.way, s.spread, self._levels, keep, mask, mask_chunks,
-                0 if allowed is None else allowed.excluded,
-                s.term_blocks, s.term_impacts, s.term_rows, s.touched, s.block_windows, s.block_impacts,
-                s.block_postings, s.chunk_impacts, s.span_postings, s.chunk_postings, s.posting_units,
-                s.posting_impacts, s.units, s.original, ws.kept, ws.used, ws.whole, ws.rows, ws.starts, ws.tops,
-                ws.bounds, ws.peaks, ws.order, ws.places, ws.sums, ws.firsts, ws.counts, ws.scores, ws.units,
+                0 if allowed is None else allowed.excluded, *self._of_visit, *ws.of_visit,
             )  # fmt: skip
             if code <= kernels.SCAN:
                 break
@@ -151,4 +168,9 @@ def _query_arrays(
         raise InputError(f"terms must be integers, not {t.dtype}")
     if t.ndim != 1 or t.shape != w.shape or t.size > MAX_TERMS:
         raise InputError(f"terms and weights must be two arrays of one length, at most {MAX_TERMS}")
-    return np.ascontiguousarray(t, np.int64), w
+    return _writeable(np.ascontiguousarray(t, np.int64)), _writeable(w)
+
+
+def _writeable(array: Any) -> Any:
+    """The array, or a copy of one that is read-only: to Numba that is another type, which it would compile for."""
+    return array if array.flags.writeable else array.copy()

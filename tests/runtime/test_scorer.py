@@ -16,8 +16,9 @@ from splade_edge.runtime.vectors import SparseVector
 
 from tests.oracle import csr, top_k, write_index
 
-LARGE = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="takes minutes without the compiler")
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NO_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
+LARGE = pytest.mark.skipif(NO_JIT, reason="takes minutes without the compiler")
+QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def assert_exact(index, impacts, terms, weights, k, allowed=None):
@@ -101,6 +102,18 @@ class TestAgainstOracle:
             for k in (1, 10, 1500, 5000):
                 assert_exact(index, impacts, [0, 1, 2], weights, k)
 
+    def test_a_few_units_of_two_windows(self, tmp_path):
+        rng = np.random.default_rng(7)
+        impacts = np.zeros((WINDOW + 500, 3), np.uint8)
+        rows = rng.choice(len(impacts), 300, replace=False)
+        impacts[rows] = rng.integers(0, 255, (300, 3))
+        impacts[[0, WINDOW - 1, WINDOW, len(impacts) - 1]] = 200
+        for layout in ({}, {"block_max": False}):
+            index = write_index(tmp_path / str(len(layout)), impacts, batch=50_000, **layout)
+            for k in (1, 10, 500):
+                assert_exact(index, impacts, [0, 1, 2], [0.3, 1.7, 0.8], k)
+
+    @LARGE
     def test_sparse_windows_overflow_the_candidates(self, tmp_path):
         # few postings in each window, near ties all of them, more in all than the candidate buffer holds
         rng = np.random.default_rng(6)
@@ -125,7 +138,7 @@ class TestAgainstOracle:
 
     def test_rounding_that_swaps_two_documents(self, tmp_path):
         # one term each: the document that is barely better has the accumulator that rounding may push below the other's
-        pairs = 500
+        pairs = 50 if NO_JIT else 500
         impacts = np.zeros((2 * pairs, 2 * pairs), np.uint8)
         rest = np.random.default_rng(4).integers(100, 256, pairs)
         for i in range(pairs):
@@ -144,6 +157,7 @@ class TestAgainstOracle:
         for k in (1, 10, 3000):
             assert_exact(index, impacts, [0, 1, 2, 3], [0.3, 1.7, 0.01, 2.2], k)
 
+    @LARGE
     def test_many_terms(self, tmp_path):
         rng = np.random.default_rng(1)
         impacts = rng.integers(0, 256, (600, 500))
@@ -328,6 +342,22 @@ class TestAllowed:
             index.search_vectors([0], [1.0], 3, allowed=allowed)
 
 
+@pytest.mark.skipif(NO_JIT, reason="nothing is compiled")
+def test_kernels_are_compiled_once(tmp_path):
+    impacts = np.random.default_rng(0).integers(0, 9, (300, 4))
+    for number, layout in enumerate(({}, {"block_max": False}, {"reorder": True})):
+        index = write_index(tmp_path / str(number), impacts, **layout)
+        for terms in (np.array([0, 2]), np.array([0, 2], np.uint16), [2, 0], range(2)):
+            for weights in (np.float32([0.5, 1]), np.array([0.5, 1]), [1, 2]):
+                for allowed in (None, np.arange(300) % 2 == 0):
+                    for array in (terms, weights, allowed):
+                        if isinstance(array, np.ndarray):
+                            array.flags.writeable = False
+                    assert_exact(index, impacts, terms, weights, 5, allowed)
+    assert len(kernels.visit.signatures) == len(kernels.take_best.signatures) == 1
+    assert len(kernels.scan.signatures) <= 2  # integers, and float64
+
+
 class TestQueries:
     @pytest.fixture
     def index(self, tmp_path):
@@ -443,7 +473,7 @@ class TestHelpers:
     @given(st.lists(st.integers(0, 65535), min_size=1, max_size=300), st.data())
     def test_high_cut(self, values, data):
         wanted = data.draw(st.integers(1, len(values)))
-        cut = kernels.high_cut(np.array(values, np.uint16), wanted)
+        cut = int(kernels.high_cut(np.array(values, np.uint16), wanted))
         assert cut == 0 or sum(v >= cut for v in values) >= wanted
         assert sum(v >= cut + (1 << kernels.PEAK_SHIFT) for v in values) < wanted or cut == 0
 
