@@ -68,13 +68,14 @@ class SpladeEdge(Engine):
     package = "splade-edge"
     modules = ("splade_edge.runtime",)
     ordered = True
+    reorder = False
 
     def build(self, collection: Collection, directory: Path) -> None:
         from splade_edge.runtime.corpus import Document
         from splade_edge.runtime.index.writer import IndexWriter
         from splade_edge.runtime.vectors import SparseBatch
 
-        writer = IndexWriter(directory / "index", collection.vocab, scale=1.0)
+        writer = IndexWriter(directory / "index", collection.vocab, scale=1.0, reorder=self.reorder)
         for indptr, terms, impacts in collection.chunks(20_000):
             writer.add_vectors(SparseBatch(indptr, terms.astype(np.int32), impacts.astype(np.float32)))
             numbers = range(writer.documents, writer.documents + indptr.size - 1)
@@ -88,6 +89,13 @@ class SpladeEdge(Engine):
 
     def search(self, query: Query, k: int) -> Any:
         return self._index.search_vectors(query[0], query[1], k)
+
+
+class SpladeEdgeReordered(SpladeEdge):
+    """Ours, with documents in an order of its own; the answers number them as they came."""
+
+    name = "splade-edge --reorder"
+    reorder = True
 
 
 class Scipy(Engine):
@@ -142,5 +150,5 @@ def all_engines() -> dict[str, type[Engine]]:
     """Every engine by its name, ours first."""
     from . import peers
 
-    classes: list[type[Engine]] = [SpladeEdge, *peers.PEERS, Scipy]
+    classes: list[type[Engine]] = [SpladeEdge, SpladeEdgeReordered, *peers.PEERS, Scipy]
     return {engine.name: engine for engine in classes}

@@ -24,6 +24,11 @@ from .processes import ONE_THREAD, measure, module
 from .report import Report, add_report_arguments, publish, say
 from .workload import Collection, collection_path
 
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "--no-block-max": {"block_max": False},
+    "--reorder": {"reorder": True},
+}
 _BATCH = 5_000  # documents handed to the writer at a time
 _WEIGHT = np.float32(3.5 / 255)  # of one impact step of the collection
 
@@ -37,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--cpu", type=int, metavar="N", help="pin to this core")
     parser.add_argument("--work", type=Path, default=Path("build/bench/indexing"), metavar="DIR")
-    parser.add_argument("--child", choices=("write", "convert"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("convert", *LAYOUTS), help=argparse.SUPPRESS)
     add_report_arguments(parser)
     args = parser.parse_args(argv)
     path = args.collection or collection_path(args.work, args.documents)
     if args.child:
-        result = (_write if args.child == "write" else _convert)(path, args)
+        result = _convert(path) if args.child == "convert" else _write(path, args)
         print(json.dumps(result))
         return
     if not (path / "meta.json").exists():
@@ -50,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         # In a child: the memory this process has had would count as its children's.
         measure(module("workload", str(path), "--documents", str(args.documents)))
     results = {}
-    for child in ("write", "convert"):
+    for child in ("convert", *LAYOUTS):
         say(f"{child}")
-        command = module("indexing", "--child", child, "--collection", str(path), "--memory", args.memory)
+        command = module("indexing", f"--child={child}", "--collection", str(path), "--memory", args.memory)
         usage = measure([*command, "--work", str(args.work)], cpu=args.cpu, env=ONE_THREAD)
         results[child] = json.loads(usage.output.splitlines()[-1])
     publish(args, "indexing", [_report(results, args)], results)
@@ -70,7 +75,8 @@ def _write(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     cpu = dict.fromkeys(("compile", "vectors", "documents", "finish"), 0.0)
     try:
         start = time.process_time()
-        small = IndexWriter(place / "warm-up", collection.vocab, memory_bytes=byte_size(args.memory))
+        layout = LAYOUTS[args.child]
+        small = IndexWriter(place / "warm-up", collection.vocab, memory_bytes=byte_size(args.memory), **layout)
         small.add_document(Document("0"))
         small.add_vectors(SparseBatch(np.array([0, 1]), np.array([5], np.int32), np.array([1.0], np.float32)))
         small.finish()
@@ -78,7 +84,7 @@ def _write(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         before = memory_mb()[0]
         wall = time.perf_counter()
         with AnonymousPeak() as anonymous:
-            writer = IndexWriter(place / "index", collection.vocab, memory_bytes=byte_size(args.memory))
+            writer = IndexWriter(place / "index", collection.vocab, memory_bytes=byte_size(args.memory), **layout)
             for indptr, terms, impacts in collection.chunks(_BATCH):
                 batch = SparseBatch(indptr, terms.astype(np.int32), impacts * _WEIGHT)
                 start = time.process_time()
@@ -101,7 +107,7 @@ def _write(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _convert(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _convert(path: Path) -> dict[str, Any]:
     """In the child: SciPy's CSR to CSC of the same matrix, float32 weights; CPU seconds of three runs.
 
     The first has fresh memory to fault in, as ours has; the best of the three is the work alone.
@@ -120,36 +126,45 @@ def _convert(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(results: dict[str, Any], args: argparse.Namespace) -> Report:
-    ours, scipy = results["write"], results["convert"]
-    cpu = ours["cpu"]
-    postings = cpu["vectors"] + cpu["finish"]
-    data = {name: size for name, size in ours["sizes"].items() if not name.endswith(".sqlite")}
-    on_disk = sum(ours["sizes"].values())
+    scipy, some = results["convert"], results["default"]
     table = Report(
-        f"Indexing {ours['documents']:,} vectors, {ours['postings']:,} postings, one thread, --memory {args.memory}",
-        ["", ">"],
+        f"Indexing {some['documents']:,} vectors, {some['postings']:,} postings, one thread, --memory {args.memory}",
+        ["", *(f">{layout}" for layout in LAYOUTS)],
     )
-    rows: list[tuple[str, str]] = [
-        ("CPU s: adding the vectors", f"{cpu['vectors']:.1f}"),
-        ("CPU s: merging, checksums, manifest", f"{cpu['finish']:.1f}"),
-        ("CPU s: storing the documents (ids only)", f"{cpu['documents']:.1f}"),
-        ("CPU s: SciPy CSR to CSC, first / best of three", f"{scipy['cpu'][0]:.1f} / {min(scipy['cpu']):.1f}"),
-        ("adding and merging over SciPy", f"{postings / scipy['cpu'][0]:.2f} / {postings / min(scipy['cpu']):.2f}"),
-        ("wall s", f"{ours['wall']:.1f}"),
-        ("peak MB (MiB)", f"{ours['peak_mb']:.0f} ({ours['peak_mb'] * 1e6 / 2**20:.0f})"),
-        ("peak of anonymous memory, MB", f"{ours['anonymous_peak_mb']:.0f}"),
-        ("resident before the first vector, MB", f"{ours['before_mb']:.0f}"),
-        ("bytes a posting, all files but the documents'", f"{sum(data.values()) / ours['postings']:.3f}"),
-        ("MB on disk without / with documents", f"{sum(data.values()) / 1e6:.0f} / {on_disk / 1e6:.0f}"),
-        ("peak MB of SciPy", f"{scipy['peak_mb']:.0f}"),
-    ]  # fmt: skip
-    table.rows += [list(row) for row in rows]
+    columns = [_column(results[layout], scipy) for layout in LAYOUTS]
+    table.rows += [[name, *(column[name] for column in columns)] for name in columns[0]]
+    table.notes.append(
+        f"SciPy's CSR to CSC takes {scipy['cpu'][0]:.1f} s of CPU with fresh memory, {min(scipy['cpu']):.1f} s at "
+        f"best, and {scipy['peak_mb']:.0f} MB."
+    )
     table.notes.append(
         "Peak memory is the kernel's high-water mark of the process: Python, Numba, and pages of mapped files, which "
         "the system can take back; anonymous memory it cannot (sampled every 20 ms). The vectors are read a "
-        f"batch of {_BATCH:,} at a time. Loading or compiling the kernels ({cpu['compile']:.1f} s) comes before."
+        f"batch of {_BATCH:,} at a time. Loading or compiling kernels ({some['cpu']['compile']:.1f} s) comes before."
     )
     return table
+
+
+def _column(ours: dict[str, Any], scipy: dict[str, Any]) -> dict[str, str]:
+    """The figures of one layout, by name."""
+    cpu = ours["cpu"]
+    postings = cpu["vectors"] + cpu["finish"]
+    data = sum(size for name, size in ours["sizes"].items() if not name.endswith(".sqlite"))
+    on_disk = sum(ours["sizes"].values())
+    return {
+        "CPU s: adding the vectors": f"{cpu['vectors']:.1f}",
+        "CPU s: merging, checksums, manifest": f"{cpu['finish']:.1f}",
+        "CPU s: storing the documents (ids only)": f"{cpu['documents']:.1f}",
+        "adding and merging over SciPy, first / best": (
+            f"{postings / scipy['cpu'][0]:.2f} / {postings / min(scipy['cpu']):.2f}"
+        ),
+        "wall s": f"{ours['wall']:.1f}",
+        "peak MB": f"{ours['peak_mb']:.0f}",
+        "peak of anonymous memory, MB": f"{ours['anonymous_peak_mb']:.0f}",
+        "resident before the first vector, MB": f"{ours['before_mb']:.0f}",
+        "bytes a posting, all files but the documents'": f"{data / ours['postings']:.3f}",
+        "MB on disk without / with documents": f"{data / 1e6:.0f} / {on_disk / 1e6:.0f}",
+    }
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .approximation import Approximation, measure_approximation
     from .artifact import Artifact, open_artifact
     from .corpus import Document, Record, read_corpus
     from .encoder import Encoder
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 # Loaded when asked for, so that `import splade_edge.runtime` costs no engine and no compiler.
 _HOMES = {
+    "Approximation": "approximation",
     "Artifact": "artifact",
     "ArtifactError": "errors",
     "BadLines": "lines",
@@ -55,11 +57,13 @@ _HOMES = {
     "WhereError": "where",
     "build_index": "indexing",
     "literal": "where",
+    "measure_approximation": "approximation",
     "open_artifact": "artifact",
     "read_corpus": "corpus",
 }
 
 __all__ = [
+    "Approximation",
     "Artifact",
     "ArtifactError",
     "BadLines",
@@ -84,6 +88,7 @@ __all__ = [
     "WhereError",
     "build_index",
     "literal",
+    "measure_approximation",
     "open_artifact",
     "read_corpus",
 ]

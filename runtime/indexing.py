@@ -53,6 +53,8 @@ def build_index(
     with_document_encoder: bool = False,
     bad_lines: BadLines | None = None,
     memory_bytes: int = DEFAULT_MEMORY,
+    reorder: bool = False,
+    block_max: bool = True,
     force: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> IndexManifest:
@@ -62,7 +64,7 @@ def build_index(
     the artifact that the index carries, with its graphs of the document encoder's precision (all, if it has none of
     it). ``fields``: names of stored fields that get an index, for filters that read no documents.
     ``bad_lines`` decides what happens to a duplicate id (default: an error). Encoding holds one look-ahead window of
-    texts; the postings are held to ``memory_bytes``.
+    texts; the postings are held to ``memory_bytes``. ``reorder`` and ``block_max``: see :class:`IndexWriter`.
 
     Raises InputError (no documents, output exists), CorpusError (a bad line), ArtifactError (encoders that do not fit
     together or of the wrong side), StorageError (disk full); nothing is written then.
@@ -81,6 +83,8 @@ def build_index(
             passages=passages is not None,
             fields=fields,
             memory_bytes=memory_bytes,
+            reorder=reorder,
+            block_max=block_max,
         )
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(writer.abort)

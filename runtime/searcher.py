@@ -67,10 +67,13 @@ class Explanation:
 class Searcher:
     """An index with its query encoder, loaded. Safe from several threads.
 
-    ``threads`` is one setting for encoder and scorer. A query without a known word finds nothing.
+    ``threads`` is one setting for encoder and scorer. ``approximate``: see :meth:`Index.search_vectors`; None is exact.
+    A query without a known word finds nothing.
     """
 
-    def __init__(self, index: Index, encoder: Encoder, threads: int | None = None) -> None:
+    def __init__(
+        self, index: Index, encoder: Encoder, threads: int | None = None, approximate: float | None = None
+    ) -> None:
         manifest = index.manifest
         if not encoder.artifact.serves("query"):
             raise ArtifactError(f"{encoder.artifact.path} holds a document encoder; searching needs a query encoder")
@@ -85,6 +88,7 @@ class Searcher:
         self.index = index
         self.encoder = encoder
         self.threads = resolve_threads(threads)
+        self.approximate = approximate
 
     @classmethod
     def open(
@@ -95,6 +99,7 @@ class Searcher:
         precision: Precision | None = None,
         threads: int | None = None,
         query_encoder: str | Path | None = None,
+        approximate: float | None = None,
     ) -> Searcher:
         """Open an index directory and the query encoder in it, or another ``query_encoder`` of the same vocabulary.
 
@@ -106,7 +111,7 @@ class Searcher:
                 raise IndexFormatError(f"{path} carries no query encoder; name one with --query-encoder")
             query_encoder = safe_join(index.path, index.manifest.query_encoder)
         encoder = Encoder.open(query_encoder, "query", backend=backend, precision=precision, threads=threads)
-        return cls(index, encoder, threads)
+        return cls(index, encoder, threads, approximate)
 
     def close(self) -> None:
         """Close the index."""
@@ -136,7 +141,9 @@ class Searcher:
     ) -> list[Hit]:
         """:meth:`search` for a query that is encoded already."""
         allowed = self._allowed(where, allowed)
-        ordinals, units, scores = self.index.search_units(query.indices, query.values, k, allowed=allowed)
+        ordinals, units, scores = self.index.search_units(
+            query.indices, query.values, k, allowed=allowed, approximate=self.approximate
+        )
         documents = self.index.documents(ordinals)
         hits = []
         for ordinal, unit, score, document in zip(

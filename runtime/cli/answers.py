@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import tee
 from typing import TYPE_CHECKING
 
-from .command import add_engine_arguments
+from .command import add_engine_arguments, share
 from .console import complain
 
 if TYPE_CHECKING:
@@ -55,6 +55,13 @@ def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="another query encoder of the same vocabulary (default: the index's own)",
     )
+    parser.add_argument(
+        "--approximate",
+        metavar="SHARE",
+        type=share,
+        help="faster, but documents may be missed: pass over documents where this share (above 0, up to 1) of the "
+        "bound on their score is too little; 1 is exact",
+    )
     add_engine_arguments(parser)
 
 
@@ -69,6 +76,7 @@ def open_searcher(args: argparse.Namespace) -> Searcher:
         precision=args.precision,
         threads=args.threads,
         query_encoder=args.query_encoder,
+        approximate=args.approximate,
     )
     if sys.stderr.isatty():
         on_compile.append(

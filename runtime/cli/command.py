@@ -48,6 +48,17 @@ def positive_seconds(text: str) -> float:
     return float(text)
 
 
+def share(text: str) -> float:
+    """A number above 0, up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, up to 1")
+    return value
+
+
 def byte_size(text: str) -> int:
     """A size in bytes: ``512M``, ``2G``, ``65536``; K, M, G are powers of 1024."""
     match = re.fullmatch(r"([0-9]{1,15})([KMG]?)(i?B)?", text, re.IGNORECASE)

@@ -36,6 +36,7 @@ examples:
   zcat dump.gz | splade-edge index artifact/ - -o index/ --passages 128 --overlap 32
   splade-edge index artifact/ corpus.jsonl -o index/ --field year --field author.name
   splade-edge index corpus.jsonl -o index/               (with a wheel that carries a pair)
+  splade-edge index artifact/ corpus.jsonl -o index/ --reorder --memory 2G
   splade-edge index artifact/ corpus.tsv -o index/ --force --backend openvino --precision int8 --threads 4"""
 DEFAULT_PASSAGE_TOKENS = 128
 
@@ -105,6 +106,16 @@ class IndexCommand:
             default="512M",
             help="memory for postings before they go to disk",
         )
+        parser.add_argument(
+            "--reorder",
+            action="store_true",
+            help="put similar documents next to each other: faster searches, slower indexing, the same answers",
+        )
+        parser.add_argument(
+            "--no-block-max",
+            action="store_true",
+            help="leave out the block-max data: an index of 3 bytes a posting instead of 5.5, slower for few results",
+        )
         add_engine_arguments(parser)
         add_json_argument(parser, "the summary")
 
@@ -126,6 +137,8 @@ class IndexCommand:
         # Whatever can be refused is refused before the encoders are loaded.
         if args.overlap is not None and not args.passages:
             raise InputError("--overlap is for passages; add --passages")
+        if args.reorder and args.no_block_max:
+            raise InputError("--reorder serves the block-max data; leave out --no-block-max")
         overlap = args.overlap if args.overlap is not None else (args.passages or 0) // 4
         passages = Passages(args.passages, overlap) if args.passages else None
         artifact, corpus = _inputs(args.inputs)
@@ -154,6 +167,8 @@ class IndexCommand:
                 with_document_encoder=args.with_document_encoder,
                 bad_lines=bad_lines,
                 memory_bytes=args.memory,
+                reorder=args.reorder,
+                block_max=not args.no_block_max,
                 force=args.force,
                 progress=partial(done.show, bar),
             )

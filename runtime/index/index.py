@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from ..artifact import is_pair
 from ..corpus import Document
 from ..errors import IndexFormatError, InputError, IntegrityError
 from ..manifest import check_hashes, check_sizes, read_manifest
-from ..scorer.search import SegmentScorer
+from ..scorer.search import AllowedUnits, SegmentScorer
+from ..threads import resolve_threads
 from ..vectors import SparseVector
 from ..where import Predicate
 from ..where.spelling import spell_field
@@ -21,6 +24,8 @@ from .fields import FieldCounts
 from .layout import INDEX_FORMAT, MANIFEST_NAME, VERSION, IndexManifest
 from .segment import Segment, refuse_future
 from .select import Selection, Selector
+
+_TOGETHER = 512  # queries handed to the threads at a time
 
 
 class Index:
@@ -36,6 +41,7 @@ class Index:
         self._segment = Segment(path, manifest, manifest.segments[0])
         self._scorer = SegmentScorer(self._segment)
         self._selector = Selector(self._segment.documents, self._segment.fields)
+        self._latest_filter: tuple[npt.NDArray[np.bool_] | None, AllowedUnits | None] = (None, None)
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -88,6 +94,7 @@ class Index:
         k: int = 10,
         *,
         allowed: npt.NDArray[np.bool_] | None = None,
+        approximate: float | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """Exact top k documents of a query vector: (ordinals uint32, scores float64), at most k, best first.
 
@@ -95,9 +102,13 @@ class Index:
         float64 sum, over terms ascending, of weight x impact; ties go to the document inserted first. A document with
         passages has the score of its best. Documents that share no term with the query are not returned.
         ``allowed``: bool ``[documents]`` by ordinal; the answer is the exact top k of the documents where it is True.
+        What it takes to look at a mask is spared where the same read-only array is given again.
+        ``approximate``: a share in (0, 1]; once k documents are found, others are left unscored where this share of the
+        bound on their score does not reach the k-th. Scores stay exact, but better documents may be missing; None (or
+        1) is exact.
         Raises InputError for k < 1, a malformed vector or mask, IntegrityError for damaged postings.
         """
-        ordinals, _, scores = self.search_units(terms, weights, k, allowed=allowed)
+        ordinals, _, scores = self.search_units(terms, weights, k, allowed=allowed, approximate=approximate)
         return ordinals, scores
 
     def search_units(
@@ -107,17 +118,18 @@ class Index:
         k: int = 10,
         *,
         allowed: npt.NDArray[np.bool_] | None = None,
+        approximate: float | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """:meth:`search_vectors` with the best unit of each document: (ordinals, units, scores)."""
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}; ask for at least 1 result")
+        keep = 1.0 if approximate is None else float(approximate)
+        if not 0.0 < keep <= 1.0:
+            raise InputError(f"approximate is {approximate!r}; give a share above 0, up to 1 (which is exact)")
         k = ask = int(k)
         owners = self._segment.unit_documents
-        if allowed is not None:
-            allowed = _mask(allowed, len(self))
-            if owners is not None:
-                allowed = allowed[owners]
-        units, scores = self._scorer.search(terms, weights, ask, allowed)
+        passing = None if allowed is None else self._passing(allowed)
+        units, scores = self._scorer.search(terms, weights, ask, passing, keep)
         if owners is None:
             return units, units, scores * self.manifest.scale
         while True:
@@ -126,9 +138,45 @@ class Index:
             if ordinals.size >= k or units.size < ask:
                 break
             ask *= 4
-            units, scores = self._scorer.search(terms, weights, ask, allowed)
-        keep = np.sort(first)[:k]
-        return owners[units[keep]], units[keep], scores[keep] * self.manifest.scale
+            units, scores = self._scorer.search(terms, weights, ask, passing, keep)
+        best = np.sort(first)[:k]
+        return owners[units[best]], units[best], scores[best] * self.manifest.scale
+
+    def search_many(
+        self,
+        queries: Iterable[SparseVector],
+        k: int = 10,
+        *,
+        threads: int | None = None,
+        allowed: npt.NDArray[np.bool_] | None = None,
+        approximate: float | None = None,
+    ) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]]:
+        """:meth:`search_vectors` for each query, in order, on ``threads`` threads (default: the CPUs this process may
+        use). The answers are those of one thread.
+        """
+        if allowed is not None:
+            allowed = _mask(allowed, len(self)).copy()
+            allowed.flags.writeable = False
+
+        def answer(query: SparseVector) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
+            return self.search_vectors(*query, k, allowed=allowed, approximate=approximate)
+
+        waiting = iter(queries)
+        with ThreadPoolExecutor(resolve_threads(threads)) as pool:
+            while some := list(islice(waiting, _TOGETHER)):
+                yield from pool.map(answer, some)
+
+    def _passing(self, allowed: npt.ArrayLike) -> AllowedUnits:
+        """The filter for the scorer. That of a read-only mask is kept, for the next query that comes with it."""
+        kept_mask, kept = self._latest_filter
+        if kept_mask is allowed and kept is not None:
+            return kept
+        mask = _mask(allowed, len(self))
+        owners = self._segment.unit_documents
+        passing = self._scorer.allow(mask if owners is None else mask[owners])
+        if isinstance(allowed, np.ndarray) and allowed.base is None and not allowed.flags.writeable:
+            self._latest_filter = allowed, passing
+        return passing
 
     def select(self, where: str | Predicate) -> Selection:
         """The documents that satisfy a filter such as ``year >= 2020 and lang = "en"``, for ``allowed``.

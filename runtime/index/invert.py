@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..scorer import CHUNK, CHUNK_BITS, SPAN, SPAN_BITS, WINDOW
 from ..scorer.arrays import F32, I32, I64, U8, U16, U32, U64
 from ..scorer.numba_cache import kernel
 
+CHUNKS_A_WINDOW = WINDOW // CHUNK
 # What validate_batch found: the code, and the row where.
 OK, BAD_POINTERS, BAD_TERM, UNSORTED, BAD_WEIGHT = range(5)
 
@@ -143,6 +145,28 @@ def cut_blocks(
             maxima[block] = max(maxima[block], impacts[i])
         blocks_of[j] = block - before
     return block + 1
+
+
+@kernel
+def chunk_row(units: U32, impacts: U8, maxima: U8, bases: U16, offsets: U8) -> None:
+    """Block-max data of one posting list: ``maxima[c]`` is the largest impact in chunk c; of the postings in its
+    window, ``bases[s]`` come before its span s, and ``offsets[c]`` in the span before the chunk.
+    """
+    p = np.uint64(0)
+    window = p
+    span = p
+    for c in range(maxima.size):
+        if c % CHUNKS_A_WINDOW == 0:
+            window = p
+        if c % SPAN == 0:
+            span = p
+            bases[c >> SPAN_BITS] = np.uint16(p - window)
+        offsets[c] = np.uint8(p - span)
+        largest = np.uint8(0)
+        while p < np.uint64(units.size) and np.int64(units[p] >> np.uint32(CHUNK_BITS)) == c:
+            largest = max(largest, impacts[p])
+            p += np.uint64(1)
+        maxima[c] = largest
 
 
 @kernel

@@ -7,7 +7,8 @@
 
 A *unit* is what is scored: a document, or a passage of one. A posting is a unit and its 8-bit impact for a term; the
 units are cut into windows of 2^16, so that a posting is a uint16 and a uint8. The postings of a term within a window
-are a block.
+are a block. Units are also cut into chunks of 64; a term that is frequent enough has a row of block-max data: its
+largest impact in each chunk, and where in the window's block the chunk's postings start.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ..manifest import Manifest
+from ..scorer import CHUNK, SPAN
 
 MANIFEST_NAME = "splade_edge_index.json"
 INDEX_FORMAT = "splade-edge-index"
@@ -28,7 +30,10 @@ MAX_IMPACT = 255
 # term_impacts[t, j] is the KTH_LEVELS[j]-th largest impact of term t (0 where it has fewer postings).
 KTH_LEVELS = (1, 10, 100, 1000)
 
-Extent = Literal["vocab", "vocab+1", "blocks", "blocks+1", "postings", "units"]
+# A term has a row of block-max data from one posting in so many units on.
+FREQUENT = 256
+
+Extent = Literal["vocab", "vocab+1", "blocks", "blocks+1", "postings", "units", "rows", "rows x chunks", "rows x spans"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class ArraySpec:
     extent: Extent
     columns: int = 1
     pointer: bool = False  # pointers are hashed and validated in full on open
+    only: Literal["passages", "reordered"] | None = None  # segments that have the array; None: all
 
 
 SEGMENT_ARRAYS: dict[str, ArraySpec] = {
@@ -50,11 +56,23 @@ SEGMENT_ARRAYS: dict[str, ArraySpec] = {
     "block_windows.u16": ArraySpec("<u2", "blocks", pointer=True),
     "block_impacts.u8": ArraySpec("<u1", "blocks", pointer=True),  # largest impact in the block
     "block_postings.u64": ArraySpec("<u8", "blocks+1", pointer=True),
+    "chunk_terms.u32": ArraySpec("<u4", "rows", pointer=True),  # the frequent terms, ascending
+    # CRC-32 of the bytes of the row's chunk_impacts, then its span_postings, then its chunk_postings
+    "chunk_checksums.u32": ArraySpec("<u4", "rows", pointer=True),
+    "chunk_impacts.u8": ArraySpec("<u1", "rows x chunks"),  # largest impact in the chunk, 0 without postings
+    # where a chunk's postings start: of the term's postings in the window, those before its span of 4 chunks, and of
+    # those in the span, those before the chunk
+    "span_postings.u16": ArraySpec("<u2", "rows x spans"),
+    "chunk_postings.u8": ArraySpec("<u1", "rows x chunks"),
     "posting_units.u16": ArraySpec("<u2", "postings"),  # unit within its window, ascending in a block
     "posting_impacts.u8": ArraySpec("<u1", "postings"),  # 1..255
-    "unit_documents.u32": ArraySpec("<u4", "units", pointer=True),  # ascending; only where documents have passages
+    # which unit, by insertion, is at each place of the segment's own order
+    "original_units.u32": ArraySpec("<u4", "units", pointer=True, only="reordered"),
+    "unit_documents.u32": ArraySpec(
+        "<u4", "units", pointer=True, only="passages"
+    ),  # ascending; only where documents have passages
     # a passage's (start, end) in characters of its document's text; likewise
-    "unit_spans.u32": ArraySpec("<u4", "units", columns=2, pointer=True),
+    "unit_spans.u32": ArraySpec("<u4", "units", columns=2, pointer=True, only="passages"),
 }
 DOCUMENTS_FILE = "documents.sqlite"
 FIELDS_FILE = "fields.sqlite"  # absent in indexes made before it was thought of
@@ -63,7 +81,9 @@ FIELDS_FILE = "fields.sqlite"  # absent in indexes made before it was thought of
 class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One immutable segment: its directory below the index, and what it holds.
 
-    ``tombstones`` is the file of deleted documents; always None in indexes of this release.
+    ``rows`` are terms with block-max data, ``occupied`` counts their chunks with postings. ``reordered``: postings
+    number the units in an order of the segment's own. ``tombstones`` is the file of deleted documents; always None in
+    indexes of this release.
     """
 
     path: str
@@ -71,7 +91,10 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     units: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
     postings: Annotated[int, msgspec.Meta(ge=0)]
     blocks: Annotated[int, msgspec.Meta(ge=0)]
+    rows: Annotated[int, msgspec.Meta(ge=0)]
+    occupied: Annotated[int, msgspec.Meta(ge=0)]
     passages: bool
+    reordered: bool
     tombstones: str | None = None
 
 
@@ -135,8 +158,22 @@ class IndexManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     made_by: str
 
 
+def chunks(units: int) -> int:
+    """Chunks of so many units; the last may be short."""
+    return -(-units // CHUNK)
+
+
+def spans(units: int) -> int:
+    """Spans of so many units; the last may be short."""
+    return -(-units // (CHUNK * SPAN))
+
+
 def array_shape(spec: ArraySpec, segment: SegmentEntry, vocab_size: int) -> tuple[int, ...]:
-    """Shape of a segment's array: ``(rows,)`` or ``(rows, columns)``."""
+    """Shape of a segment's array: one or two dimensions."""
+    if spec.extent == "rows x chunks":
+        return (segment.rows, chunks(segment.units))
+    if spec.extent == "rows x spans":
+        return (segment.rows, spans(segment.units))
     rows = {
         "vocab": vocab_size,
         "vocab+1": vocab_size + 1,
@@ -144,10 +181,12 @@ def array_shape(spec: ArraySpec, segment: SegmentEntry, vocab_size: int) -> tupl
         "blocks+1": segment.blocks + 1,
         "postings": segment.postings,
         "units": segment.units,
+        "rows": segment.rows,
     }[spec.extent]
     return (rows,) if spec.columns == 1 else (rows, spec.columns)
 
 
-def segment_arrays(passages: bool) -> dict[str, ArraySpec]:
+def segment_arrays(segment: SegmentEntry) -> dict[str, ArraySpec]:
     """The arrays a segment has, by file name."""
-    return {name: spec for name, spec in SEGMENT_ARRAYS.items() if passages or spec.extent != "units"}
+    has = {None: True, "passages": segment.passages, "reordered": segment.reordered}
+    return {name: spec for name, spec in SEGMENT_ARRAYS.items() if has[spec.only]}

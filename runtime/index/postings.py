@@ -7,6 +7,7 @@ merge, because the scale (largest weight / 255) is known only at the end.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import zlib
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from ..files import storage_errors
 from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from . import invert
-from .layout import KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS
+from .layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS, chunks, spans
+from .reorder import Sketcher
 
 # Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 and block arrays.
 _BYTES_A_POSTING = 24
@@ -31,11 +33,15 @@ _MIN_MEMORY = 8 << 20
 
 @dataclass(frozen=True)
 class PostingCounts:
-    """What was written: ``units``, ``postings``, ``blocks``, the ``scale``, and what quantization did."""
+    """What was written: ``units``, ``postings``, ``blocks``, ``rows`` of block-max data and how many of their
+    chunks are ``occupied``, the ``scale``, and what quantization did.
+    """
 
     units: int
     postings: int
     blocks: int
+    rows: int
+    occupied: int
     scale: float
     empty: int
     below_half_a_step: int
@@ -68,10 +74,19 @@ class PostingWriter:
     """Collects unit vectors in order and writes the posting files of a segment into ``directory``.
 
     ``scale``: weight of one impact step; None for largest weight / 255. ``memory_bytes`` bounds the buffers.
+    ``block_max``: write block-max data of the frequent terms. ``reorder``: put similar units next to each other, see
+    reorder.py; it holds 8 bytes a unit more, and a sample.
     """
 
     def __init__(
-        self, directory: Path, vocab_size: int, *, memory_bytes: int = 512 << 20, scale: float | None = None
+        self,
+        directory: Path,
+        vocab_size: int,
+        *,
+        memory_bytes: int = 512 << 20,
+        scale: float | None = None,
+        block_max: bool = True,
+        reorder: bool = False,
     ) -> None:
         if scale is not None and not (0.0 < scale < float("inf")):
             raise InputError(f"scale {scale} is not a positive number")
@@ -81,6 +96,8 @@ class PostingWriter:
         self._scratch = directory / "runs"
         self._vocab_size = vocab_size
         self._scale = scale
+        self._block_max = block_max
+        self._sketches = Sketcher(self._scratch / "sketches", vocab_size) if reorder else None
         self._capacity = memory_bytes // _BYTES_A_POSTING
         self._pending: list[SparseBatch] = []
         self._pending_postings = 0
@@ -149,6 +166,9 @@ class PostingWriter:
             values[at : at + piece.values.size] = piece.values
             row += len(piece)
             at += piece.indices.size
+        if self._sketches is not None:
+            with storage_errors(self._directory):
+                self._sketches.add(SparseBatch(indptr, indices, values))
         term_ptr = np.zeros(self._vocab_size + 1, np.int64)
         units, weights = np.empty(at, np.uint32), np.empty(at, np.float32)
         first = self.units - self._pending_rows
@@ -180,21 +200,49 @@ class PostingWriter:
         else:
             runs = [self._invert_pending()]
         scale = self._scale if self._scale is not None else (self._largest or float(MAX_IMPACT)) / MAX_IMPACT
-        with storage_errors(self._directory), _SegmentFiles(self._directory) as files:
+        with storage_errors(self._directory), self._open_files() as files:
+            place = None
+            if self._sketches is not None:
+                place = self._write_order(self._sketches.order())
             sizes = np.zeros(self._vocab_size, np.int64)
             for run in runs:
                 sizes += np.diff(run.term_ptr)
             first = 0
             while first < self._vocab_size:
                 last = _term_range(sizes, first, self._capacity)
-                files.append(*self._merge(runs, first, last, scale, files))
+                list_ptr, units, impacts = self._merge(runs, first, last, scale, files)
+                if place is not None:
+                    move(list_ptr, units, impacts, place)
+                files.append(list_ptr, units, impacts)
                 first = last
                 if progress is not None:
                     progress(first / self._vocab_size)
             postings, blocks = files.close_pointers()
         self._runs = []
         shutil.rmtree(self._scratch, ignore_errors=True)
-        return PostingCounts(self.units, postings, blocks, scale, self._empty, files.below_half_a_step, files.clipped)
+        return PostingCounts(
+            self.units,
+            postings,
+            blocks,
+            files.rows,
+            files.occupied,
+            scale,
+            self._empty,
+            files.below_half_a_step,
+            files.clipped,
+        )
+
+    def _open_files(self) -> _SegmentFiles:
+        frequent = max(1, self.units // FREQUENT) if self._block_max else None
+        return _SegmentFiles(self._directory, self.units, frequent)
+
+    def _write_order(self, original: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        """Write which unit comes where; returns where each unit comes."""
+        with (self._directory / "original_units.u32").open("wb") as file:
+            write_array(file, original)
+        place = np.empty_like(original)
+        place[original] = np.arange(original.size, dtype=np.uint32)
+        return place
 
     def _merge(
         self, runs: list[_Run], first: int, last: int, scale: float, files: _SegmentFiles
@@ -222,19 +270,27 @@ class PostingWriter:
 
 
 class _SegmentFiles:
-    """The open posting files of a segment; terms are appended in ascending order."""
+    """The open posting files of a segment; terms are appended in ascending order.
 
-    def __init__(self, directory: Path) -> None:
+    Terms of at least ``frequent`` postings get a row of block-max data; None: no term does.
+    """
+
+    def __init__(self, directory: Path, units: int, frequent: int | None) -> None:
         self._directory = directory
+        self._units = units
+        self._frequent = frequent
         self._files: dict[str, BinaryIO] = {}
+        self._terms = 0
         self._postings = 0
         self._blocks = 0
+        self.rows = 0
+        self.occupied = 0
         self.below_half_a_step = 0
         self.clipped = 0
 
     def __enter__(self) -> _SegmentFiles:
         for name, spec in SEGMENT_ARRAYS.items():
-            if spec.extent != "units":
+            if spec.only is None:
                 self._files[name] = (self._directory / name).open("wb")
         self._write("term_blocks.u64", np.zeros(1, np.uint64))
         return self
@@ -258,7 +314,7 @@ class _SegmentFiles:
         invert.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
         checksums = np.fromiter(
             (
-                posting_checksum(local[a:b], impacts[a:b])
+                checksum(local[a:b], impacts[a:b])
                 for a, b in zip(list_ptr[:-1].tolist(), list_ptr[1:].tolist(), strict=True)
             ),
             np.uint32,
@@ -272,8 +328,25 @@ class _SegmentFiles:
         self._write("block_postings.u64", starts[:blocks] + np.uint64(self._postings))
         self._write("posting_units.u16", local)
         self._write("posting_impacts.u8", impacts)
+        if self._frequent is not None:
+            for term in np.flatnonzero(np.diff(list_ptr) >= self._frequent).tolist():
+                a, b = int(list_ptr[term]), int(list_ptr[term + 1])
+                self._append_row(self._terms + term, units[a:b], impacts[a:b])
+        self._terms += terms
         self._postings += int(units.size)
         self._blocks += int(blocks)
+
+    def _append_row(self, term: int, units: npt.NDArray[np.uint32], impacts: npt.NDArray[np.uint8]) -> None:
+        maxima, offsets = np.empty(chunks(self._units), np.uint8), np.empty(chunks(self._units), np.uint8)
+        bases = np.empty(spans(self._units), np.uint16)
+        invert.chunk_row(units, impacts, maxima, bases, offsets)
+        self._write("chunk_terms.u32", np.array([term], np.uint32))
+        self._write("chunk_checksums.u32", np.array([checksum(maxima, bases, offsets)], np.uint32))
+        self._write("chunk_impacts.u8", maxima)
+        self._write("span_postings.u16", bases)
+        self._write("chunk_postings.u8", offsets)
+        self.rows += 1
+        self.occupied += int(np.count_nonzero(maxima))
 
     def close_pointers(self) -> tuple[int, int]:
         """Write the end of the last block; returns (postings, blocks)."""
@@ -284,11 +357,27 @@ class _SegmentFiles:
         write_array(self._files[name], np.ascontiguousarray(array, dtype=SEGMENT_ARRAYS[name].dtype))
 
 
-def posting_checksum(units: npt.NDArray[np.uint16], impacts: npt.NDArray[np.uint8]) -> int:
-    """CRC-32 of a posting list: the bytes of its units, then of its impacts."""
-    if not units.size:
-        return 0
-    return zlib.crc32(impacts.view(np.uint8).data, zlib.crc32(units.view(np.uint8).data))
+def move(
+    list_ptr: npt.NDArray[np.int64],
+    units: npt.NDArray[np.uint32],
+    impacts: npt.NDArray[np.uint8],
+    place: npt.NDArray[np.uint32],
+) -> None:
+    """Give the units of posting lists their new places, and sort each list by them, in place."""
+    for a, b in itertools.pairwise(list_ptr.tolist()):
+        keys = (place[units[a:b]].astype(np.uint64) << np.uint64(8)) | impacts[a:b]
+        keys.sort()
+        units[a:b] = keys >> np.uint64(8)
+        impacts[a:b] = keys.astype(np.uint8)
+
+
+def checksum(*arrays: npt.NDArray[Any]) -> int:
+    """CRC-32 of the bytes of contiguous arrays, one after the other; 0 of none."""
+    value = 0
+    for array in arrays:
+        if array.size:
+            value = zlib.crc32(array.view(np.uint8).data, value)
+    return value
 
 
 def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import IndexFormatError, IntegrityError
 from ..files import safe_join, sha256_file
-from ..scorer import WINDOW, WINDOW_BITS
+from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
 from ..scorer.arrays import I64, U8, U16, U32, U64
 from .documents import DocumentReader
 from .fields import FieldReader
@@ -23,9 +24,13 @@ from .layout import (
     IndexManifest,
     SegmentEntry,
     array_shape,
+    chunks,
     segment_arrays,
 )
-from .postings import posting_checksum
+from .postings import checksum
+
+_SAME_ORDER = np.empty(0, np.uint32)
+_SAME_ORDER.flags.writeable = False  # as mapped arrays are: kernels are compiled once
 
 
 class Segment:
@@ -35,8 +40,9 @@ class Segment:
     uint8
     ``[blocks]``; ``block_postings`` uint64 ``[blocks+1]``; ``posting_units`` uint16, ``posting_impacts`` uint8
     ``[postings]``; ``unit_documents`` uint32 ``[units]`` and ``unit_spans`` uint32 ``[units, 2]``, or None where a
-    unit is a document. ``touched`` uint8 ``[V]`` is
-    1 for terms whose postings were checked.
+    unit is a document. ``chunk_impacts`` and ``chunk_postings`` uint8 ``[rows, chunks]``, ``span_postings`` uint16
+    ``[rows, spans]``; ``term_rows`` int32 ``[V]`` is a term's row of them, or -1. ``touched`` uint8 ``[V]`` is 1 for
+    terms whose postings were checked.
     """
 
     def __init__(self, root: Path, manifest: IndexManifest, entry: SegmentEntry) -> None:
@@ -47,7 +53,7 @@ class Segment:
         self._manifest = manifest
         arrays: dict[str, Any] = {
             name: self._map(name, spec, array_shape(spec, entry, manifest.vocab_size))
-            for name, spec in segment_arrays(entry.passages).items()
+            for name, spec in segment_arrays(entry).items()
         }
         self.term_blocks: U64 = arrays["term_blocks.u64"]
         self.term_impacts: U8 = arrays["term_impacts.u8"]
@@ -55,12 +61,22 @@ class Segment:
         self.block_windows: U16 = arrays["block_windows.u16"]
         self.block_impacts: U8 = arrays["block_impacts.u8"]
         self.block_postings: U64 = arrays["block_postings.u64"]
+        self.chunk_terms: U32 = arrays["chunk_terms.u32"]
+        self.chunk_checksums: U32 = arrays["chunk_checksums.u32"]
+        self.chunk_impacts: U8 = arrays["chunk_impacts.u8"]
+        self.span_postings: U16 = arrays["span_postings.u16"]
+        self.chunk_postings: U8 = arrays["chunk_postings.u8"]
         self.posting_units: U16 = arrays["posting_units.u16"]
         self.posting_impacts: U8 = arrays["posting_impacts.u8"]
+        # by place in the postings, the unit by insertion; empty where they are the same
+        self.original: U32 = arrays.get("original_units.u32", _SAME_ORDER)
         self.unit_documents: U32 | None = arrays.get("unit_documents.u32")
         self.unit_spans: U32 | None = arrays.get("unit_spans.u32")
         self.touched = np.zeros(self.vocab_size, np.uint8)
         self._validate()
+        self.term_rows = np.full(self.vocab_size, -1, np.int32)
+        self.term_rows[self.chunk_terms] = np.arange(entry.rows, dtype=np.int32)
+        self.spread = self._spread()
         self.documents = DocumentReader(safe_join(root, f"{entry.path}/{DOCUMENTS_FILE}"), entry.documents)
         fields = f"{entry.path}/{FIELDS_FILE}"
         listed = manifest.files.get(fields)
@@ -113,8 +129,13 @@ class Segment:
                 raise self._damaged("block_postings", "a block longer than its window")
             if int(self.block_impacts.min()) == 0:
                 raise self._damaged("block_impacts", "a block without an impact")
+        rows = self.chunk_terms.astype(np.int64)
+        if rows.size and (int(rows[-1]) >= self.vocab_size or (np.diff(rows) <= 0).any()):
+            raise self._damaged("chunk_terms", "terms that do not ascend within the vocabulary")
         if entry.documents > entry.units or (not entry.passages and entry.documents != entry.units):
             raise self._damaged("manifest", "its counts of documents and units disagree")
+        if entry.reordered and not _is_order(self.original):
+            raise self._damaged("original_units", "it is not an order of the units")
         if self.unit_documents is not None and entry.units:
             steps = np.diff(self.unit_documents.astype(np.int64), prepend=-1)
             if int(steps.min()) < 0 or int(steps.max()) > 1 or int(self.unit_documents[-1]) != entry.documents - 1:
@@ -122,16 +143,45 @@ class Segment:
         if self.unit_spans is not None and (self.unit_spans[:, 0] > self.unit_spans[:, 1]).any():
             raise self._damaged("unit_spans", "a passage that ends before it starts")
 
+    def _spread(self) -> float:
+        """How evenly the frequent terms lie over the chunks: 1 as if by chance, less where similar units are near."""
+        ends = self.block_postings[self.term_blocks[np.stack([self.chunk_terms, self.chunk_terms + 1])]].astype(float)
+        by_chance = chunks(self.units) * -np.expm1(-(ends[1] - ends[0]) / max(1, chunks(self.units)))
+        return float(self.entry.occupied / by_chance.sum()) if by_chance.size else 1.0
+
     def touch(self, terms: npt.NDArray[np.integer]) -> None:
         """Check the postings of ``terms`` against their checksums, once a term. Raises IntegrityError."""
         for term in terms[self.touched[terms] == 0].tolist():
             a, b = self.posting_range(term)
             units, impacts = self.posting_units[a:b], self.posting_impacts[a:b]
-            if posting_checksum(units, impacts) != int(self.term_checksums[term]):
+            if checksum(units, impacts) != int(self.term_checksums[term]):
                 raise self._damaged("posting", f"the postings of term {term} do not match their checksum")
             if units.size and self._largest_unit(term) >= self.units:
                 raise self._damaged("posting_units", f"term {term} has a unit beyond the last")
+            if self.term_rows[term] >= 0:
+                self._touch_row(term, int(self.term_rows[term]))
             self.touched[term] = 1
+
+    def _touch_row(self, term: int, row: int) -> None:
+        """Check a row of block-max data: its checksum, and the offsets that kernels follow."""
+        if checksum(*(a[row] for a in (self.chunk_impacts, self.span_postings, self.chunk_postings))) != int(
+            self.chunk_checksums[row]
+        ):
+            raise self._damaged("chunk", f"the block-max data of term {term} do not match their checksum")
+        a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
+        # the offsets of each window, and after its last chunk the length of its block
+        offsets = np.zeros((-(-self.units // WINDOW), WINDOW // CHUNK + 1), np.int64)
+        offsets[self.block_windows[a:b]] = np.diff(self.block_postings[a : b + 1]).astype(np.int64)[:, None]
+        number = np.arange(self.chunk_postings.shape[1])
+        offsets[number // (WINDOW // CHUNK), number % (WINDOW // CHUNK)] = self._offsets(row)
+        if offsets[:, 0].any() or (np.diff(offsets) < 0).any():
+            raise self._damaged("chunk_postings", f"offsets of term {term} that do not ascend within its blocks")
+
+    def _offsets(self, row: int) -> I64:
+        """Of each chunk, how many postings of its window come before it."""
+        offsets: I64 = self.chunk_postings[row].astype(np.int64)
+        offsets += np.repeat(self.span_postings[row], SPAN)[: offsets.size]
+        return offsets
 
     def _largest_unit(self, term: int) -> int:
         """The largest unit in the last block of a term that has postings."""
@@ -146,6 +196,15 @@ class Segment:
 
     def postings(self, term: int) -> tuple[I64, U8]:
         """(units int64 ascending, impacts uint8) of a term, checked."""
+        places, impacts = self._places(term)
+        if not self.original.size:
+            return places, impacts
+        units = self.original[places].astype(np.int64)
+        order = np.argsort(units)
+        return units[order], impacts[order]
+
+    def _places(self, term: int) -> tuple[I64, U8]:
+        """:meth:`postings` in the segment's own order."""
         self.touch(np.array([term]))
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
         lengths = np.diff(self.block_postings[a : b + 1]).astype(np.int64)
@@ -156,6 +215,8 @@ class Segment:
     def impact(self, term: int, unit: int) -> int:
         """The impact of a term in a unit, 0 where it has none. Reads one block."""
         self.touch(np.array([term]))
+        if self.original.size:
+            unit = int(self._place_of[unit])
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
         block = a + int(np.searchsorted(self.block_windows[a:b], unit >> WINDOW_BITS))
         if block == b or int(self.block_windows[block]) != unit >> WINDOW_BITS:
@@ -163,6 +224,13 @@ class Segment:
         first, last = int(self.block_postings[block]), int(self.block_postings[block + 1])
         at = first + int(np.searchsorted(self.posting_units[first:last], unit & (WINDOW - 1)))
         return int(self.posting_impacts[at]) if at < last and self.posting_units[at] == unit & (WINDOW - 1) else 0
+
+    @cached_property
+    def _place_of(self) -> U32:
+        """By unit, its place in a segment of an order of its own."""
+        places = np.empty_like(self.original)
+        places[self.original] = np.arange(places.size, dtype=np.uint32)
+        return places
 
     def check(self) -> None:
         """Everything that opening leaves out: all postings against their checksums and order, all documents."""
@@ -182,13 +250,35 @@ class Segment:
             expected = [int(largest[k - 1]) if k <= largest.size else 0 for k in KTH_LEVELS]
             if self.term_impacts[term].tolist() != expected:
                 raise self._damaged("term_impacts", f"k-th largest impacts of term {term} that are not its own")
+        for row, term in enumerate(self.chunk_terms.tolist()):
+            self._check_row(term, row)
         self.documents.check()
         if self.fields is not None:
             self.fields.check()
 
+    def _check_row(self, term: int, row: int) -> None:
+        units, impacts = self._places(term)
+        maxima = np.zeros(chunks(self.units), np.uint8)
+        np.maximum.at(maxima, units // CHUNK, impacts)
+        before = np.searchsorted(units, np.arange(maxima.size) * CHUNK)
+        first = before[np.arange(maxima.size) // (WINDOW // CHUNK) * (WINDOW // CHUNK)]
+        if not np.array_equal(maxima, self.chunk_impacts[row]) or not np.array_equal(
+            before - first, self._offsets(row)
+        ):
+            raise self._damaged("chunk", f"block-max data of term {term} that are not its own")
+
     def _damaged(self, name: str, detail: str) -> IntegrityError:
         path = self.root / self.entry.path
         return IntegrityError(f"{path}: {name} is damaged ({detail}); copy the index again or build it anew")
+
+
+def _is_order(units: U32) -> bool:
+    """Whether each number below the size is there once."""
+    if units.size and int(units.max()) >= units.size:
+        return False
+    seen = np.zeros(units.size, np.bool_)
+    seen[units] = True
+    return bool(seen.all())
 
 
 def _validate_pointers(

@@ -52,6 +52,8 @@ class IndexWriter:
 
     ``passages``: a document may have several vectors; then :meth:`add_vectors` takes their :class:`PassageSpan`.
     ``fields``: names of stored fields that get an index, so that filters on them read no documents.
+    ``block_max``: write block-max data of the frequent terms; without it an index is smaller, and slower for few
+    results. ``reorder``: put similar units next to each other, which changes nothing but speed and size.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class IndexWriter:
         fields: Sequence[str] = (),
         memory_bytes: int = 512 << 20,
         scale: float | None = None,
+        block_max: bool = True,
+        reorder: bool = False,
     ) -> None:
         indexed = [parse_field(name) for name in fields]
         self._root = directory
@@ -70,7 +74,10 @@ class IndexWriter:
         with storage_errors(directory):
             self._segment.mkdir(parents=True)
         self._vocab_size = vocab_size
-        self._postings = PostingWriter(self._segment, vocab_size, memory_bytes=memory_bytes, scale=scale)
+        self._postings = PostingWriter(
+            self._segment, vocab_size, memory_bytes=memory_bytes, scale=scale, block_max=block_max, reorder=reorder
+        )
+        self._reordered = reorder
         self._documents = DocumentWriter(self._segment / DOCUMENTS_FILE)
         self._fields = FieldWriter(self._segment / FIELDS_FILE, indexed)
         self._spans: list[npt.NDArray[np.uint32]] | None = [] if passages else None
@@ -139,7 +146,10 @@ class IndexWriter:
             units=counts.units,
             postings=counts.postings,
             blocks=counts.blocks,
+            rows=counts.rows,
+            occupied=counts.occupied,
             passages=self._spans is not None,
+            reordered=self._reordered,
         )
         manifest = IndexManifest(
             format=INDEX_FORMAT,

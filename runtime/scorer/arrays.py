@@ -12,5 +12,5 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-# An accumulator and the weights rounded for it have one width, 16 or 32 bits.
-Sums = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+# Accumulators of the scan, and its weights: whole numbers where their sums are exact.
+Sums = npt.NDArray[np.int64] | npt.NDArray[np.float64]

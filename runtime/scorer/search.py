@@ -3,46 +3,76 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from . import WINDOW, kernels
-from .arrays import Bools, Sums
+from . import CHUNK, WINDOW, kernels
+from .arrays import U8, Bools, Sums
 
 if TYPE_CHECKING:
     from ..index.segment import Segment
 
 MAX_TERMS = 1 << 20
-# Largest accumulators, and the widest margin that 16 bits may have, as a share of the largest possible sum.
-_LIMITS = np.array([65535.0, 4294967295.0, 0.01])
-
-_ALL = np.empty(0, np.bool_)
+MAX_RARE = 128  # terms without block-max data that chunks are visited for; with more, the postings are scanned
+_NONE_EXCLUDED = np.empty(0, np.bool_), np.empty(0, np.uint8)
 
 
-class _Workspace(threading.local):
+@dataclass(frozen=True)
+class AllowedUnits:
+    """A filter: ``units`` bool ``[units]`` in the segment's own order, ``chunks`` uint8: 1 where a chunk has one."""
+
+    units: Bools
+    chunks: U8
+    excluded: int
+
+
+class _Workspace:
     """Buffers of one thread, grown as queries need; the accumulators are all zero between calls."""
 
-    def __init__(self) -> None:
-        self.sums16, self.sums32 = np.zeros(WINDOW, np.uint16), np.zeros(WINDOW, np.uint32)
-        self.state = np.zeros(4, np.int64)
-        self.slots = np.zeros(WINDOW, np.uint32)
+    def __init__(self, windows: int) -> None:
+        self.windows = windows
+        groups = windows * kernels.GROUPS
+        self.tops = np.empty(windows, np.float64)
+        self.bounds = np.empty(windows * kernels.CHUNKS, np.uint16)
+        self.peaks = np.empty(groups, np.uint16)
+        self.order = np.empty(2 * windows * kernels.CHUNKS, np.uint32)
+        self.sums = np.zeros(kernels.BATCH + CHUNK, np.float64)
+        self.whole_sums, self.float_sums = np.zeros(2 * WINDOW, np.int64), np.zeros(2 * WINDOW, np.float64)
+        self.crossed = np.empty(kernels.STRIP, np.uint16)
         self.terms = self.k = -1  # nothing reserved, not even for a query without terms
 
     def reserve(self, terms: int, k: int) -> None:
         """Make room for a query of ``terms`` terms and ``k`` results."""
+        if terms <= self.terms and k <= self.k:
+            return
         if terms > self.terms:
             self.terms = terms = max(64, 2 * terms)
-            self.first, self.last, self.cursor = (np.empty(terms, np.uint64) for _ in range(3))
-            self.used = np.empty(terms, np.float32)
-            self.rounded16, self.rounded32 = np.empty(terms, np.uint16), np.empty(terms, np.uint32)
+            self.kept, self.whole, self.rows = (np.empty(terms, np.int64) for _ in range(3))
+            self.used = np.empty(terms, np.float64)
+            self.places = np.empty((min(terms, MAX_RARE), self.bounds.size), np.uint16)
+            lookups = max(512, terms + 1)
+            self.firsts, self.counts = np.empty(lookups, np.uint64), np.empty(lookups + 1, np.int64)
+            self.starts = np.empty((terms, self.windows + 1), np.uint64)
         if k > self.k:
             self.k = k = max(128, k)
-            capacity = 2 * k + 2 * kernels.SPARSE + kernels.CHUNK
-            self.found_units, self.found_sums, self.work = (np.empty(capacity, np.uint32) for _ in range(3))
-            self.top_scores, self.top_units = np.empty(k + capacity, np.float64), np.empty(k + capacity, np.uint32)
+            capacity = 2 * k + kernels.SLACK_FOUND + kernels.STRIP
+            self.scores, self.units = np.empty(capacity, np.float64), np.empty(capacity, np.uint32)
+        # the last arguments of kernels.visit
+        self.of_visit: Any = (
+            self.kept, self.used, self.whole, self.rows, self.starts, self.tops, self.bounds, self.peaks, self.order,
+            self.places, self.sums, self.firsts, self.counts, self.scores, self.units,
+        )  # fmt: skip
+
+
+class _Workspaces(threading.local):
+    """A workspace for each thread."""
+
+    def __init__(self, windows: int) -> None:
+        self.mine = _Workspace(windows)
 
 
 class SegmentScorer:
@@ -53,29 +83,52 @@ class SegmentScorer:
 
         self._segment = segment
         self._levels = np.array(KTH_LEVELS, np.int64)
-        self._workspace = _Workspace()
+        # Tests and benchmarks set another way than the cheaper one; the answers are the same.
+        self.way = self.latest_way = kernels.CHEAPER
+        self._workspaces = _Workspaces(-(-segment.units // WINDOW))
+        s = segment
+        # the arguments of kernels.visit between the filter and the workspace
+        self._of_visit: Any = (
+            s.term_blocks, s.term_impacts, s.term_rows, s.touched, s.block_windows, s.block_impacts, s.block_postings,
+            s.chunk_impacts, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
+        )  # fmt: skip
+
+    def allow(self, units: Bools) -> AllowedUnits:
+        """The filter that lets the units pass where ``units``, bool by unit, is True."""
+        if self._segment.original.size:
+            units = units[self._segment.original]
+        units = _writeable(units)
+        firsts = np.arange(0, units.size, CHUNK)
+        chunks = np.logical_or.reduceat(units, firsts) if units.size else units
+        return AllowedUnits(units, chunks.view(np.uint8), units.size - int(np.count_nonzero(units)))
 
     def search(
-        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int, allowed: Bools | None = None
+        self,
+        terms: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        k: int,
+        allowed: AllowedUnits | None = None,
+        keep: float = 1.0,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """(units uint32, scores float64 without the scale) of the top k, best first; units that share no term are left
         out.
 
         ``terms``: integers ``[n]``, distinct, in any order. ``weights``: float32 ``[n]``, finite, >= 0.
-        ``allowed``: bool ``[units]``, the units that may be found; None: all.
+        ``allowed``: which units may be found; None: all. ``keep`` below 1: approximate, see :func:`kernels.visit`.
         Raises InputError for anything else, IntegrityError for damaged postings.
         """
         t, w = _query_arrays(terms, weights)
         s = self._segment
-        ws = self._workspace
+        ws = self._workspaces.mine
         k = min(k, s.units)
         ws.reserve(t.size, k)
+        mask, mask_chunks = _NONE_EXCLUDED if allowed is None else (allowed.units, allowed.chunks)
         while True:
-            code, n, bits, step, above, margin, ties, threshold = kernels.prepare(
-                t, w, k, s.term_blocks, s.term_impacts, self._levels, s.touched,
-                ws.first, ws.last, ws.used, ws.rounded16, ws.rounded32, _LIMITS,
+            code, n, bar, unit = kernels.visit(
+                t, w, k, self.way, s.spread, self._levels, keep, mask, mask_chunks,
+                0 if allowed is None else allowed.excluded, *self._of_visit, *ws.of_visit,
             )  # fmt: skip
-            if code == kernels.OK:
+            if code <= kernels.SCAN:
                 break
             if code == kernels.UNTOUCHED:
                 s.touch(t)
@@ -88,52 +141,18 @@ class SegmentScorer:
                 raise InputError(f"term {t[n]} of the query is outside the index's vocabulary of {s.vocab_size}")
             else:
                 raise InputError("query weights must be finite and not negative")
-        if n == 0 or k == 0:
-            return np.empty(0, np.uint32), np.empty(0, np.float64)
-        try:
-            if allowed is not None:
-                threshold = 1  # the k-th largest impacts of a term may be of units that are excluded
-            top = self._run(k, n, bits, step, above, margin, ties, threshold, _ALL if allowed is None else allowed)
-        except BaseException:  # a KeyboardInterrupt between two kernels leaves sums behind
-            self._workspace = _Workspace()
-            raise
-        return ws.top_units[:top].copy(), ws.top_scores[:top].copy()
-
-    def _run(
-        self,
-        k: int,
-        n: int,
-        bits: int,
-        step: float,
-        above: float,
-        margin: int,
-        ties: bool,
-        threshold: int,
-        allowed: Bools,
-    ) -> int:
-        """Scan and score until the last window; the results are in the workspace. Returns how many there are."""
-        s, ws = self._segment, self._workspace
-        rounded: Sums
-        sums: Sums
-        rounded, sums = (ws.rounded16, ws.sums16) if bits == 16 else (ws.rounded32, ws.sums32)
-        ws.cursor[:n] = ws.first[:n]
-        ws.state[:] = 0, -1, 0, threshold
-        top = 0
-        done = False
-        while not done:
-            done = kernels.scan(
-                ws.first[:n], ws.last[:n], rounded[:n], k, margin, s.block_windows, s.block_impacts, s.block_postings,
-                s.posting_units, s.posting_impacts, s.units, allowed, sums, ws.cursor, ws.found_units, ws.found_sums,
-                ws.work, ws.state,
+        self.latest_way = kernels.BY_POSTINGS if code == kernels.SCAN else kernels.BY_CHUNKS
+        if code == kernels.SCAN:
+            whole = unit > 0.0
+            weights_used: Sums = ws.whole if whole else ws.used
+            sums: Sums = ws.whole_sums if whole else ws.float_sums
+            n = kernels.scan(
+                n, k, bar, unit if whole else 1.0, whole, mask, mask_chunks, weights_used, ws.rows, ws.starts,
+                ws.tops, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
+                sums, ws.crossed, ws.scores, ws.units,
             )  # fmt: skip
-            top, threshold = kernels.take_exact(
-                ws.state[kernels.FOUND], top, k, step, above, ties, ws.first[:n], ws.last[:n], ws.used[:n],
-                s.block_windows, s.block_postings, s.posting_units, s.posting_impacts, ws.slots, ws.found_units,
-                ws.work, ws.top_scores, ws.top_units,
-            )  # fmt: skip
-            ws.state[kernels.FOUND] = 0
-            ws.state[kernels.THRESHOLD] = max(threshold, ws.state[kernels.THRESHOLD])
-        return top
+        n = kernels.take_best(n, k, ws.scores, ws.units)
+        return ws.units[:n].copy(), ws.scores[:n].copy()
 
 
 def _query_arrays(
@@ -149,4 +168,9 @@ def _query_arrays(
         raise InputError(f"terms must be integers, not {t.dtype}")
     if t.ndim != 1 or t.shape != w.shape or t.size > MAX_TERMS:
         raise InputError(f"terms and weights must be two arrays of one length, at most {MAX_TERMS}")
-    return np.ascontiguousarray(t, np.int64), w
+    return _writeable(np.ascontiguousarray(t, np.int64)), _writeable(w)
+
+
+def _writeable(array: Any) -> Any:
+    """The array, or a copy of one that is read-only: to Numba that is another type, which it would compile for."""
+    return array if array.flags.writeable else array.copy()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from splade_edge.runtime import bundled
 from splade_edge.runtime.cli.main import main
+from splade_edge.runtime.index import Index
 
 from .. import tiny
 from .conftest import DOCUMENTS, Cli
@@ -106,6 +107,18 @@ def test_passages(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:
     assert "passages of 128 tokens do not fit" in process.stderr
 
 
+@pytest.mark.parametrize("option", ["--reorder", "--no-block-max"])
+def test_layouts_give_the_same_answers(cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path, option: str) -> None:
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    cli("index", tiny_pair, corpus, "-o", plain)
+    cli("index", tiny_pair, corpus, "-o", other, option)
+    segment = Index.open(other).manifest.segments[0]
+    assert (segment.reordered, segment.rows > 0) == (option == "--reorder", option == "--reorder")
+    answers = [cli("search", index, "the cat in the rain", "--json").stdout for index in (plain, other)]
+    assert answers[0] == answers[1]
+    cli("verify", other)
+
+
 def test_the_index_carries_encoders(cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
     cli("index", tiny_pair, corpus, "-o", tmp_path / "index", "--with-document-encoder")
     about = json.loads(cli("info", tmp_path / "index", "--json").stdout)
@@ -151,6 +164,7 @@ def test_an_empty_corpus(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:
         (["{pair}", "{corpus}", "-o", "x", "--threads", "0"], 2, "'0' is not a whole number of at least 1"),
         (["{pair}", "{corpus}", "-o", "x", "--memory", "1"], 2, "'1' is not a size of at least 1M"),
         (["{pair}", "{corpus}", "-o", "x", "--overlap", "3"], 2, "--overlap is for passages; add --passages"),
+        (["{pair}", "{corpus}", "-o", "x", "--reorder", "--no-block-max"], 2, "leave out --no-block-max"),
         (["{pair}", "{corpus}", "-o", "x", "--passages", "4", "--overlap", "4"], 2, "an overlap of 4 tokens"),
         (["{pair}", "{corpus}", "-o", "x", "--precision", "int8"], 2, "has no int8 graph (it has: onnx fp32)"),
         (["{pair}", "{corpus}", "-o", "x", "--backend", "openvino"], 2, "has no openvino graph"),

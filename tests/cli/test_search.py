@@ -119,6 +119,16 @@ def test_queries_as_json_and_from_stdin(cli: Cli, index: Path) -> None:
     ]
 
 
+def test_approximate(cli: Cli, index: Path) -> None:
+    exact, rough = (
+        json.loads(cli("search", index, "cat in rain", "--json", *more).stdout)["hits"]
+        for more in ([], ["--approximate", "0.5"])
+    )
+    assert {hit["id"]: hit["score"] for hit in rough}.items() <= {hit["id"]: hit["score"] for hit in exact}.items()
+    for value in ("0", "1.5", "much"):
+        assert "is not a number above 0, up to 1" in cli("search", index, "cat", "--approximate", value, check=2).stderr
+
+
 def test_a_run_cannot_carry_ids_with_spaces(cli: Cli, tiny_pair: Path, tmp_path: Path) -> None:
     (tmp_path / "c.tsv").write_text("my cat\tcat\n", "utf-8")
     cli("index", tiny_pair, tmp_path / "c.tsv", "-o", tmp_path / "index")

@@ -16,7 +16,7 @@ from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.errors import IndexFormatError, InputError, IntegrityError
 from splade_edge.runtime.index import Index, postings
 from splade_edge.runtime.index.documents import DuplicateIdError
-from splade_edge.runtime.index.layout import KTH_LEVELS, MANIFEST_NAME, SEGMENT_ARRAYS, IndexManifest, segment_arrays
+from splade_edge.runtime.index.layout import KTH_LEVELS, MANIFEST_NAME, SEGMENT_ARRAYS, IndexManifest
 from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
 from splade_edge.runtime.manifest import describe_file, read_manifest, write_manifest
 from splade_edge.runtime.vectors import SparseBatch
@@ -24,6 +24,7 @@ from splade_edge.runtime.vectors import SparseBatch
 from tests.oracle import csr, quantize, top_k, write_index
 
 SEGMENT = Path("segments/00000001")
+WITHOUT_PASSAGES = [name for name, spec in SEGMENT_ARRAYS.items() if spec.only != "passages"]
 
 
 def weights(documents: int, vocab: int, seed: int = 0, density: float = 0.3) -> np.ndarray:
@@ -33,9 +34,9 @@ def weights(documents: int, vocab: int, seed: int = 0, density: float = 0.3) -> 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    """A small index of 300 documents; copy it before changing it."""
+    """A small index of 300 documents with an order of its own; copy it before changing it."""
     path = tmp_path_factory.mktemp("pristine") / "index"
-    write_index(path, weights(300, 20), scale=None)
+    write_index(path, weights(300, 20), scale=None, reorder=True)
     return path
 
 
@@ -223,7 +224,7 @@ class TestDamage:
         with pytest.raises((IntegrityError, IndexFormatError)):
             use()
 
-    @pytest.mark.parametrize("name", [*segment_arrays(passages=False), "documents.sqlite"])
+    @pytest.mark.parametrize("name", [*WITHOUT_PASSAGES, "documents.sqlite"])
     def test_missing_and_truncated(self, damaged, name):
         path = damaged / SEGMENT / name
         path.write_bytes(path.read_bytes()[:-1])
@@ -287,19 +288,62 @@ class TestValidation:
             ("block_postings.u64", -1, 2**40, "does not run from 0"),
             ("block_windows.u16", 4, 1, "a window beyond the 300 units"),
             ("block_impacts.u8", 4, 0, "a block without an impact"),
+            ("chunk_terms.u32", 3, 2, "terms that do not ascend within the vocabulary"),
+            ("chunk_terms.u32", -1, 20, "terms that do not ascend within the vocabulary"),
+            ("original_units.u32", 7, 300, "it is not an order of the units"),
+            ("original_units.u32", 7, 2**32 - 1, "it is not an order of the units"),
+            ("original_units.u32", 7, None, "it is not an order of the units"),
         ],
     )
     def test_pointers(self, damaged, name, at, value, message):
         array = self.load(damaged, name)
-        array[at] = value
+        array[at] = array[at + 1] if value is None else value
         rewrite(damaged, {name: array})
         with pytest.raises(IntegrityError, match=message):
             Index.open(damaged)
 
+    @pytest.mark.parametrize(
+        ("name", "at", "value"),
+        [
+            ("span_postings.u16", (4, 0), 1),  # the first chunk of a window starts at 0
+            ("span_postings.u16", (4, 1), 65535),  # beyond the block
+            ("chunk_postings.u8", (4, 2), 255),
+            ("chunk_postings.u8", (4, 3), 0),  # before its neighbour
+        ],
+    )
+    def test_offsets_of_chunks(self, damaged, name, at, value):
+        names = "chunk_impacts.u8", "span_postings.u16", "chunk_postings.u8"
+        arrays = {n: self.load(damaged, n).reshape(20, -1) for n in names}
+        arrays[name][at] = value
+        checksums = self.load(damaged, "chunk_checksums.u32")
+        checksums[at[0]] = postings.checksum(*(arrays[n][at[0]] for n in names))
+        rewrite(damaged, {name: arrays[name], "chunk_checksums.u32": checksums})
+        index = Index.open(damaged)
+        index.search_vectors([3, 5], [1.0, 1.0])
+        with pytest.raises(IntegrityError, match="offsets of term 4 that do not ascend within its blocks"):
+            index.search_vectors([3, 4], [1.0, 1.0])
+
+    def test_maxima_of_chunks(self, damaged):
+        names = "chunk_impacts.u8", "span_postings.u16", "chunk_postings.u8"
+        rows = {n: self.load(damaged, n).reshape(20, -1) for n in names}
+        rows["chunk_impacts.u8"][4, 2] -= 1
+        checksums = self.load(damaged, "chunk_checksums.u32")
+        checksums[4] = postings.checksum(*(rows[n][4] for n in names))
+        rewrite(damaged, {"chunk_impacts.u8": rows["chunk_impacts.u8"], "chunk_checksums.u32": checksums})
+        with pytest.raises(IntegrityError, match="block-max data of term 4 that are not its own"):
+            Index.open(damaged).check()
+
     def test_counts(self, damaged):
         manifest = Index.open(damaged).manifest
         segment = manifest.segments[0]
-        for change in ({"units": 299}, {"documents": 301}, {"postings": 5}, {"blocks": 3}, {"passages": True}):
+        for change in (
+            {"units": 299},
+            {"documents": 301},
+            {"postings": 5},
+            {"blocks": 3},
+            {"passages": True},
+            {"rows": 19},
+        ):
             rewrite(damaged, segments=[msgspec.structs.replace(segment, **change)])
             with pytest.raises(IntegrityError):
                 Index.open(damaged)
@@ -307,6 +351,7 @@ class TestValidation:
     def test_check_finds_what_only_check_reads(self, damaged):
         for name, change, message in (
             ("posting_units.u16", lambda a: a[::-1], "checksum"),
+            ("chunk_impacts.u8", lambda a: a[::-1], "checksum"),
             ("posting_impacts.u8", lambda a: np.zeros_like(a), "checksum"),
             ("term_impacts.u8", lambda a: np.full_like(a, 255), "k-th largest impacts"),
             ("block_impacts.u8", lambda a: np.full_like(a, 255), "a largest impact that is not its block's"),

@@ -17,9 +17,10 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 from splade_edge.runtime.scorer import kernels
 assert kernels.__file__.startswith(sys.argv[1]), kernels.__file__
-work = np.empty(3, np.uint32)
-print(kernels.kth_largest(np.array([3, 9, 5], np.uint32), 3, 2, work))
-print(kernels.scan.stats.cache_path)
+scores = np.array([3.0, 9.0, 5.0])
+kernels.take_best(3, 2, scores, np.arange(3, dtype=np.uint32))
+print(int(scores[1]))
+print(kernels.take_best.stats.cache_path)
 """
 
 

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.scorer import WINDOW, kernels
+from splade_edge.runtime.vectors import SparseVector
 
 from tests.oracle import csr, top_k, write_index
 
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NO_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
+LARGE = pytest.mark.skipif(NO_JIT, reason="takes minutes without the compiler")
+QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def assert_exact(index, impacts, terms, weights, k, allowed=None):
-    documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
     expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale, allowed)
-    assert documents.tolist() == expected
-    assert scores.tolist() == expected_scores
+    for way in (kernels.CHEAPER, kernels.BY_CHUNKS, kernels.BY_POSTINGS):
+        index._scorer.way = way
+        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
+        assert documents.tolist() == expected
+        assert scores.tolist() == expected_scores
+
+
+def assert_exact_once(index, impacts, allowed):
+    found = index.search_vectors([0, 2], [0.3, 1.1], 20, allowed=allowed)
+    expected = top_k(impacts, [0, 2], [0.3, 1.1], 20, index.manifest.scale, allowed)
+    assert (found[0].tolist(), found[1].tolist()) == expected
 
 
 @st.composite
@@ -56,6 +69,7 @@ class TestAgainstOracle:
             for k in {1, 10, len(impacts), len(impacts) + 1, data.draw(st.integers(1, len(impacts)))}:
                 assert_exact(index, impacts, list(query), list(query.values()), k)
 
+    @LARGE
     @pytest.mark.parametrize("documents", [WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
     @pytest.mark.parametrize("density", [0.001, 0.5])
     def test_windows(self, tmp_path, documents, density):
@@ -68,6 +82,7 @@ class TestAgainstOracle:
             for k in (1, 10, 1000):
                 assert_exact(index, impacts, terms, weights, k)
 
+    @LARGE
     def test_equal_scores_overflow_the_candidates(self, tmp_path):
         # more equal documents than the candidate buffer holds, with weights that do not round exactly
         impacts = np.full((20_000, 3), 7, np.uint8)
@@ -77,6 +92,7 @@ class TestAgainstOracle:
             for k in (1, 2, 100, 5000):
                 assert_exact(index, impacts, [0, 1, 2], weights, k)
 
+    @LARGE
     def test_near_ties_overflow_the_candidates(self, tmp_path):
         # all accumulators are nearly equal, and only the exact score tells the documents apart
         left = np.random.default_rng(3).integers(1, 255, 20_000)
@@ -86,6 +102,18 @@ class TestAgainstOracle:
             for k in (1, 10, 1500, 5000):
                 assert_exact(index, impacts, [0, 1, 2], weights, k)
 
+    def test_a_few_units_of_two_windows(self, tmp_path):
+        rng = np.random.default_rng(7)
+        impacts = np.zeros((WINDOW + 500, 3), np.uint8)
+        rows = rng.choice(len(impacts), 300, replace=False)
+        impacts[rows] = rng.integers(0, 255, (300, 3))
+        impacts[[0, WINDOW - 1, WINDOW, len(impacts) - 1]] = 200
+        for layout in ({}, {"block_max": False}):
+            index = write_index(tmp_path / str(len(layout)), impacts, batch=50_000, **layout)
+            for k in (1, 10, 500):
+                assert_exact(index, impacts, [0, 1, 2], [0.3, 1.7, 0.8], k)
+
+    @LARGE
     def test_sparse_windows_overflow_the_candidates(self, tmp_path):
         # few postings in each window, near ties all of them, more in all than the candidate buffer holds
         rng = np.random.default_rng(6)
@@ -98,6 +126,7 @@ class TestAgainstOracle:
             for k in (1, 10, 4000, 20_000):
                 assert_exact(index, impacts, [0, 1], weights, k)
 
+    @LARGE
     def test_all_of_a_full_window(self, tmp_path):
         # every unit of a window is a candidate, and the best is its last
         rng = np.random.default_rng(8)
@@ -109,7 +138,7 @@ class TestAgainstOracle:
 
     def test_rounding_that_swaps_two_documents(self, tmp_path):
         # one term each: the document that is barely better has the accumulator that rounding may push below the other's
-        pairs = 500
+        pairs = 50 if NO_JIT else 500
         impacts = np.zeros((2 * pairs, 2 * pairs), np.uint8)
         rest = np.random.default_rng(4).integers(100, 256, pairs)
         for i in range(pairs):
@@ -120,6 +149,7 @@ class TestAgainstOracle:
                 weights = [weight, weight * 255 / rest[i] * better]
                 assert_exact(index, impacts, [2 * i, 2 * i + 1], weights, 1)
 
+    @LARGE
     def test_ascending_scores_overflow_the_candidates(self, tmp_path):
         # every document beats all before it, so the threshold rises all the time
         impacts = np.arange(1, 255)[np.sort(np.random.default_rng(0).integers(0, 254, (30_000, 4)), axis=0)]
@@ -127,18 +157,134 @@ class TestAgainstOracle:
         for k in (1, 10, 3000):
             assert_exact(index, impacts, [0, 1, 2, 3], [0.3, 1.7, 0.01, 2.2], k)
 
-    def test_many_terms_need_32_bits(self, tmp_path):
+    @LARGE
+    def test_many_terms(self, tmp_path):
         rng = np.random.default_rng(1)
         impacts = rng.integers(0, 256, (600, 500))
         index = write_index(tmp_path / "index", impacts)
         for weights in (np.full(500, 255.0), rng.lognormal(0, 3, 500), np.r_[1e6, np.full(499, 1e-6)]):
             assert_exact(index, impacts, np.arange(500), weights.astype(np.float32), 50)
 
-    def test_weights_that_overflow_16_bits_if_summed_carelessly(self, tmp_path):
-        impacts = np.array([[255, 255], [255, 0], [0, 255], [1, 1]])
+    def test_sums_that_float64_rounds_are_not_added_as_integers(self, tmp_path):
+        # below 2^53 steps of the smallest weight's last bit, integers are exact; beyond, only float64 rounds as told
+        impacts = np.random.default_rng(2).integers(200, 256, (300, 3))
         index = write_index(tmp_path / "index", impacts)
-        for weights in ([65535, 65535], [256, 2], [257, 0.5]):
-            assert_exact(index, impacts, [0, 1], weights, 4)
+        for exponent in range(16, 40):
+            weights = np.float32([1.0000001, 1.2345678 * 2.0**exponent, 0.9999999])
+            assert_exact(index, impacts, [0, 1, 2], weights, 300)
+
+    def test_bounds_that_overflow_16_bits_are_no_bounds(self, tmp_path):
+        rng = np.random.default_rng(3)
+        impacts = np.full((5000, 40), 255)
+        impacts[rng.random((5000, 40)) < 0.01] = 1
+        index = write_index(tmp_path / "index", impacts)
+        for weights in (np.ones(40), rng.uniform(0.5, 1, 40)):
+            assert_exact(index, impacts, range(40), weights.astype(np.float32), 10)
+
+
+class TestLayouts:
+    """The same answers from every layout an index may have."""
+
+    LAYOUTS = ({"block_max": False}, {"reorder": True}, {"reorder": True, "memory_bytes": 8 << 20})
+
+    @QUICK
+    @given(data=st.data(), impacts=collections(), layout=st.sampled_from(LAYOUTS))
+    def test_every_k(self, data, impacts, layout, tmp_path_factory):
+        index = write_index(tmp_path_factory.mktemp("i") / "index", impacts, **layout)
+        index.check()
+        allowed = np.random.default_rng(len(impacts)).random(len(impacts)) < 0.5
+        for query in data.draw(st.lists(queries(impacts.shape[1]), min_size=1, max_size=3)):
+            for k in {1, 10, len(impacts), data.draw(st.integers(1, len(impacts)))}:
+                assert_exact(index, impacts, list(query), list(query.values()), k)
+                assert_exact(index, impacts, list(query), list(query.values()), k, allowed)
+
+    @LARGE
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("density", [0.001, 0.3])
+    def test_windows(self, tmp_path, layout, density):
+        rng = np.random.default_rng(21)
+        shape = 2 * WINDOW + 77, 8
+        # groups of alike units, so that reordering has something to do, and many equal scores
+        base = rng.integers(1, 256, (50, 8)) * (rng.random((50, 8)) < density * 3)
+        impacts = (base[rng.integers(0, 50, shape[0])] * (rng.random(shape) < 0.7)).astype(np.uint8)
+        index = write_index(tmp_path / "index", impacts, batch=50_000, **layout)
+        for terms, weights in ((range(8), rng.uniform(0.1, 3, 8)), ([0, 5], [1.0, 1e-6]), ([3], [0.7])):
+            for k in (1, 10, 1000, 20_000):
+                assert_exact(index, impacts, terms, weights, k)
+
+    @LARGE
+    def test_similar_units_come_together(self, tmp_path):
+        rng = np.random.default_rng(5)
+        topic = rng.integers(0, 40, 8000)
+        impacts = np.zeros((8000, 400), np.uint8)
+        for unit, t in enumerate(topic):
+            impacts[unit, t * 10 + rng.choice(10, 6, replace=False)] = rng.integers(1, 255, 6)
+        plain = write_index(tmp_path / "plain", impacts)
+        ordered = write_index(tmp_path / "ordered", impacts, reorder=True)
+        assert ordered._segment.spread < 0.5 < 0.95 < plain._segment.spread < 1.05
+        for t in range(40):
+            units, _ = ordered._segment.postings(t * 10)
+            assert units.tolist() == plain._segment.postings(t * 10)[0].tolist()
+            assert ordered._segment.impact(t * 10, int(units[0])) == plain._segment.impact(t * 10, int(units[0]))
+
+    @LARGE
+    def test_chunks_with_more_terms_than_fit_are_scanned(self, tmp_path):
+        # 300 terms in a posting of 300 each: rare, and too many to be kept places of
+        impacts = np.zeros((90_000, 300), np.uint8)
+        for term in range(300):
+            impacts[term :: 300 + term, term] = 1 + term % 255
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        assert_exact(index, impacts, range(300), np.linspace(0.1, 2, 300), 20)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    rng = np.random.default_rng(2)
+    impacts = rng.integers(1, 256, (40_000, 30)) * (rng.random((40_000, 30)) < 0.2)
+    return write_index(tmp_path_factory.mktemp("a") / "index", impacts, batch=20_000), impacts
+
+
+class TestApproximate:
+    @LARGE
+    def test_all_scores_are_exact_and_the_share_bounds_what_is_missed(self, collection):
+        index, impacts = collection
+        index._scorer.way = kernels.BY_CHUNKS
+        missed = 0
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            terms, weights = rng.choice(30, 6, replace=False), rng.uniform(0.1, 3, 6).astype(np.float32)
+            best = top_k(impacts, terms, weights, 10)[1]
+            for share in (0.3, 0.7, 1.0):
+                documents, scores = index.search_vectors(terms, weights, 10, approximate=share)
+                true = dict(zip(*top_k(impacts, terms, weights, len(impacts)), strict=True))
+                assert [true[d] for d in documents.tolist()] == scores.tolist()
+                assert len(scores) == 10
+                # a document that was passed over has a bound, and so a score, of at most the last score / share
+                assert all(score * share <= scores[-1] for score in set(best) - set(scores.tolist()))
+                missed += share < 1 and scores.tolist() != best
+            assert scores.tolist() == best
+        assert missed  # or the test shows nothing
+
+    @LARGE
+    def test_measured(self, collection):
+        index, _ = collection
+        rng = np.random.default_rng(9)
+        queries = [
+            SparseVector(np.sort(rng.choice(30, 6, replace=False)).astype(np.int32), rng.random(6, np.float32))
+            for _ in range(8)
+        ]
+        index._scorer.way = kernels.BY_CHUNKS
+        exact, rough = (measure_approximation(index, queries, 10, share) for share in (1.0, 0.2))
+        assert exact.recall == 1.0
+        assert 0 < rough.recall < 1
+        assert min(exact.exact_ms, rough.approximate_ms) > 0
+        with pytest.raises(InputError, match="no query finds"):
+            measure_approximation(index, [], 10, 0.5)
+
+    @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
+    def test_not_a_share(self, collection, share):
+        with pytest.raises(InputError, match="above 0, up to 1"):
+            collection[0].search_vectors([0], [1.0], approximate=share)
 
 
 class TestAllowed:
@@ -151,6 +297,7 @@ class TestAllowed:
             for k in {1, 10, len(impacts), data.draw(st.integers(1, len(impacts)))}:
                 assert_exact(index, impacts, list(query), list(query.values()), k, allowed)
 
+    @LARGE
     @pytest.mark.parametrize("density", [0.001, 0.5])
     def test_windows(self, tmp_path, density):
         rng = np.random.default_rng(11)
@@ -164,11 +311,51 @@ class TestAllowed:
             for k in (1, 10, 1000):
                 assert_exact(index, impacts, range(4), [0.3, 1.1, 2.0, 0.01], k, allowed)
 
+    @pytest.mark.parametrize("layout", [{}, {"reorder": True}])
+    def test_a_read_only_mask_is_prepared_once(self, tmp_path, monkeypatch, layout):
+        impacts = np.random.default_rng(4).integers(0, 9, (500, 3))
+        index = write_index(tmp_path / "index", impacts, **layout)
+        prepared = []
+        allow = index._scorer.allow
+
+        def counted(mask):
+            prepared.append(1)
+            return allow(mask)
+
+        monkeypatch.setattr(index._scorer, "allow", counted)
+        mask, other = np.arange(500) % 3 == 0, np.arange(500) % 5 == 0
+        for expected in (1, 2):  # one that may be written to is looked at every time
+            assert_exact_once(index, impacts, mask)
+            assert len(prepared) == expected
+        mask[:] = ~mask
+        assert_exact_once(index, impacts, mask)
+        mask.flags.writeable = other.flags.writeable = False
+        prepared.clear()
+        for allowed, expected in ((mask, 1), (mask, 1), (other, 2), (other, 2), (mask, 3)):
+            assert_exact_once(index, impacts, allowed)
+            assert len(prepared) == expected
+
     @pytest.mark.parametrize("allowed", [[1, 0], [True], np.ones((2, 1), bool), np.ones(3, bool)])
     def test_not_a_mask(self, tmp_path, allowed):
         index = write_index(tmp_path / "index", np.ones((2, 2), int))
         with pytest.raises(InputError, match="one bool for each of the 2 documents"):
             index.search_vectors([0], [1.0], 3, allowed=allowed)
+
+
+@pytest.mark.skipif(NO_JIT, reason="nothing is compiled")
+def test_kernels_are_compiled_once(tmp_path):
+    impacts = np.random.default_rng(0).integers(0, 9, (300, 4))
+    for number, layout in enumerate(({}, {"block_max": False}, {"reorder": True})):
+        index = write_index(tmp_path / str(number), impacts, **layout)
+        for terms in (np.array([0, 2]), np.array([0, 2], np.uint16), [2, 0], range(2)):
+            for weights in (np.float32([0.5, 1]), np.array([0.5, 1]), [1, 2]):
+                for allowed in (None, np.arange(300) % 2 == 0):
+                    for array in (terms, weights, allowed):
+                        if isinstance(array, np.ndarray):
+                            array.flags.writeable = False
+                    assert_exact(index, impacts, terms, weights, 5, allowed)
+    assert len(kernels.visit.signatures) == len(kernels.take_best.signatures) == 1
+    assert len(kernels.scan.signatures) <= 2  # integers, and float64
 
 
 class TestQueries:
@@ -223,22 +410,19 @@ class TestQueries:
         assert index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist() == expected
 
 
-def test_an_interrupt_between_kernels_leaves_no_sums_behind(tmp_path, monkeypatch):
-    left = np.random.default_rng(3).integers(1, 255, 20_000)
-    impacts = np.stack([left, 255 - left], axis=1)  # near ties: the scan stops to have candidates scored
+def test_an_interrupt_between_kernels_does_no_harm(tmp_path, monkeypatch):
+    impacts = np.random.default_rng(3).integers(0, 255, (20_000, 2))
     index = write_index(tmp_path / "index", impacts)
-    query = [0, 1], [0.1, 0.1000001]
-    expected = [x.tolist() for x in index.search_vectors(*query, 3)]
+    index._scorer.way = kernels.BY_POSTINGS
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "take_exact", interrupted)
+        patch.setattr(kernels, "scan", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            index.search_vectors(*query, 3)
-    assert [x.tolist() for x in index.search_vectors(*query, 3)] == expected
-    assert_exact(index, impacts, [0], [1.0], 3)
+            index.search_vectors([0, 1], [0.1, 0.1000001], 3)
+    assert_exact(index, impacts, [0, 1], [0.1, 0.1000001], 3)
 
 
 def test_threads_give_the_serial_answers(tmp_path):
@@ -256,6 +440,10 @@ def test_threads_give_the_serial_answers(tmp_path):
             if [x.tolist() for x in index.search_vectors(*work[i])] != expected[i]:
                 wrong.append(int(i))
 
+    many = index.search_many([SparseVector(*job[:2]) for job in work], 7, threads=4)
+    for job, (documents, scores) in zip(work, many, strict=True):
+        alone = index.search_vectors(*job[:2], 7)
+        assert (documents.tolist(), scores.tolist()) == (alone[0].tolist(), alone[1].tolist())
     threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
@@ -266,19 +454,39 @@ def test_threads_give_the_serial_answers(tmp_path):
 
 class TestHelpers:
     @QUICK
-    @given(st.lists(st.integers(0, 65535), min_size=1, max_size=200, unique=True), st.integers(0, 65535))
-    def test_find_unit(self, units, wanted):
+    @given(st.lists(st.integers(0, 65535), max_size=200, unique=True), st.integers(0, 65536))
+    def test_lower_bound(self, units, wanted):
         array = np.array(sorted(units), np.uint16)
-        at = kernels.find_unit(array, np.uint16(wanted))
-        assert at == (sorted(units).index(wanted) if wanted in units else -1)
+        assert kernels.lower_bound(array, np.uint32(wanted)) == np.searchsorted(array.astype(int), wanted)
 
     @QUICK
-    @given(st.lists(st.integers(0, 50), min_size=1, max_size=300), st.data())
-    def test_kth_largest(self, values, data):
-        k = data.draw(st.integers(1, len(values)))
-        array = np.array(values, np.uint32)
-        work = np.empty_like(array)
-        assert kernels.kth_largest(array, len(values), k, work) == sorted(values, reverse=True)[k - 1]
+    @given(st.lists(st.integers(0, 50), min_size=2, max_size=300), st.data())
+    def test_select_top(self, values, data):
+        k = data.draw(st.integers(1, len(values) - 1))
+        scores, units = np.array(values, np.float64), np.arange(len(values), dtype=np.uint32)[::-1].copy()
+        best = sorted(zip((-scores).tolist(), units.tolist(), strict=True))[:k]
+        kernels.select_top(scores, units, len(values), k)
+        assert sorted(zip((-scores[:k]).tolist(), units[:k].tolist(), strict=True)) == best
+        assert (-scores[k - 1], units[k - 1]) == best[-1]
+
+    @QUICK
+    @given(st.lists(st.integers(0, 65535), min_size=1, max_size=300), st.data())
+    def test_high_cut(self, values, data):
+        wanted = data.draw(st.integers(1, len(values)))
+        cut = int(kernels.high_cut(np.array(values, np.uint16), wanted))
+        assert cut == 0 or sum(v >= cut for v in values) >= wanted
+        assert sum(v >= cut + (1 << kernels.PEAK_SHIFT) for v in values) < wanted or cut == 0
+
+    @QUICK
+    @given(st.lists(st.integers(1, 65535), min_size=1, max_size=300), st.data())
+    def test_sort_chunks(self, bounds, data):
+        bounds = np.array(bounds, np.uint16)
+        chunks = data.draw(st.permutations(range(bounds.size)))
+        order = np.array([*chunks, *chunks], np.uint32)
+        kernels.sort_chunks(order, bounds.size, bounds, bounds.min())
+        assert sorted(order[: bounds.size].tolist()) == list(range(bounds.size))
+        width = (int(bounds.max()) - int(bounds.min())) // kernels.SORT_BUCKETS + 1
+        assert (np.diff(bounds[order[: bounds.size]].astype(int)) < width).all()
 
     @QUICK
     @given(

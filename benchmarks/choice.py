@@ -1,0 +1,106 @@
+"""Whether the scorer chooses the right way: visiting chunks, or adding up all postings, beside what it chose.
+
+Each query is answered in all three manners in turns, in this process, each time with its postings in the caches; a
+query's time is its fastest round, in time of this thread (other work on the machine is left out). *over* is how much
+longer the choice takes than the better of the two ways, of a case; *loss*, than the better way of each single query,
+which takes foresight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .engines import SpladeEdge, SpladeEdgeReordered
+from .report import Report, add_report_arguments, publish, say
+from .workload import Collection, Query, collection_path, generate
+
+SETS = ("short", "long")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.choice", description=__doc__)
+    parser.add_argument("--documents", default="100000,1000000", metavar="N,N")
+    parser.add_argument("--k", default="1,10,100,1000,10000", metavar="K,K")
+    parser.add_argument("--queries", type=int, default=100, metavar="N")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--work", type=Path, default=Path("build/bench/synthetic"), metavar="DIR")
+    add_report_arguments(parser)
+    args = parser.parse_args(argv)
+    report = Report(
+        "The scorer's choice: ms a query",
+        ["documents", "order", "queries", ">k", ">chosen", ">visits", ">scan", ">chose visits", ">over", ">loss"],
+        notes=[
+            "Over: the choice over the better of both ways; loss: over the better way of each query. The answers are "
+            "the same."
+        ],
+    )
+    results = []
+    for documents in map(int, args.documents.split(",")):
+        path = collection_path(args.work, documents)
+        if not (path / "meta.json").exists():
+            say(f"generating {documents:,} documents")
+            generate(path, documents)
+        collection = Collection(path)
+        for engine, order in ((SpladeEdge(), "as generated"), (SpladeEdgeReordered(), "reordered")):
+            index = _open(engine, collection, args.work)
+            for name in SETS:
+                queries = collection.queries(name)[: args.queries]
+                for k in map(int, args.k.split(",")):
+                    say(f"{documents:,} documents {order}, {name}, k = {k}")
+                    found = measure(index, queries, k, args.rounds)
+                    results.append({"documents": documents, "order": order, "set": name, "k": k, **found})
+                    report.rows.append(
+                        [f"{documents:,}", order, name, f"{k:,}"]
+                        + [f"{found[way]:.3f}" for way in ("chosen", "visits", "scan")]
+                        + [f"{found['visited']:.0%}", f"{found['over']:.0%}", f"{found['loss']:.0%}"]
+                    )
+    publish(args, "choice", [report], results)
+
+
+def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[str, float]:
+    """Mean milliseconds of the ways, the share of queries for which visits were chosen, and the loss."""
+    from splade_edge.runtime.scorer import kernels
+
+    ways = (kernels.CHEAPER, kernels.BY_CHUNKS, kernels.BY_POSTINGS)
+    best = np.full((len(queries), len(ways)), np.inf)
+    visited = 0
+    orders = list(permutations(range(len(ways))))
+    for i, query in enumerate(queries):
+        for round_ in range(rounds):
+            for j in orders[(i + round_) % len(orders)]:
+                way = ways[j]
+                index._scorer.way = way
+                index.search_vectors(*query, k)  # so that none is charged for what another left in the caches
+                start = time.thread_time()
+                index.search_vectors(*query, k)
+                best[i, j] = min(best[i, j], time.thread_time() - start)
+                if way == kernels.CHEAPER and not round_:
+                    visited += index._scorer.latest_way == kernels.BY_CHUNKS
+    chosen, visits, scan = (float(ms) for ms in best.mean(axis=0) * 1000)
+    loss = float(best[:, 0].sum() / best[:, 1:].min(axis=1).sum() - 1)
+    over = chosen / min(visits, scan) - 1
+    return {
+        "chosen": chosen, "visits": visits, "scan": scan, "visited": visited / len(queries), "over": over, "loss": loss,
+    }  # fmt: skip
+
+
+def _open(engine: SpladeEdge, collection: Collection, work: Path) -> Any:
+    from splade_edge.runtime.index import Index
+
+    place = work / "indexes" / f"{collection.path.name}-choice-{engine.reorder}"
+    if not (place / "index" / "splade_edge_index.json").exists():
+        say(f"indexing {collection.documents:,} documents{', reordered' if engine.reorder else ''}")
+        place.mkdir(parents=True, exist_ok=True)
+        engine.build(collection, place)
+    return Index.open(place / "index")
+
+
+if __name__ == "__main__":
+    main()
