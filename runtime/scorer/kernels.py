@@ -412,6 +412,7 @@ def score_chunks(
     chunk_postings: U8,
     units: U16,
     impacts: U8,
+    n_units: int,
     allowed: Bools,
     original: U32,
     sums: F64,
@@ -459,7 +460,7 @@ def score_chunks(
             for i in range(CHUNK):
                 if chunk_sums[i] >= bar:
                     unit = (chunk << CHUNK_BITS) + i
-                    if allowed.size == 0 or allowed[unit]:
+                    if unit < n_units and (allowed.size == 0 or allowed[unit]):
                         found_scores[found] = chunk_sums[i]
                         found_units[found] = unit if original.size == 0 else original[unit]
                         found += 1
@@ -603,8 +604,8 @@ def visit(
                     return SCAN, n, bar, make_whole(n, ceiling, used, whole)
             visited, found, bar = score_chunks(
                 order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,
-                places, span_postings, chunk_postings, units, impacts, allowed, original, sums, firsts, counts, found,
-                found_scores, found_units,
+                places, span_postings, chunk_postings, units, impacts, n_units, allowed, original, sums, firsts, counts,
+                found, found_scores, found_units,
             )  # fmt: skip
             spent += visited * chunk_cost
     return DONE, found, bar, 0.0
@@ -778,7 +779,7 @@ def scan(
                 postings += hi - lo
             for i in range(crossings):
                 at = np.int64(crossed[i] & np.uint16(STRIP - 1))
-                if allowed.size == 0 or allowed[base + at]:
+                if at < size and (allowed.size == 0 or allowed[base + at]):
                     found_scores[found] = strip_sums[at] * unit
                     found_units[found] = base + at if ordered else original[base + at]
                     found += 1

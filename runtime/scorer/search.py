@@ -42,7 +42,8 @@ class _Workspace:
         self.order = np.empty(2 * windows * kernels.CHUNKS, np.uint32)
         self.sums = np.zeros(kernels.BATCH + CHUNK, np.float64)
         self.whole_sums, self.float_sums = np.zeros(2 * WINDOW, np.int64), np.zeros(2 * WINDOW, np.float64)
-        self.crossed = np.empty(kernels.STRIP, np.uint16)
+        # Room for a whole window, though a strip has 4,096 units: whatever a posting list holds must fit.
+        self.crossed = np.empty(WINDOW, np.uint16)
         self.terms = self.k = -1  # nothing reserved, not even for a query without terms
 
     def reserve(self, terms: int, k: int) -> None:
@@ -59,7 +60,7 @@ class _Workspace:
             self.starts = np.empty((terms, self.windows + 1), np.uint64)
         if k > self.k:
             self.k = k = max(128, k)
-            capacity = 2 * k + kernels.SLACK_FOUND + kernels.STRIP
+            capacity = 2 * k + kernels.SLACK_FOUND + WINDOW
             self.scores, self.units = np.empty(capacity, np.float64), np.empty(capacity, np.uint32)
         # the last arguments of kernels.visit
         self.of_visit: Any = (

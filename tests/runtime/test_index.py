@@ -333,6 +333,36 @@ class TestValidation:
         with pytest.raises(IntegrityError, match="block-max data of term 4 that are not its own"):
             Index.open(damaged).check()
 
+    @pytest.mark.parametrize("seed", range(8))
+    def test_hostile_postings_with_good_checksums_stay_in_bounds(self, damaged, seed):
+        """Not the right answers, but answers: units in any order, often twice, and offsets that only ascend."""
+        rng = np.random.default_rng(seed)
+        term_blocks, pointers = self.load(damaged, "term_blocks.u64"), self.load(damaged, "block_postings.u64")
+        units, impacts = self.load(damaged, "posting_units.u16"), self.load(damaged, "posting_impacts.u8")
+        units[:] = rng.integers(0, [300, 3][seed % 2], units.size)
+        names = "chunk_impacts.u8", "span_postings.u16", "chunk_postings.u8"
+        rows = {n: self.load(damaged, n).reshape(20, -1) for n in names}
+        of_terms, of_rows = np.zeros(20, np.uint32), np.zeros(20, np.uint32)
+        for term in range(20):
+            a, b = (int(pointers[block]) for block in term_blocks[term : term + 2])
+            of_terms[term] = postings.checksum(units[a:b], impacts[a:b])
+            starts = np.sort(rng.integers(0, min(b - a, 255) + 1, rows[names[2]].shape[1]))
+            starts[0] = 0
+            rows["span_postings.u16"][term] = 0
+            rows["chunk_postings.u8"][term] = starts
+            of_rows[term] = postings.checksum(*(rows[n][term] for n in names))
+        changed = {"posting_units.u16": units, "term_checksums.u32": of_terms, "chunk_checksums.u32": of_rows}
+        rewrite(damaged, {**rows, **changed})
+        index = Index.open(damaged)
+        for way in range(3):
+            index._scorer.way = way
+            for k in (1, 50, 300):
+                for allowed in (None, rng.random(300) < 0.5):
+                    found, _ = index.search_vectors(range(20), rng.random(20), k, allowed=allowed)
+                    assert (found < 300).all()
+        with pytest.raises(IntegrityError):
+            index.check()
+
     def test_counts(self, damaged):
         manifest = Index.open(damaged).manifest
         segment = manifest.segments[0]
