@@ -23,10 +23,10 @@ encoder = Encoder.open(sys.argv[1], backend=sys.argv[2], threads=1)
 print(encoder.encode_query("cat").indices.size)
 if sys.argv[3] == "convert":
     from splade_edge.export.quantize_openvino import compress_weights
-    from splade_edge.export.to_openvino import read_openvino, write_openvino
+    from splade_edge.export.source import QuantizationSource
     from pathlib import Path
-    model = read_openvino(Path(sys.argv[1]) / "onnx/fp32.onnx")
-    write_openvino(compress_weights(model, mode="INT8_ASYM"), Path("x.xml"))
+    source = QuantizationSource(Path(sys.argv[1]) / "onnx/fp32.onnx", [])
+    compress_weights(source, Path("x.xml"), mode="INT8_ASYM")
 """
 
 
