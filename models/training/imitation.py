@@ -15,11 +15,9 @@ from ...runtime.errors import InputError
 from .collections import Collection
 from .objective import Regularizer, imitation_loss, penalty
 from .runfile import EncoderSettings, RunFile
+from .sampling import fragment
 from .side import Side
 from .vocabulary import Texts
-
-# Words of a fragment, inclusive.
-_FRAGMENT = (2, 16)
 
 
 class Imitation:
@@ -68,10 +66,8 @@ class Imitation:
         texts = []
         for number in numbers:
             collection = self._collections[number]
-            if rng.random() < self._run.imitation.fragments:
-                words = collection.documents[rng.integers(len(collection.documents))].split()
-                start = int(rng.integers(len(words))) if words else 0
-                texts.append(" ".join(words[start : start + int(rng.integers(_FRAGMENT[0], _FRAGMENT[1] + 1))]))
+            if rng.random() < self._run.training.fragments:
+                texts.append(fragment(collection.documents[rng.integers(len(collection.documents))], rng))
             else:
                 texts.append(collection.queries[rng.choice(collection.train)])
         return texts

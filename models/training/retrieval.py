@@ -40,6 +40,7 @@ class Retrieval:
             per_query=settings.negatives,
             steps=settings.steps * settings.accumulate,
             seed=settings.seed,
+            fragments=settings.fragments,
         )
         self.document = Side(run.document, texts, settings.seed, self._device)
         self.query = Side(run.query, texts, settings.seed + 1, self._device) if run.query else self.document
@@ -58,12 +59,11 @@ class Retrieval:
         settings = self._run.training
         batch = self._sampler.batch(step * settings.accumulate + part)
         collection = self._collections[batch.collection]
-        queries = [collection.queries[q] for q in batch.queries]
         documents = [collection.documents[d] for d in batch.documents]
-        texts = [(self.query, self.query.ids(queries)), (self.document, self.document.ids(documents))]
+        texts = [(self.query, self.query.ids(batch.texts)), (self.document, self.document.ids(documents))]
         vectors = [side.encode(ids, chunk=settings.chunk, bf16=settings.bf16) for side, ids in texts]
         leaves = [v.detach().requires_grad_() for v in vectors] if settings.chunk else vectors
-        loss, parts = self._loss(step, batch, queries, *leaves)
+        loss, parts = self._loss(step, batch, *leaves)
         (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         if settings.chunk:
             for (side, ids), leaf in zip(texts, leaves, strict=True):
@@ -78,9 +78,7 @@ class Retrieval:
             if not side.settings.frozen:
                 regularizer.observe(step, totals[f"{name} terms"])
 
-    def _loss(
-        self, step: int, batch: Batch, queries: Sequence[str], q: Tensor, d: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, step: int, batch: Batch, q: Tensor, d: Tensor) -> tuple[Tensor, dict[str, float]]:
         run = self._run
         positive = torch.from_numpy(batch.positive).to(self._device)
         relevant = torch.from_numpy(batch.relevant).to(self._device)
@@ -98,7 +96,7 @@ class Retrieval:
             taught = self._teacher.scores(batch).to(self._device)
             parts["distillation"] = run.teacher.weight * distillation_loss(scores, taught)
         if self._imitated is not None:
-            wanted = self._imitated.encode(self._imitated.ids(queries), chunk=0, bf16=run.training.bf16)
+            wanted = self._imitated.encode(self._imitated.ids(batch.texts), chunk=0, bf16=run.training.bf16)
             parts["imitation"] = run.teacher.vector_weight * imitation_loss(q, wanted)
         loss = torch.stack(list(parts.values())).sum()
         return loss, {key: float(value.detach()) for key, value in parts.items()} | {

@@ -115,20 +115,15 @@ class MiddleSettings(Section, frozen=True):
     mask_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.15
 
 
-class ImitationSettings(Section, frozen=True):
-    """Objective "imitation". ``fragments``: the share of texts that are cut from documents; the rest are queries."""
-
-    fragments: Share = 0.5
-
-
 class TrainingSettings(Section, frozen=True):
     """Steps and optimizer (AdamW, linear warm-up and decay).
 
     ``batch``: queries a step; ``negatives``: hard negatives a query; ``negative_depth``: they are drawn from the first
     so many mined ones; ``miner``: the pair that mines them, a directory with ``query/`` and ``document/`` (default:
     BM25); ``accumulate``: batches an update; ``chunk``: texts encoded at a time with gradient caching
-    (Gao et al. 2021), 0 for all at once. ``contrastive``: weight of the cross-entropy; ``scale``: what the dot product
-    is multiplied with before the softmax.
+    (Gao et al. 2021), 0 for all at once. ``fragments``: the share of queries that are cut from documents, whose words
+    no judged query may have. ``contrastive``: weight of the cross-entropy; ``scale``: what the dot product is
+    multiplied with before the softmax.
     """
 
     steps: Count
@@ -136,6 +131,7 @@ class TrainingSettings(Section, frozen=True):
     negatives: Whole = 1
     negative_depth: Count = 30
     miner: str | None = None
+    fragments: Share = 0.0
     accumulate: Count = 1
     chunk: Whole = 0
     learning_rate: Positive = 1e-4
@@ -173,7 +169,6 @@ class RunFile(Section, frozen=True):
         default_factory=lambda: RegularizerSettings(penalty="flops", terms=150)
     )
     middle: MiddleSettings = field(default_factory=MiddleSettings)
-    imitation: ImitationSettings = field(default_factory=ImitationSettings)
 
 
 def read_run_file(path: Path) -> RunFile:

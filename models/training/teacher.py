@@ -108,7 +108,7 @@ class Teacher:
 
     def __init__(self, settings: TeacherSettings, collections: Sequence[Collection], cache: Path) -> None:
         self._settings = settings
-        encoder = DenseEncoder(str(settings.base), settings.max_length)
+        encoder = self._encoder = DenseEncoder(str(settings.base), settings.max_length)
         self._queries = [EmbeddingFile(cache, c.queries, encoder) for c in collections]
         self._documents = [EmbeddingFile(cache, c.documents, encoder) for c in collections]
         self._lexical = [settings.lexical if c.settings.lexical is None else c.settings.lexical for c in collections]
@@ -116,15 +116,17 @@ class Teacher:
             Bm25(c.documents) if weight and c.settings.weight else None
             for c, weight in zip(collections, self._lexical, strict=True)
         ]
-        self._collections = collections
 
     def scores(self, batch: Batch) -> Tensor:
         """float32 ``[batch, columns]``."""
         number = batch.collection
-        queries, documents = self._queries[number][batch.queries], self._documents[number][batch.documents]
-        scores = self._settings.dense * (queries @ documents.T)
+        known = batch.queries >= 0
+        queries = np.empty((len(known), self._encoder.width), np.float32)
+        queries[known] = self._queries[number][batch.queries[known]]
+        if not known.all():
+            queries[~known] = self._encoder.encode([batch.texts[row] for row in np.flatnonzero(~known)])
+        scores = self._settings.dense * (queries @ self._documents[number][batch.documents].T)
         bm25 = self._bm25[number]
         if bm25 is not None:
-            texts = [self._collections[number].queries[q] for q in batch.queries]
-            scores = scores + self._lexical[number] * bm25.scores(texts, batch.documents)
+            scores = scores + self._lexical[number] * bm25.scores(batch.texts, batch.documents)
         return torch.from_numpy(np.asarray(scores, np.float32))

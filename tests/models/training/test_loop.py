@@ -35,7 +35,9 @@ def log_of(run: Run) -> list[dict[str, float]]:
 def test_a_resumed_run_is_the_run_that_was_not_stopped(
     write_run: RunWriter, base: Path, tmp_path: Path, chunk: int
 ) -> None:
-    training = f"steps = 6\nbatch = 4\nchunk = {chunk}\naccumulate = 2\nlearning_rate = 0.01\nwarmup = 2"
+    training = (
+        f"fragments = 0.3\nsteps = 6\nbatch = 4\nchunk = {chunk}\naccumulate = 2\nlearning_rate = 0.01\nwarmup = 2"
+    )
     settings = read_run_file(write_run(HEADS.format(base=base), training=training))
     whole = Run(settings, tmp_path / "whole", tmp_path / "cache")
     whole.train()

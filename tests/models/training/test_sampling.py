@@ -13,7 +13,7 @@ from splade_edge.models.training.bm25 import Bm25
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.mining import Miner, mine_with_bm25
 from splade_edge.models.training.runfile import SetSettings
-from splade_edge.models.training.sampling import Sampler
+from splade_edge.models.training.sampling import Sampler, fragment
 from splade_edge.runtime.errors import InputError
 
 I0 = np.empty(0, np.int64)
@@ -123,3 +123,23 @@ def test_what_answers_a_held_out_query_is_not_taught(tmp_path: Path) -> None:
 
 def test_a_corpus_without_words_has_no_negatives(tmp_path: Path) -> None:
     assert (mine_with_bm25(Collection("x", SetSettings(path="x"), ["!", "?"], ["a"], [], I0, I0), 2) == -1).all()
+
+
+def test_fragments_are_cut_from_the_document_they_ask_for(small: Collection) -> None:
+    mined = mine_with_bm25(small, 8)
+    plain = sampler([small])
+    cut = 0
+    for step in range(20):
+        batch = Sampler([small], [mined], batch=6, per_query=1, steps=20, seed=5, fragments=0.5).batch(step)
+        assert plain.batch(step).texts == [small.queries[q] for q in plain.batch(step).queries]
+        for row, query in enumerate(batch.queries):
+            document = batch.documents[batch.positive[row]]
+            if query < 0:
+                cut += 1
+                assert batch.texts[row] in small.documents[document]
+                assert batch.documents[batch.relevant[row]].tolist() == [document]
+            else:
+                assert query == plain.batch(step).queries[row]
+                assert batch.texts[row] == small.queries[query]
+    assert 30 < cut < 90
+    assert fragment("", np.random.default_rng(0)) == ""
