@@ -18,6 +18,7 @@ from .graph import pooled_graph
 from .half_storage import halve_weights
 from .inputs import SpladeExporterConfig
 from .recipes import Recipe
+from .split_decoder import split_decoder
 from .texts import SampleTexts
 from .to_onnx import write_onnx
 from .to_openvino import read_openvino, write_openvino
@@ -78,7 +79,7 @@ def write_graphs(
                 variants.append(_int8_variant(recipe, _OPENVINO[1]))
     for variant in variants:
         halve_weights(directory / variant.path)
-    return variants
+    return [split_decoder(directory, variant) for variant in variants]
 
 
 def write_table(table: Table, directory: Path) -> Variant:
