@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .artifact import Backend, Precision
-from .encoder import Encoder
+from .encoder import Encoded, Encoder
 from .errors import ArtifactError, IndexFormatError
 from .files import safe_join
 from .index import Index
@@ -122,13 +122,13 @@ class Searcher:
 
     def encode_query(self, query: str) -> SparseVector:
         """The query's vector, over all terms that have weight; empty for a query without a known word."""
-        return next(_vectors(self.encoder, [query]))
+        return _known(self.encoder.encode_text(query))
 
     def encode_for_search(self, query: str) -> SparseVector:
         """The part of :meth:`encode_query` that can earn a score: the terms that occur in the index, with the same
         weights. This is what a search computes, and it is faster.
         """
-        return next(_vectors(self._search_encoder, [query]))
+        return _known(self._search_encoder.encode_text(query))
 
     def search(self, query: str, k: int = 10, *, where: Where = None, allowed: Allowed = None) -> list[Hit]:
         """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1.
@@ -170,7 +170,7 @@ class Searcher:
         return selected if allowed is None else np.logical_and(selected, allowed)
 
     def _search_many(self, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
-        vectors = _vectors(self._search_encoder, queries)
+        vectors = map(_known, self._search_encoder.encode(queries))
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
                 yield from pool.map(lambda vector: self.search_vector(vector, k, allowed=allowed), batch)
@@ -188,6 +188,6 @@ class Searcher:
         return Explanation(self.encoder.decode(vector), contributions)
 
 
-def _vectors(encoder: Encoder, queries: Iterable[str]) -> Iterator[SparseVector]:
-    for encoded in encoder.encode(queries):
-        yield encoded.vector if encoded.known else _NO_TERMS
+def _known(encoded: Encoded) -> SparseVector:
+    """A query's vector: none where no word of it is known."""
+    return encoded.vector if encoded.known else _NO_TERMS

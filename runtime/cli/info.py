@@ -85,6 +85,7 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
                 "recipe": v.recipe,
                 "isa": v.isa,
                 "batch_invariant": v.batch_invariant,
+                "decodes": "all terms" if v.decoder is None else "any terms",
                 "bytes": sum(m.files[name].size for name in variant_files(v)),
             }
             for v in m.variants
@@ -108,6 +109,7 @@ def _index(index: Index) -> dict[str, Any]:
         "postings": sum(s.postings for s in m.segments),
         "bytes": bytes_below(index.path),
         "vocabulary": m.vocab_size,
+        "terms_in_use": index.terms.size,
         "window": 1 << m.window_bits,
         "scale": m.scale,
         "text": msgspec.to_builtins(m.text),
@@ -167,6 +169,8 @@ def _graph(graph: dict[str, Any]) -> str:
         parts.append(graph["recipe"])
     if graph["isa"] != "any":
         parts.append(f"for {graph['isa']}")
+    if graph["decodes"] == "any terms":
+        parts.append("decodes an index's terms alone")
     if not graph["batch_invariant"]:
         parts.append("one text at a time")
     return ", ".join(parts)

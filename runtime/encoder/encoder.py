@@ -143,6 +143,12 @@ class Encoder:
             )
         return self._encode_lazily(iter(texts))
 
+    def encode_text(self, text: str) -> Encoded:
+        """Encode one text. Raises InputError if it is not a str."""
+        tokens = self.tokenizer.encode(text)
+        # Without ids: a tokenizer without special tokens, and an empty text.
+        return _encoded(self._run([tokens.ids])[0] if tokens.ids else _NO_TERMS, tokens)
+
     def decode(self, vector: SparseVector, top: int | None = None) -> list[tuple[str, float]]:
         """Terms and weights of a vector, heaviest first (equal weights by term id), the first ``top`` of them."""
         order = np.argsort(-vector.values, kind="stable")[:top]
@@ -154,7 +160,7 @@ class Encoder:
                 f"{self.artifact.path} holds a {self.artifact.manifest.role} encoder; open the {side} side of its pair"
             )
         if isinstance(text, str):
-            return next(self._encode_lazily(iter([text]))).vector
+            return self.encode_text(text).vector
         return (encoded.vector for encoded in self.encode(text))
 
     def _encode_lazily(self, texts: Iterator[str]) -> Iterator[Encoded]:
