@@ -122,11 +122,7 @@ def _encoders(args: argparse.Namespace) -> tuple[dict[str, Call], list[str], Cal
 def _sentence_transformers(checkpoint: str) -> Call:
     """sentence-transformers' own SPLADE encoder with the same weights."""
     from sentence_transformers import SparseEncoder
-
-    try:
-        from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
-    except ImportError:
-        from sentence_transformers.sparse_encoder.models import MLMTransformer, SpladePooling
+    from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 
     model = SparseEncoder(modules=[MLMTransformer(checkpoint), SpladePooling("max")], device="cpu")
     return lambda text: model.encode(text, show_progress_bar=False)

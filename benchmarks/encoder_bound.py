@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -117,7 +118,7 @@ def _torch(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[str, Callable[[], obj
             torch._int_mm(signed, matrix)
         except (RuntimeError, AttributeError):
             continue
-        yield f"PyTorch _int_mm ({layout})", lambda matrix=matrix: torch._int_mm(signed, matrix)
+        yield f"PyTorch _int_mm ({layout})", partial(torch._int_mm, signed, matrix)
     for engine in ("x86", "onednn"):
         try:
             torch.backends.quantized.engine = engine
@@ -127,7 +128,7 @@ def _torch(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[str, Callable[[], obj
             torch.ops.quantized.linear(x, packed, 1.0, 128)
         except RuntimeError:
             continue
-        yield f"PyTorch quantized ({engine})", lambda x=x, p=packed: torch.ops.quantized.linear(x, p, 1.0, 128)
+        yield f"PyTorch quantized ({engine})", partial(torch.ops.quantized.linear, x, packed, 1.0, 128)
 
 
 def _best(call: Callable[[], object], repeat: int = _REPEAT) -> float:

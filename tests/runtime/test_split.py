@@ -150,6 +150,7 @@ def describe(path: Path, **changes: int) -> Variant:
     """Rewrite the manifest with another description of the decoder, hashes and all."""
     artifact = open_artifact(path)
     (variant,) = artifact.manifest.variants
+    assert variant.decoder is not None
     variant = msgspec.structs.replace(variant, decoder=msgspec.structs.replace(variant.decoder, **changes))
     write_artifact_manifest(path, msgspec.structs.replace(artifact.manifest, variants=[variant]))
     return variant
