@@ -140,6 +140,8 @@ class KernelDecoder(Decoder):
 
     def _above_zero(self, activations: Activations, scale: np.float32) -> tuple[npt.NDArray[np.int32], Weights]:
         length = len(activations)
+        if activations.dtype != np.uint8 or activations.shape != (length, self._hidden) or not length:
+            raise ValueError(f"activations are {activations.dtype} {activations.shape}, not uint8 [>0, {self._hidden}]")
         room = next((size for size in self._kernels.TILES if size >= length), length)
         if room > length:  # a position twice does not change the maximum
             activations = activations[np.arange(room) % length]

@@ -64,7 +64,10 @@ class SplitSession(Session):
         with self._lock:
             decoder = self._decoder = self._decoder or self._make_decoder()
         lengths = attention_mask.sum(axis=1).tolist()
-        return [decoder.decode(activations[i, : lengths[i]], scale[i, 0, 0]) for i in range(batch)]
+        vectors = [decoder.decode(activations[i, : lengths[i]], scale[i, 0, 0]) for i in range(batch)]
+        if not all(np.isfinite(vector.values).all() for vector in vectors):
+            raise ArtifactError(f"{self.path} gives weights that are not finite; use another precision")
+        return vectors
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
         """See :class:`Session`; terms that are not decoded have no weight."""

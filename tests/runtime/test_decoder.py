@@ -88,6 +88,14 @@ def test_no_rows_at_all(kind) -> None:
 
 
 @needs_jit
+def test_a_kernel_is_given_nothing_else_than_it_reads() -> None:
+    decoder = KernelDecoder(make_rows(np.random.default_rng(0), 10, 8, extreme=False), None, "relu")
+    for wrong in (np.ones((2, 4), np.uint8), np.ones((2, 8), np.int8), np.ones((0, 8), np.uint8), np.ones(8, np.uint8)):
+        with pytest.raises(ValueError, match="not uint8"):
+            decoder.decode(wrong, np.float32(1))
+
+
+@needs_jit
 @pytest.mark.parametrize("threads", [2, 3, 7])
 def test_threads_share_a_text(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PARALLEL", 0)

@@ -192,6 +192,17 @@ def test_a_decoder_that_is_not_finite_is_refused(tmp_path: Path) -> None:
             Encoder(Artifact(path, open_artifact(path, check=False).manifest), threads=1)
 
 
+def test_weights_that_are_not_finite_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.open(path, threads=1)
+    run = encoder._session._graph.run
+    for scale, message in ((np.nan, "does not give finite"), (3e38, "weights that are not finite")):
+        monkeypatch.setattr(
+            encoder._session._graph, "run", lambda *a, x=scale: (run(*a)[0], np.full((1, 1, 1), x, np.float32))
+        )
+        with pytest.raises(ArtifactError, match=message):
+            encoder.encode_query("cat")
+
+
 def test_an_unknown_activation_is_refused(tmp_path: Path) -> None:
     path = split.write_split_artifact(tmp_path / "a")
     manifest = msgspec.structs.replace(open_artifact(path).manifest, activation="softplus")
