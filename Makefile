@@ -23,7 +23,7 @@ test-full: test
 
 test: .venv-test/ready
 	$(TEST)/python -m pytest -n 2 --dist loadgroup
-	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_index.py
+	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_index.py tests/runtime/test_decoder.py tests/runtime/test_split.py
 
 lint: .venv-test/ready
 	$(TEST)/ruff check .

@@ -16,7 +16,7 @@ from pathlib import Path
 from .processes import module
 from .report import say
 
-_NAMES = ("scorer", "indexing", "filters", "startup", "quality")
+_NAMES = ("scorer", "indexing", "filters", "encoder", "startup", "quality")
 _DEMO = Path("benchmarks/data/demo")
 
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     args.output.mkdir(parents=True, exist_ok=True)
     failed = []
-    if args.pair is None and {"startup", "quality"} & set(wanted):
+    if args.pair is None and {"encoder", "startup", "quality"} & set(wanted):
         args.pair = str(args.output / "work" / "pair")
         if not _run("export", [_splade_edge("export", args.checkpoint, "--output", args.pair, "--force")]):
             failed.append("export")
@@ -75,9 +75,15 @@ def _commands(name: str, args: argparse.Namespace) -> list[list[str]]:
         return [module(name, *sizes, *work, *written)]
     if name == "filters":
         return [module(name, "--documents", "50000" if args.quick else "1000000", *work, *written)]
+    index = str(args.output / "work" / "demo-index")
+    make = _splade_edge("index", args.pair, str(_DEMO / "corpus.jsonl"), "--output", index, "--force")
+    if name == "encoder":
+        rounds = ["--rounds", "2" if args.quick else "20"]
+        checkpoint = str(Path(args.checkpoint) / "query")
+        queries = str(_DEMO / "queries.jsonl")
+        options = ["--pair", args.pair, "--checkpoint", checkpoint, *rounds]
+        return [make, module(name, index, queries, *options, *written)]
     if name == "startup":
-        index = str(args.output / "work" / "demo-index")
-        make = _splade_edge("index", args.pair, str(_DEMO / "corpus.jsonl"), "--output", index, "--force")
         repeat = ["--repeat", "2" if args.quick else "7"]
         python = ["--python", args.runtime_python] if args.runtime_python else []
         return [make, module(name, index, *repeat, *python, *written)]

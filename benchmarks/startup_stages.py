@@ -55,7 +55,7 @@ def main() -> None:
     encoder = Encoder(artifact, artifact.variant(args.backend), args.threads)
     searcher = Searcher(index, encoder, args.threads)
     steps.done("load the encoder")
-    vector = searcher.encode_query(args.query)
+    vector = searcher.encode_for_search(args.query)
     steps.done("encode the query")
     index.search_vectors(*vector, 10)
     steps.done("kernels, first search")

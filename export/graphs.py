@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from ..models.checkpoint import Checkpoint
@@ -21,6 +22,7 @@ from .quantize_rows import quantize_rows
 from .quantize_vocabulary import quantize_vocabulary
 from .recipes import Function, Recipe
 from .source import Inputs, QuantizationSource
+from .split_decoder import split_decoder
 from .texts import SampleTexts
 from .to_onnx import write_onnx
 from .to_openvino import read_openvino, write_openvino
@@ -76,13 +78,14 @@ def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name
             f"the recipe {recipe.name!r} does not quantize this architecture for {recipe.backend} "
             f"({type(error).__name__}: {reason}); choose another --recipe"
         ) from error
-    return Variant(recipe.backend, "int8", path, recipe.name, recipe.isa, recipe.batch_invariant)
+    variant = Variant(recipe.backend, "int8", path, recipe.name, recipe.isa, recipe.batch_invariant)
+    return split_decoder(directory, variant)
 
 
 def adopt(variant: Variant, recipe: Recipe, origin: Path, directory: Path) -> Variant:
     """Move a quantized graph that was made in ``origin`` to where :func:`write_int8` would have written it."""
     path = f"{recipe.backend}/{_int8_name(recipe)}{_SUFFIX[recipe.backend]}"
-    adopted = Variant(variant.backend, "int8", path, variant.recipe, variant.isa, variant.batch_invariant)
+    adopted = msgspec.structs.replace(variant, path=path)
     for old, new in zip(variant_files(variant), variant_files(adopted), strict=True):
         (directory / new).parent.mkdir(exist_ok=True)
         shutil.copyfile(origin / old, directory / new)

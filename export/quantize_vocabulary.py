@@ -57,7 +57,7 @@ def quantize_vocabulary(source: QuantizationSource, target: Path, *, weight_bits
     graph.initializer.extend(
         numpy_helper.from_array(array, f"{name}_{part}")
         for part, array in (
-            ("int8", quantized) if tied else ("columns", np.ascontiguousarray(quantized.T)),
+            ("int8", quantized),
             ("row_scale", scale[:, None]),
             ("scale", scale[None, :]),
             ("levels", np.float32(_ACTIVATION_LEVELS)),
@@ -71,9 +71,10 @@ def quantize_vocabulary(source: QuantizationSource, target: Path, *, weight_bits
     hidden, pooled = decoder.matmul.input[0], decoder.reduce.output[0]
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if tied and node is decoder.transpose:
+        if node is decoder.transpose:
+            continue
+        if node is decoder.matmul:
             nodes.append(helper.make_node("Transpose", [f"{name}_int8"], [f"{name}_columns"], perm=[1, 0]))
-        elif node is decoder.matmul:
             nodes += _quantized_activations(name, hidden)
         elif node is decoder.reduce:
             nodes += _pooled_products(name, pooled, keepdims=_keeps_dimensions(node))

@@ -29,7 +29,7 @@ from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_man
 MANIFEST_NAME = "splade_edge.json"
 ARTIFACT_FORMAT = "splade-edge-artifact"
 PAIR_FORMAT = "splade-edge-pair"
-VERSION = 2  # 2 added `kind` and tables; 1 had encoders only
+VERSION = 3  # 3 added decoders beside graphs, 2 `kind` and tables; 1 had encoders only
 
 Role = Literal["query", "document", "both"]
 Side = Literal["query", "document"]
@@ -41,6 +41,24 @@ Kind = Literal["encoder", "masked encoder", "look-up", "bag of words"]
 Precision = Literal["fp32", "int8"]
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "weights"
+BODY_OUTPUT_NAMES = ("activations", "activation_scale")
+
+
+class DecoderPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the int8 vocabulary decoder lies in an ONNX file, so that it can run outside the graph and for some terms.
+
+    The first ``body`` bytes of the file are a graph of their own that ends before the decoder and gives
+    ``activations`` (uint8 ``[batch, length, hidden]``, 1..255 around 128) and ``activation_scale`` (float32
+    ``[batch, 1, 1]``). At these offsets in bytes lie ``weights`` (int8 ``[vocab, hidden]``, -127..127), ``scale`` and
+    ``bias`` (float32 ``[vocab]``). A weight is the manifest's activation of ``activation_scale * scale`` times the
+    largest product over the positions, plus ``bias``.
+    """
+
+    body: int
+    hidden: int
+    weights: int
+    scale: int
+    bias: int
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +66,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``path`` is the file to load; ``recipe`` names how it was quantized ("" for fp32); ``isa`` the CPUs it is right on
     ("any", or "vnni": x86 with VNNI, and every other architecture); ``batch_invariant`` is false where a text's vector
-    would depend on its batch neighbours, so that the runtime encodes one text at a time.
+    would depend on its batch neighbours, so that the runtime encodes one text at a time; ``decoder`` is where
+    its vocabulary decoder lies, for graphs that can go without.
     """
 
     backend: Form
@@ -57,6 +76,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: str
     isa: str
     batch_invariant: bool
+    decoder: DecoderPart | None = None
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .artifact import Backend, Precision
-from .encoder import Encoder
+from .encoder import Encoded, Encoder
 from .errors import ArtifactError, IndexFormatError
 from .files import safe_join
 from .index import Index
@@ -87,6 +87,8 @@ class Searcher:
             )
         self.index = index
         self.encoder = encoder
+        # Other terms earn nothing in this index, so a search need not know their weights.
+        self._search_encoder = encoder.restricted(index.terms)
         self.threads = resolve_threads(threads)
         self.approximate = approximate
 
@@ -124,8 +126,14 @@ class Searcher:
         self.close()
 
     def encode_query(self, query: str) -> SparseVector:
-        """The query's vector, over terms that have weight; empty for a query without a known word."""
-        return next(self._encode_many([query]))
+        """The query's vector, over all terms that have weight; empty for a query without a known word."""
+        return _known(self.encoder.encode_text(query))
+
+    def encode_for_search(self, query: str) -> SparseVector:
+        """The part of :meth:`encode_query` that can earn a score: the terms that occur in the index, with the same
+        weights. This is what a search computes, and it is faster.
+        """
+        return _known(self._search_encoder.encode_text(query))
 
     def search(self, query: str, k: int = 10, *, where: Where = None, allowed: Allowed = None) -> list[Hit]:
         """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1.
@@ -134,7 +142,7 @@ class Searcher:
         of the documents that satisfy it (see :meth:`Index.select`; raises WhereError).
         ``allowed``: bool ``[documents]`` by ordinal, to search only the documents where it is True.
         """
-        return self.search_vector(self.encode_query(query), k, where=where, allowed=allowed)
+        return self.search_vector(self.encode_for_search(query), k, where=where, allowed=allowed)
 
     def search_vector(
         self, query: SparseVector, k: int = 10, *, where: Where = None, allowed: Allowed = None
@@ -169,7 +177,7 @@ class Searcher:
         return selected if allowed is None else np.logical_and(selected, allowed)
 
     def _search_many(self, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
-        vectors = self._encode_many(queries)
+        vectors = map(_known, self._search_encoder.encode(queries))
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
                 yield from pool.map(lambda vector: self.search_vector(vector, k, allowed=allowed), batch)
@@ -186,6 +194,7 @@ class Searcher:
         ]
         return Explanation(self.encoder.decode(vector), contributions)
 
-    def _encode_many(self, queries: Iterable[str]) -> Iterator[SparseVector]:
-        for encoded in self.encoder.encode(queries):
-            yield encoded.vector if encoded.known else _NO_TERMS
+
+def _known(encoded: Encoded) -> SparseVector:
+    """A query's vector: none where no word of it is known."""
+    return encoded.vector if encoded.known else _NO_TERMS

@@ -82,7 +82,7 @@ class Bench:
         whole: dict[int, list[float]] = {k: [] for k in ks}
         for text, k in product(texts, ks):
             start = time.perf_counter()
-            vector = self._searcher.encode_query(text)
+            vector = self._searcher.encode_for_search(text)
             encoded = time.perf_counter()
             ordinals, _, _ = index.search_units(vector.indices, vector.values, k)
             scored = time.perf_counter()

@@ -88,6 +88,7 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
                 "runs_here": supports(v.isa),
                 "used_here": v == artifact.variant(v.backend, v.precision),
                 "batch_invariant": v.batch_invariant,
+                "decodes": "all terms" if v.decoder is None else "any terms",
                 "bytes": sum(m.files[name].size for name in variant_files(v)),
             }
             for v in m.variants
@@ -111,6 +112,7 @@ def _index(index: Index) -> dict[str, Any]:
         "postings": sum(s.postings for s in m.segments),
         "bytes": bytes_below(index.path),
         "vocabulary": m.vocab_size,
+        "terms_in_use": index.terms.size,
         "window": 1 << m.window_bits,
         "scale": m.scale,
         "text": msgspec.to_builtins(m.text),
@@ -174,6 +176,8 @@ def _graph(graph: dict[str, Any]) -> str:
         parts.append("not for this CPU")
     elif not graph["used_here"]:
         parts.append("not used on this CPU, which has a better one")
+    if graph["decodes"] == "any terms":
+        parts.append("decodes an index's terms alone")
     if not graph["batch_invariant"]:
         parts.append("one text at a time")
     return ", ".join(parts)

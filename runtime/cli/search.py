@@ -159,7 +159,8 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     console = new_console()
     query, explain = args.query, args.explain
     selection = None if args.where is None else searcher.index.select(args.where)
-    vector = searcher.encode_query(query)
+    # All of the query's terms are of interest only to a reader.
+    vector = searcher.encode_query(query) if explain else searcher.encode_for_search(query)
     if is_cut(searcher, query):
         warn_cut(searcher, "the query was")
     if explain and selection is not None:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..artifact import INPUT_NAMES, OUTPUT_NAME, Artifact, Variant
+from ..artifact import INPUT_NAMES, OUTPUT_NAME
 from ..errors import ArtifactError, InputError, MissingExtraError
 from ..telemetry import no_telemetry
+from ..vectors import SparseVector, from_dense
 
 Ids = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
@@ -40,7 +41,7 @@ class Session(ABC):
         Raises InputError for ids or a mask the graph is not defined on, ArtifactError if the graph fails or gives
         anything but finite, non-negative weights.
         """
-        _check_inputs(input_ids, attention_mask, self.vocab_size, self.max_length)
+        check_inputs(input_ids, attention_mask, self.vocab_size, self.max_length)
         weights = self._run(np.ascontiguousarray(input_ids), np.ascontiguousarray(attention_mask))
         if weights.shape != (input_ids.shape[0], self.vocab_size) or weights.dtype != np.float32:
             raise ArtifactError(
@@ -52,6 +53,14 @@ class Session(ABC):
             raise ArtifactError(f"{self.path} gives weights that are negative or not finite; use another precision")
         return weights
 
+    def vectors(self, input_ids: Ids, attention_mask: Ids) -> list[SparseVector]:
+        """:meth:`run` as the sparse vector of each text."""
+        return [from_dense(row) for row in self.run(input_ids, attention_mask)]
+
+    def restricted(self, terms: npt.NDArray[np.int32]) -> Session:
+        """A session that need not give weights to other terms than these (ascending); it may be this one."""
+        return self
+
     @abstractmethod
     def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights: ...
 
@@ -61,10 +70,23 @@ class OnnxSession(Session):
 
     def __init__(self, path: Path, vocab_size: int, max_length: int, threads: int) -> None:
         super().__init__(path, vocab_size, max_length, threads)
+        self._graph = OnnxGraph(path, threads, (OUTPUT_NAME,))
+
+    def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        (weights,) = self._graph.run(input_ids, attention_mask)
+        return weights
+
+
+class OnnxGraph:
+    """ONNX Runtime with a graph from ``path``, or from its first ``size`` bytes, that has these ``outputs``."""
+
+    def __init__(self, path: Path, threads: int, outputs: tuple[str, ...], size: int | None = None) -> None:
         with no_telemetry():
             import onnxruntime as ort
             from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+        self.path = path
+        self._outputs = list(outputs)
         self._errors: tuple[type[Exception], ...] = (
             state.EPFail,
             state.Fail,
@@ -86,18 +108,28 @@ class OnnxSession(Session):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         ort.disable_telemetry_events()
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            model = path if size is None else _first_bytes(path, size)
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except self._errors as error:
             raise _does_not_load(path, f"ONNX Runtime {ort.__version__}", error) from error
-        _check_names(path, [i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()])
+        names = [[i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]]
+        check_names(path, *names, expected=outputs)
 
-    def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+    def run(self, input_ids: Ids, attention_mask: Ids) -> list[npt.NDArray[Any]]:
+        """The outputs, in the order they were asked for. Raises ArtifactError if the graph fails."""
         feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
         try:
-            (weights,) = self._session.run([OUTPUT_NAME], feed)
+            return [np.asarray(output) for output in self._session.run(self._outputs, feed)]
         except self._errors as error:
             raise _fails(self.path, error) from error
-        return np.asarray(weights)
+
+
+def _first_bytes(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path} ({error.strerror}); export it again") from None
 
 
 class OpenVinoSession(Session):
@@ -121,7 +153,7 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             raise _does_not_load(path, f"OpenVINO {ov.__version__}", error) from error
         names = [[next(iter(port.get_names()), "") for port in ports] for ports in (compiled.inputs, compiled.outputs)]
-        _check_names(path, *names)
+        check_names(path, *names, expected=(OUTPUT_NAME,))
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()  # an infer request holds its input and output tensors
 
@@ -153,16 +185,8 @@ class TableSession(Session):
         return np.tile(self._table, (len(input_ids), 1))
 
 
-_SESSIONS: dict[str, type[Session]] = {"onnx": OnnxSession, "openvino": OpenVinoSession, "table": TableSession}
-
-
-def open_session(artifact: Artifact, variant: Variant, threads: int) -> Session:
-    """Load one graph of an artifact, or its table. Raises ArtifactError or MissingExtraError."""
-    manifest = artifact.manifest
-    return _SESSIONS[variant.backend](artifact.file(variant.path), manifest.vocab_size, manifest.max_length, threads)
-
-
-def _check_inputs(input_ids: Ids, attention_mask: Ids, vocab_size: int, max_length: int) -> None:
+def check_inputs(input_ids: Ids, attention_mask: Ids, vocab_size: int, max_length: int) -> None:
+    """Raise InputError for ids or a mask that graphs are not defined on (see :meth:`Session.run`)."""
     if input_ids.ndim != 2 or 0 in input_ids.shape or input_ids.dtype != np.int64:
         raise InputError(f"token ids are {input_ids.dtype} {list(input_ids.shape)}; give int64 [batch, length], none 0")
     if input_ids.shape[1] > max_length:
@@ -183,11 +207,12 @@ def _check_inputs(input_ids: Ids, attention_mask: Ids, vocab_size: int, max_leng
         raise InputError("a mask row is empty or padded on the left; pad on the right, with at least one token")
 
 
-def _check_names(path: Path, inputs: list[str], outputs: list[str]) -> None:
-    if sorted(inputs) != sorted(INPUT_NAMES) or OUTPUT_NAME not in outputs:
+def check_names(path: Path, inputs: list[str], outputs: list[str], *, expected: tuple[str, ...]) -> None:
+    """Raise ArtifactError unless a graph takes our inputs and gives the ``expected`` outputs."""
+    if sorted(inputs) != sorted(INPUT_NAMES) or not set(expected) <= set(outputs):
         raise ArtifactError(
             f"{path} takes {', '.join(inputs)} and gives {', '.join(outputs)}, not {', '.join(INPUT_NAMES)} and "
-            f"{OUTPUT_NAME}; export it again"
+            f"{', '.join(expected)}; export it again"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
@@ -14,10 +15,10 @@ import numpy.typing as npt
 from ..artifact import Artifact, Backend, Precision, Side, Variant, open_artifact
 from ..errors import ArtifactError, InputError
 from ..threads import resolve_threads
-from ..vectors import SparseVector, from_dense
-from .backends import open_session
+from ..vectors import SparseVector
 from .batches import next_batch, pad_right
 from .isa import check_isa
+from .sessions import open_session
 from .tokenizer import TextTokenizer, TokenIds
 
 # Texts read ahead of the one a consumer waits for, so that a batch holds texts of similar length.
@@ -63,7 +64,10 @@ class Encoder:
         # Padding is masked, so any id does where the tokenizer has no padding token, or one the graph does not know.
         pad_id = manifest.special_tokens.get("pad_token", 0)
         self._pad_id = pad_id if pad_id < self.vocab_size else 0
-        self._dropped = np.asarray(manifest.dropped_terms, np.int64)
+        self._kept: npt.NDArray[np.bool_] | None = None  # terms that may have weight; None: all
+        if manifest.dropped_terms:
+            self._kept = np.ones(self.vocab_size, np.bool_)
+            self._kept[manifest.dropped_terms] = False
         self._own_terms = manifest.kind != "encoder"
         check_isa(artifact, self.variant)
         self._session = open_session(artifact, self.variant, self.threads)
@@ -85,6 +89,22 @@ class Encoder:
         """
         artifact = open_artifact(path, side, check=check)
         return cls(artifact, artifact.variant(backend, precision), threads)
+
+    def restricted(self, terms: npt.NDArray[np.integer]) -> Encoder:
+        """This encoder for some terms: their weights are what they were, to the last bit, and others get none.
+
+        ``terms``: term ids; those beyond the vocabulary are ignored. Where the artifact says where its decoder lies,
+        other terms are not even computed. The graph is shared with this encoder, so it costs the memory of the terms'
+        rows.
+        """
+        kept = np.zeros(self.vocab_size, np.bool_)
+        kept[terms[terms < self.vocab_size]] = True
+        if self._kept is not None:
+            kept &= self._kept
+        encoder = copy.copy(self)
+        encoder._kept = kept
+        encoder._session = self._session.restricted(np.flatnonzero(kept).astype(np.int32))
+        return encoder
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -123,6 +143,12 @@ class Encoder:
             )
         return self._encode_lazily(iter(texts))
 
+    def encode_text(self, text: str) -> Encoded:
+        """Encode one text. Raises InputError if it is not a str."""
+        tokens = self.tokenizer.encode(text)
+        # Without ids: a tokenizer without special tokens, and an empty text.
+        return _encoded(self._run([tokens.ids])[0] if tokens.ids else _NO_TERMS, tokens)
+
     def decode(self, vector: SparseVector, top: int | None = None) -> list[tuple[str, float]]:
         """Terms and weights of a vector, heaviest first (equal weights by term id), the first ``top`` of them."""
         order = np.argsort(-vector.values, kind="stable")[:top]
@@ -134,7 +160,7 @@ class Encoder:
                 f"{self.artifact.path} holds a {self.artifact.manifest.role} encoder; open the {side} side of its pair"
             )
         if isinstance(text, str):
-            return next(self._encode_lazily(iter([text]))).vector
+            return self.encode_text(text).vector
         return (encoded.vector for encoded in self.encode(text))
 
     def _encode_lazily(self, texts: Iterator[str]) -> Iterator[Encoded]:
@@ -160,11 +186,19 @@ class Encoder:
                 emitted += 1
 
     def _run(self, ids: list[list[int]]) -> list[SparseVector]:
-        weights = self._session.run(*pad_right(ids, self._pad_id))
-        weights[:, self._dropped] = 0
+        inputs = pad_right(ids, self._pad_id)
         if self._own_terms:
-            return [_at_terms(row, own) for row, own in zip(weights, ids, strict=True)]
-        return [from_dense(row) for row in weights]
+            weights = self._session.run(*inputs)
+            vectors = [_at_terms(row, own) for row, own in zip(weights, ids, strict=True)]
+        else:
+            vectors = self._session.vectors(*inputs)
+        return vectors if self._kept is None else [_only(vector, self._kept) for vector in vectors]
+
+
+def _only(vector: SparseVector, kept: npt.NDArray[np.bool_]) -> SparseVector:
+    """The terms of a vector for which ``kept`` ``[vocab]`` is true."""
+    keep = kept[vector.indices]
+    return vector if keep.all() else SparseVector(vector.indices[keep], vector.values[keep])
 
 
 def _at_terms(weights: npt.NDArray[np.float32], ids: list[int]) -> SparseVector:

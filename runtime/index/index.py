@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -197,6 +198,11 @@ class Index:
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:
         """The stored documents of these ordinals. Raises InputError (out of range) or IntegrityError (damaged)."""
         return self._segment.documents.get([int(o) for o in ordinals])
+
+    @cached_property
+    def terms(self) -> npt.NDArray[np.int32]:
+        """The terms that occur in the documents, int32, ascending. No other can earn a document any score."""
+        return np.flatnonzero(np.diff(self._segment.term_blocks)).astype(np.int32)
 
     def find(self, document_id: str) -> int | None:
         """The ordinal of a document id, or None."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from splade_edge.runtime.errors import ParityError
 
-from .. import tiny
+from .. import split, tiny
 from .conftest import Cli
 
 
@@ -19,6 +19,7 @@ def test_info_of_an_index(cli: Cli, index: Path) -> None:
     assert about["statistics"]["truncated"] == 0
     assert about["query_encoder"]["licence"] == "Apache-2.0"
     assert 0 < about["scale"] < 1
+    assert 0 < about["terms_in_use"] <= about["vocabulary"]
     table = cli("info", index).stdout
     for row in ("kind", "window", "scale", "text: join", "statistics: truncated", "query encoder: licence"):
         assert any(line.startswith(row) for line in table.splitlines()), row
@@ -30,7 +31,14 @@ def test_info_of_artifacts(cli: Cli, tiny_pair: Path) -> None:
     about = json.loads(cli("info", tiny_pair / "query", "--json").stdout)
     assert about["kind"] == "artifact"
     assert about["graphs"][0]["backend"] == "onnx"
+    assert about["graphs"][0]["decodes"] == "all terms"
     assert "graph" in cli("info", tiny_pair / "query").stdout
+
+
+def test_info_of_a_graph_whose_decoder_runs_outside(cli: Cli, tmp_path: Path) -> None:
+    path = split.write_split_artifact(tmp_path / "a", "query")
+    assert json.loads(cli("info", path, "--json").stdout)["graphs"][0]["decodes"] == "any terms"
+    assert "decodes an index's terms alone" in " ".join(cli("info", path).stdout.split())
 
 
 @pytest.mark.parametrize("command", ["info", "verify"])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from splade_edge.runtime.artifact import Backend, Variant, open_artifact
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder import encoder as encoder_module
-from splade_edge.runtime.encoder.backends import open_session
 from splade_edge.runtime.encoder.batches import next_batch, pad_right
+from splade_edge.runtime.encoder.sessions import open_session
 from splade_edge.runtime.errors import ArtifactError, InputError, IntegrityError, MissingExtraError
 
 from .. import tiny

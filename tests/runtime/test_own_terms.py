@@ -86,7 +86,7 @@ def test_an_artifact_of_version_1_is_an_encoder(tmp_path: Path) -> None:
     path = tiny.write_artifact(tmp_path / "a")
     file = path / "splade_edge.json"
     body = json.loads(file.read_bytes())
-    assert body["version"] == VERSION == 2
+    assert body["version"] == VERSION
     del body["kind"], body["digest"]
     body["version"] = 1
     old = msgspec.json.format(msgspec.json.encode(body, order="sorted"), indent=1)

@@ -1,0 +1,108 @@
+"""A graph that ends before its vocabulary decoder, which runs outside of it: over all terms, or those of an index."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..artifact import BODY_OUTPUT_NAMES, DecoderPart
+from ..errors import ArtifactError
+from ..vectors import SparseVector
+from .backends import Ids, OnnxGraph, Session, Weights, check_inputs
+from .decoder import ACTIVATIONS, Decoder, DecoderRows, KernelDecoder, NumpyDecoder
+
+
+class SplitSession(Session):
+    """The body of a graph in ONNX Runtime, and its decoder in a kernel of our own.
+
+    Gives what the whole graph gives, up to the last bit of a logarithm. Only the rows that are decoded are held in
+    memory; those of all terms are read from the file when they are first asked for.
+    """
+
+    def __init__(
+        self, path: Path, part: DecoderPart, activation: str, vocab_size: int, max_length: int, threads: int
+    ) -> None:
+        super().__init__(path, vocab_size, max_length, threads)
+        if activation not in ACTIVATIONS:
+            raise ArtifactError(f"{path} has the activation {activation!r}, unknown here; upgrade splade-edge")
+        self._hidden = part.hidden
+        self._activation = activation
+        self._rows = _map_rows(path, part, vocab_size)
+        self._graph = OnnxGraph(path, threads, BODY_OUTPUT_NAMES, part.body)
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._terms: npt.NDArray[np.int32] | None = None
+        self._decoder: Decoder | None = None
+        self._lock = threading.Lock()
+
+    def restricted(self, terms: npt.NDArray[np.int32]) -> SplitSession:
+        """This session with the decoder rows of these terms only (ascending)."""
+        session = copy.copy(self)
+        session._terms, session._lock = terms, threading.Lock()
+        session._decoder = session._make_decoder()
+        return session
+
+    def vectors(self, input_ids: Ids, attention_mask: Ids) -> list[SparseVector]:
+        """See :class:`Session`."""
+        check_inputs(input_ids, attention_mask, self.vocab_size, self.max_length)
+        batch, length = input_ids.shape
+        activations, scale = self._graph.run(np.ascontiguousarray(input_ids), np.ascontiguousarray(attention_mask))
+        if (
+            activations.dtype != np.uint8
+            or activations.shape != (batch, length, self._hidden)
+            or scale.dtype != np.float32
+            or scale.shape != (batch, 1, 1)
+            or not np.isfinite(scale).all()
+        ):
+            raise ArtifactError(
+                f"{self.path}: its graph does not give finite {self._hidden} values a token; export it again"
+            )
+        with self._lock:
+            decoder = self._decoder = self._decoder or self._make_decoder()
+        lengths = attention_mask.sum(axis=1).tolist()
+        vectors = [decoder.decode(activations[i, : lengths[i]], scale[i, 0, 0]) for i in range(batch)]
+        if not all(np.isfinite(vector.values).all() for vector in vectors):
+            raise ArtifactError(f"{self.path} gives weights that are not finite; use another precision")
+        return vectors
+
+    def run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        """See :class:`Session`; terms that are not decoded have no weight."""
+        weights = np.zeros((len(input_ids), self.vocab_size), np.float32)
+        for row, vector in zip(weights, self.vectors(input_ids, attention_mask), strict=True):
+            row[vector.indices] = vector.values
+        return weights
+
+    def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        return self.run(input_ids, attention_mask)
+
+    def _make_decoder(self) -> Decoder:
+        import numba
+
+        if numba.config.DISABLE_JIT:  # the kernel is made of instructions and has no other form
+            return NumpyDecoder(self._rows, self._terms, self._activation)
+        return KernelDecoder(self._rows, self._terms, self._activation, self._pool, self.threads)
+
+
+def _map_rows(path: Path, part: DecoderPart, vocab_size: int) -> DecoderRows:
+    """The decoder in the file. Raises ArtifactError if it does not lie there."""
+    try:
+        size = path.stat().st_size
+        sizes = {part.weights: vocab_size * part.hidden, part.scale: 4 * vocab_size, part.bias: 4 * vocab_size}
+        if part.hidden <= 0 or part.hidden % 4 or not 0 < part.body <= size:
+            raise ValueError
+        if any(start < 0 or start + length > size for start, length in sizes.items()):
+            raise ValueError
+        weights = np.memmap(path, np.int8, "r", part.weights, (vocab_size, part.hidden))
+        scale, bias = (
+            np.fromfile(path, "<f4", vocab_size, offset=start).astype(np.float32, copy=False)
+            for start in (part.scale, part.bias)
+        )
+    except (OSError, ValueError):
+        raise ArtifactError(f"{path} does not hold the decoder that its manifest describes; export it again") from None
+    if not (np.isfinite(scale).all() and np.isfinite(bias).all() and scale.min() > 0):
+        raise ArtifactError(f"{path} has a decoder that is not finite; export it again")
+    return DecoderRows(np.asarray(weights), scale, bias)
