@@ -66,13 +66,16 @@ def write_split_artifact(
     weight_bits: int = 7,
 ) -> Path:
     """A whole artifact with one graph, int8, split."""
-    from splade_edge.export.quantize_onnx import quantize_vocabulary
+    from splade_edge.export.quantize_vocabulary import quantize_vocabulary
+    from splade_edge.export.source import QuantizationSource
     from splade_edge.export.split_decoder import split_decoder
 
     path.mkdir(parents=True)
     write_tokenizer(path / "tokenizer.json")
     write_pooled_graph(path / "onnx/int8.onnx", len(VOCABULARY), seed)
-    quantize_vocabulary(path / "onnx/int8.onnx", path / "onnx/int8.onnx", weight_bits=weight_bits)
+    quantize_vocabulary(
+        QuantizationSource(path / "onnx/int8.onnx", []), path / "onnx/int8.onnx", weight_bits=weight_bits
+    )
     variant = split_decoder(path, Variant("onnx", "int8", "onnx/int8.onnx", "vocabulary", "any", True))
     assert variant.decoder is not None
     write_manifest(path, role, VOCABULARY, [variant], dropped_terms, kind)

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from splade_edge.export import graphs
-from splade_edge.export.quantize_onnx import quantize_matmuls
+from splade_edge.export.quantize_ort import quantize_dynamic
 from splade_edge.export.recipes import choose_recipe
+from splade_edge.export.source import QuantizationSource
 from splade_edge.export.split_decoder import split_decoder
 from splade_edge.export.texts import calibration_texts
 from splade_edge.models.checkpoint import open_checkpoint
@@ -28,13 +29,9 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     directory = tmp_path_factory.mktemp(request.param)
     path = checkpoints.write_checkpoint(directory / "c", tied=request.param == "tied")
     checkpoint = open_checkpoint(str(path), options=OpenOptions(family="splade"))
-    variants = graphs.write_graphs(
-        checkpoint,
-        directory,
-        recipes={"onnx": choose_recipe("onnx", "max")},
-        calibration=calibration_texts(),
-        run=lambda what, action: action(),
-    )
+    source = graphs.trace(checkpoint, directory / "onnx/fp32.onnx", calibration_texts())
+    recipe = choose_recipe("onnx", "max", "vocabulary")
+    variants = [graphs.write_fp32(source, directory, "onnx"), graphs.write_int8(recipe, source, directory)]
     return directory, variants
 
 
@@ -87,7 +84,7 @@ def test_the_file_is_no_larger_for_it(written: tuple[Path, list[Variant]], tmp_p
 def test_other_quantized_graphs_are_left_alone(written: tuple[Path, list[Variant]], tmp_path: Path) -> None:
     directory, _ = written
     (tmp_path / "onnx").mkdir()
-    quantize_matmuls(directory / "onnx/fp32.onnx", tmp_path / INT8.path, per_channel=True, reduce_range=True)
+    quantize_dynamic(QuantizationSource(directory / "onnx/fp32.onnx", []), tmp_path / INT8.path, reduce_range=True)
     assert split_decoder(tmp_path, INT8) == INT8
     shutil.copyfile(directory / "onnx/fp32.onnx", tmp_path / INT8.path)
     assert split_decoder(tmp_path, INT8) == INT8
