@@ -25,6 +25,7 @@ from ..runtime.artifact import (
     Side,
     Source,
     Variant,
+    variant_files,
     write_artifact_manifest,
     write_pair_manifest,
 )
@@ -179,17 +180,27 @@ class Job:
 
     def _finish(self, draft: Draft, choice: Choice | None) -> ParityReport:
         """Compare every graph with PyTorch, then write report, card, licence files and manifest."""
-        checkpoint, directory, artifact = draft.checkpoint, draft.directory, draft.artifact()
+        checkpoint, directory = draft.checkpoint, draft.directory
         for variant in draft.variants:
             if variant.precision == "fp32" and draft.source is not None:
                 # Not before: the other graphs were made from this one.
                 halve_weights(directory / variant.path)
-        graphs = [
+        made = draft.artifact()
+        measured = [
             self.run(
                 f"parity of {checkpoint.role} {variant.backend} {variant.precision}",
-                partial(_measure, artifact, variant, draft.reference, draft.counterpart),
+                partial(_measure, made, variant, draft.reference, draft.counterpart),
             )
             for variant in draft.variants
+        ]
+        draft.variants = [variant for variant in draft.variants if self._keeps(variant, draft.variants)]
+        for variant in made.manifest.variants:
+            if variant not in draft.variants:
+                for name in variant_files(variant):
+                    (directory / name).unlink()
+        artifact = draft.artifact()
+        graphs = [
+            graph for variant, graph in zip(made.manifest.variants, measured, strict=True) if variant in draft.variants
         ]
         report = make_report(graphs, choice.of(checkpoint.role) if choice else None)
         _write_json(directory / "parity.json", report)
@@ -202,6 +213,11 @@ class Job:
                         shutil.copyfile(path, directory / path.name)
         self.run(f"writing {checkpoint.role}", partial(write_artifact_manifest, directory, artifact.manifest))
         return report
+
+    def _keeps(self, variant: Variant, made: list[Variant]) -> bool:
+        """Whether a graph is part of the artifact, or was made for the comparison and for the int8 graph only."""
+        quantized = any(other.backend == variant.backend and other.precision == "int8" for other in made)
+        return self.request.fp32 or variant.precision == "int8" or not quantized
 
 
 def versions() -> dict[str, str]:

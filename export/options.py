@@ -61,6 +61,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8", action=argparse.BooleanOptionalAction, default=True, help="write int8 graphs beside float32"
     )
     parser.add_argument(
+        "--fp32",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep float32 graphs where there is an int8 one; they are made and compared with PyTorch in any case",
+    )
+    parser.add_argument(
         "--recipe",
         metavar="BACKEND=NAME|auto",
         type=_recipe,
@@ -129,6 +135,7 @@ def request_from(args: argparse.Namespace) -> ExportRequest:
         role=args.role,
         backends=args.backend,
         int8=args.int8,
+        fp32=args.fp32,
         recipes=_recipes(args.recipe, args.backend),
         force=args.force,
         calibration=Path(args.calibration) if args.calibration else None,

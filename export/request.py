@@ -24,10 +24,11 @@ DEFAULT_EVAL_DOCUMENTS = 1000
 class ExportRequest:
     """What to export. Either ``checkpoint`` (one encoder, or both sides of a pair), or ``query`` and ``document``.
 
-    ``role`` picks one side of a checkpoint. ``recipes`` overrides the int8 recipe of a backend by name; "auto" chooses
-    it by ranking ``eval_data`` (``DIR`` or ``DIR:SPLIT`` in BEIR form, of each a sample of ``eval_documents``; default:
-    the bundled set) with at most ``max_ndcg_drop`` less nDCG@10. ``search_cache``: a directory that keeps the vectors
-    of the search, so that it can be stopped and taken up again.
+    ``role`` picks one side of a checkpoint. ``fp32``: keep the float32 graph of a backend that has an int8 one.
+    ``recipes`` overrides the int8 recipe of a backend by name; "auto" chooses it by ranking ``eval_data`` (``DIR`` or
+    ``DIR:SPLIT`` in BEIR form, of each a sample of ``eval_documents``; default: the bundled set) with at most
+    ``max_ndcg_drop`` less nDCG@10. ``search_cache``: a directory that keeps the vectors of the search, so that it can
+    be stopped and taken up again.
     """
 
     output: Path
@@ -37,6 +38,7 @@ class ExportRequest:
     role: Side | None = None
     backends: tuple[Backend, ...] = ("onnx", "openvino")
     int8: bool = True
+    fp32: bool = True
     recipes: Mapping[Backend, str] = field(default_factory=dict)
     force: bool = False
     calibration: Path | None = None
@@ -60,6 +62,8 @@ def check_request(request: ExportRequest) -> None:
             raise InputError(f"--recipe {backend}={name} is for a backend that is not exported; add it to --backend")
     if request.recipes and not request.int8:
         raise InputError("--recipe is for int8 graphs; leave out --no-int8")
+    if not request.int8 and not request.fp32:
+        raise InputError("--no-int8 and --no-fp32 leave nothing to write; leave out one of them")
     if AUTO not in request.recipes.values() and (request.eval_data or request.search_cache):
         raise InputError("--eval-data and --search-cache are for --recipe auto; add that")
     if not 0 <= request.max_ndcg_drop < 1:

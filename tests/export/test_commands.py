@@ -132,6 +132,7 @@ def test_help_as_a_process(command: str) -> None:
 TYPOS = {
     "recipe": (["--recipe", "onnx=vocabulry"], "no int8 recipe 'vocabulry' for onnx; there are: auto, "),
     "recipe of a backend left out": (["--recipe", "openvino=weights", "--backend", "onnx"], "add it to --backend"),
+    "nothing to write": (["--no-int8", "--no-fp32"], "leave nothing to write"),
     "recipe without int8": (["--recipe", "onnx=dynamic", "--no-int8"], "leave out --no-int8"),
     "family": (["--family", "splad"], "no family 'splad'; the families are: efficient-splade, "),
     "family file": (["--family", "my.toml"], "cannot read the family file my.toml: No such file"),

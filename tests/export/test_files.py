@@ -20,7 +20,7 @@ from splade_edge.export.source import QuantizationSource
 from splade_edge.export.to_onnx import write_onnx
 from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.runtime import Encoder
-from splade_edge.runtime.artifact import open_all
+from splade_edge.runtime.artifact import open_all, open_artifact
 
 from .. import checkpoints
 
@@ -43,6 +43,16 @@ def test_the_same_export_gives_the_same_bytes(tmp_path: Path, bert: Path) -> Non
     for name in ("a", "b"):
         export(ExportRequest(tmp_path / name, str(bert)))
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+@pytest.mark.usefixtures("traced_once")
+def test_float32_graphs_can_be_left_out(tmp_path: Path, bert: Path) -> None:
+    result = export(ExportRequest(tmp_path / "slim", str(bert), backends=("onnx",), fp32=False))
+    artifact = open_artifact(tmp_path / "slim")
+    assert [(v.backend, v.precision) for v in artifact.manifest.variants] == [("onnx", "int8")]
+    assert [p.name for p in (tmp_path / "slim" / "onnx").iterdir()] == ["int8.onnx"]
+    assert [g.output for g in result.report.graphs] == ["both/onnx/int8"]
+    assert Encoder(artifact).encode_query("steam engine").indices.size > 0
 
 
 @pytest.mark.usefixtures("traced_once")
