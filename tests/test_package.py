@@ -48,7 +48,11 @@ def test_the_wheel_has_every_module(wheel: zipfile.ZipFile) -> None:
 
 def test_the_wheel_has_its_data(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    for path in [*filter(Path.is_file, (ROOT / "export/samples").rglob("*")), ROOT / "runtime/FORMAT.md", *ROOT.glob("*/py.typed")]:
+    for path in [
+        *filter(Path.is_file, (ROOT / "export/samples").rglob("*")),
+        ROOT / "runtime/FORMAT.md",
+        *ROOT.glob("*/py.typed"),
+    ]:
         assert f"splade_edge/{path.relative_to(ROOT).as_posix()}" in names
     assert {Path(n).name for n in names if ".dist-info/licenses/" in n} == {"LICENSE", "NOTICE"}
 
