@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 from splade_edge.runtime.artifact import Kind, Role, Variant
 
-from .tiny import VOCABULARY, tiny_weights, write_manifest, write_tokenizer
+from .tiny import VOCABULARY, save_graph, tiny_weights, write_manifest, write_tokenizer
 
 
 def write_pooled_graph(path: Path, vocab_size: int, seed: int = 0) -> None:
     """Float32, as the exporter traces it: padded rows repeat the first, the maximum comes right after the decoder, and
     word embeddings are the decoder's rows.
     """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper
 
     embedding, bias = tiny_weights(vocab_size, seed)
     constants = {
@@ -40,20 +39,7 @@ def write_pooled_graph(path: Path, vocab_size: int, seed: int = 0) -> None:
         helper.make_node("Add", ["positive", "one"], ["shifted"]),
         helper.make_node("Log", ["shifted"], ["weights"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [
-            helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"])
-            for n in ("input_ids", "attention_mask")
-        ],
-        [helper.make_tensor_value_info("weights", TensorProto.FLOAT, ["batch", vocab_size])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    save_graph(path, nodes, constants, "weights", vocab_size)
 
 
 def write_split_artifact(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from splade_edge.runtime.artifact import (
@@ -67,8 +68,7 @@ def reference(ids: list[int], vocab_size: int = len(VOCABULARY), seed: int = 0) 
 
 
 def write_graph(path: Path, vocab_size: int = len(VOCABULARY), seed: int = 0, output: str = "weights") -> None:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     embedding, bias = tiny_weights(vocab_size, seed)
     constants = {
@@ -94,6 +94,14 @@ def write_graph(path: Path, vocab_size: int = len(VOCABULARY), seed: int = 0, ou
         helper.make_node("Add", ["positive", "one"], ["shifted"]),
         helper.make_node("Log", ["shifted"], [output]),
     ]
+    save_graph(path, nodes, constants, output, vocab_size)
+
+
+def save_graph(path: Path, nodes: list[Any], constants: dict[str, np.ndarray], output: str, vocab_size: int) -> None:
+    """Write an encoder's graph of these nodes: token ids and mask in, ``output`` out."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     graph = helper.make_graph(
         nodes,
         "tiny",

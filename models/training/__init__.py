@@ -4,5 +4,5 @@ Reading order: :mod:`runfile` (a run as TOML) -> :mod:`collections` (text and ju
 -> :mod:`initial` (where the weights start) -> :mod:`encoder` (text to sparse vector, with a sparse backward pass) ->
 :mod:`teacher` (what is distilled) -> :mod:`objective` (losses, regularizers) -> :mod:`loop` (steps, checkpoints,
 resume).
-``runs/`` has the run files of the default pair.
+``runs/`` has run files of the paper's systems V and VI-BT.
 """

@@ -12,7 +12,7 @@ from ...runtime.cli.command import positive_int
 
 _EPILOG = """\
 A run file names where the encoders start, the retrieval sets (BEIR form) and the settings; models/training/README.md
-describes every key, models/training/runs/ has those of the default pair.
+describes every key, models/training/runs/ has larger ones: systems V and VI-BT of the paper, and an ablation.
 
 Stop a run whenever you like (Ctrl-C, kill, a power cut) and give the same command again: it goes on from the last
 checkpoint exactly as it would have. DIR gets log.jsonl, curves.png, checkpoint/ and pair/, which `splade-edge export`
@@ -47,11 +47,14 @@ class TrainCommand:
         """Train; 130 after Ctrl-C, with the state kept."""
         from ...runtime.cli.console import complain, write_out
         from ...runtime.cli.progress import Progress
+        from ...runtime.errors import InputError
         from ...runtime.files import storage_errors
         from .runfile import read_run_file
 
         # Refused before PyTorch is loaded, which takes seconds.
         run_file = read_run_file(args.run)
+        if args.output.exists() and not args.output.is_dir():
+            raise InputError(f"{args.output} exists and is not a directory; choose another --output")
         with storage_errors(args.output):
             args.output.mkdir(parents=True, exist_ok=True)
         import torch

@@ -48,6 +48,13 @@ class Collection:
         return digest.hexdigest()
 
 
+def shares(collections: Sequence[Collection]) -> npt.NDArray[np.float64]:
+    """How much of a run each collection gets, by its weight: float64 ``[len(collections)]``, summing to 1."""
+    weights = np.array([collection.settings.weight for collection in collections], np.float64)
+    share: npt.NDArray[np.float64] = weights / weights.sum()
+    return share
+
+
 def read_collection(settings: SetSettings) -> Collection:
     """Read a set in BEIR form (a file ``CORPUS`` in place of a corpus holds the path of the corpus to use).
 

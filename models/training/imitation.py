@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from ...runtime.errors import InputError
-from .collections import Collection
+from .collections import Collection, shares
 from .objective import Regularizer, imitation_loss, penalty
 from .runfile import EncoderSettings, RunFile
 from .sampling import fragment
-from .side import Side
+from .side import Side, training_device
 from .vocabulary import Texts
 
 
@@ -28,7 +28,7 @@ class Imitation:
         assert run.teacher.query_vectors is not None
         self._run = run
         self._collections = collections
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = training_device()
         self.query = Side(run.query, texts, run.training.seed, device)
         self.document = None
         self.sides = {"query": self.query}
@@ -61,8 +61,7 @@ class Imitation:
         self.regularizers[0].observe(step, totals["query terms"])
 
     def _texts(self, rng: np.random.Generator) -> list[str]:
-        weights = np.array([c.settings.weight for c in self._collections])
-        numbers = rng.choice(len(weights), self._run.training.batch, p=weights / weights.sum())
+        numbers = rng.choice(len(self._collections), self._run.training.batch, p=shares(self._collections))
         texts = []
         for number in numbers:
             collection = self._collections[number]

@@ -7,8 +7,8 @@ its last hidden states. But the states still tell which token they stand at. Let
     E W h - onehot(t)        is        (E'E)^-1  (sum of w E[t] h')  (sum of w h h')^-1
 
 After it the largest logit of most positions is the token's own, and the next ones are its neighbours in meaning: a
-SPLADE encoder with some 140 terms a document, where a decoder without such a fit starts with 29,000. ``w`` is one over
-the square root of the token's frequency, so that function words do not decide.
+SPLADE encoder with one or two hundred terms a document, where a decoder without such a fit starts with 29,000. ``w``
+is one over the square root of the token's frequency, so that function words do not decide.
 
 BERT's transform is dense, gelu, layer norm. A large constant in the dense bias makes gelu the identity, and the layer
 norm takes it out again with the mean; so the map fits into a plain BertForMaskedLM.

@@ -7,9 +7,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ...runtime.errors import InputError
@@ -19,15 +20,54 @@ from .collections import Collection, read_collection
 from .evaluation import Probe, make_probes, ndcg
 from .imitation import Imitation
 from .middle import MiddleTraining
+from .objective import Regularizer
 from .output import PAIR_DIRECTORY, write_pair
 from .retrieval import Retrieval
 from .runfile import RunFile
+from .side import Side
 
 LOG_FILE = "log.jsonl"
 # Documents that new heads are fitted on.
 _FIT_TEXTS = 2000
 
 Report = Callable[[int, Mapping[str, float]], None]
+
+
+class Objective(Protocol):
+    """What a run minimizes."""
+
+    @property
+    def query(self) -> Side:
+        """The encoder of queries."""
+        ...
+
+    @property
+    def document(self) -> Side | None:
+        """The encoder of documents; None where the run has nothing to search."""
+        ...
+
+    @property
+    def sides(self) -> Mapping[str, Side]:
+        """The encoders by the name they are written under."""
+        ...
+
+    @property
+    def negatives(self) -> Sequence[npt.NDArray[np.int64] | None]:
+        """Mined documents of each collection, as the sampler takes them."""
+        ...
+
+    @property
+    def regularizers(self) -> tuple[Regularizer, Regularizer]:
+        """Of queries and of documents."""
+        ...
+
+    def backward(self, step: int, part: int) -> dict[str, float]:
+        """Accumulate the gradients of part ``part`` of a step; returns its losses and counts."""
+        ...
+
+    def observe(self, step: int, totals: dict[str, float]) -> None:
+        """Steer the regularizers by what the step saw."""
+        ...
 
 
 class Run:
@@ -43,7 +83,7 @@ class Run:
         self._identity: Identity | None = None
         self.collections = [read_collection(s) for s in run.sets]
         texts = _texts_to_fit(self.collections)
-        self.objective: Retrieval | MiddleTraining | Imitation
+        self.objective: Objective
         if run.objective == "mlm":
             self.objective = MiddleTraining(run, self.collections, texts)
         elif run.objective == "imitation":

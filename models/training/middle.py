@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...runtime.errors import InputError
-from .collections import Collection
+from .collections import Collection, shares
 from .objective import Regularizer, penalty
 from .runfile import RunFile
-from .side import Side
+from .side import Side, training_device
 from .vocabulary import silent_terms
 
 
@@ -28,7 +28,7 @@ class MiddleTraining:
     def __init__(self, run: RunFile, collections: Sequence[Collection], texts: Sequence[str]) -> None:
         self._run = run
         self._collections = collections
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = training_device()
         assert run.document is not None  # read_run_file has checked it
         self.document = Side(run.document, texts, run.training.seed, self._device)
         self.query = self.document
@@ -69,8 +69,7 @@ class MiddleTraining:
     def _texts(self, step: int, part: int) -> list[str]:
         settings = self._run.training
         rng = np.random.default_rng([settings.seed, 3, step, part])
-        weights = np.array([c.settings.weight for c in self._collections])
-        collection = self._collections[rng.choice(len(weights), p=weights / weights.sum())]
+        collection = self._collections[rng.choice(len(self._collections), p=shares(self._collections))]
         chosen = rng.choice(len(collection.documents), min(settings.batch, len(collection.documents)), replace=False)
         return [collection.documents[i] for i in chosen]
 

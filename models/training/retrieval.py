@@ -15,7 +15,7 @@ from .mining import Miner
 from .objective import Regularizer, contrastive_loss, distillation_loss, imitation_loss, penalty
 from .runfile import RunFile
 from .sampling import Batch, Sampler
-from .side import Side
+from .side import Side, training_device
 from .teacher import Teacher
 
 
@@ -25,7 +25,7 @@ class Retrieval:
     def __init__(self, run: RunFile, collections: Sequence[Collection], texts: Sequence[str], cache: Path) -> None:
         self._run = run
         settings = run.training
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = training_device()
         self._collections = collections
         assert run.document is not None  # read_run_file has checked it
         lengths = ((run.query or run.document).max_length, run.document.max_length)

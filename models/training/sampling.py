@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .collections import Collection
+from .collections import Collection, shares
 
 I64 = npt.NDArray[np.int64]
 # Words of a fragment, inclusive.
@@ -65,9 +65,8 @@ class Sampler:
         self._per_query = per_query
         self._seed = seed
         self._fragments = fragments
-        weights = np.array([c.settings.weight for c in collections], np.float64)
         rng = np.random.default_rng([seed, 0])
-        self._choice = rng.choice(len(collections), steps, p=weights / weights.sum())
+        self._choice = rng.choice(len(collections), steps, p=shares(collections))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""

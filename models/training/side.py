@@ -16,6 +16,11 @@ from .vocabulary import Texts
 _PIECE = 16
 
 
+def training_device() -> torch.device:
+    """The GPU if PyTorch finds one, the CPU otherwise."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Side:
     """The query or the document encoder. ``texts``: documents that a new head is fitted on."""
 

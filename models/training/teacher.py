@@ -25,6 +25,7 @@ from .collections import Collection
 from .encoder import padded
 from .runfile import TeacherSettings
 from .sampling import Batch
+from .side import training_device
 from .vocabulary import Texts
 
 F32 = npt.NDArray[np.float32]
@@ -44,7 +45,7 @@ class DenseEncoder:
                 ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"the teacher {base} does not load: {' '.join(str(error).split())[:200]}") from error
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(training_device())
         self.texts = Texts(base)
         self.max_length = min(max_length, int(self.model.config.max_position_embeddings))
         # What its vectors depend on besides the text.

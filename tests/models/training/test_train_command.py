@@ -57,6 +57,10 @@ def test_faults_of_a_run_file_are_one_line(write_run: RunWriter, tmp_path: Path)
     assert missing.returncode == 2
     assert "cannot read the run file" in missing.stderr
     assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    taken = run(write_run(), "-o", tmp_path / "file")
+    assert taken.returncode == 2
+    assert "is not a directory; choose another --output" in taken.stderr
 
 
 def test_a_killed_run_ends_as_one_that_was_not(write_run: RunWriter, tmp_path: Path) -> None:
