@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import InputError
+from .bm25 import Bm25
 from .collections import Collection
 from .imitation import open_imitated
 from .mining import Miner
@@ -33,9 +35,11 @@ class Retrieval:
         self.negatives = [
             miner.negatives(c, settings.negative_depth) if _needs_negatives(run, c) else None for c in collections
         ]
+        bm25 = [Bm25(c.documents) if c.settings.weight and _needs_bm25(run, c) else None for c in collections]
         self._sampler = Sampler(
             collections,
             self.negatives,
+            [functools.partial(b.rank, k=settings.negative_depth) if b else _nothing for b in bm25],
             batch=settings.batch,
             per_query=settings.negatives,
             steps=settings.steps * settings.accumulate,
@@ -49,7 +53,9 @@ class Retrieval:
             raise InputError(
                 f"{self.query.settings.base} and {self.document.settings.base} have different vocabularies"
             )
-        self._teacher = Teacher(run.teacher, collections, cache) if run.teacher.base and run.teacher.weight else None
+        self._teacher = (
+            Teacher(run.teacher, collections, bm25, cache) if run.teacher.base and run.teacher.weight else None
+        )
         imitated = run.teacher.query_vectors
         self._imitated = open_imitated(imitated, self.query.settings, self._device) if imitated else None
         self.regularizers = (Regularizer(run.query_regularizer), Regularizer(run.document_regularizer))
@@ -113,3 +119,14 @@ def _needs_negatives(run: RunFile, collection: Collection) -> bool:
     """Whether a batch or a probe asks for them."""
     trained = bool(run.training.negatives and collection.settings.weight)
     return trained or bool(run.training.evaluate_every and collection.held_out.size)
+
+
+def _needs_bm25(run: RunFile, collection: Collection) -> bool:
+    """Whether the teacher or the negatives of fragments ask for it."""
+    lexical = run.teacher.lexical if collection.settings.lexical is None else collection.settings.lexical
+    taught = bool(run.teacher.base and run.teacher.weight and lexical)
+    return taught or bool(run.training.fragments and run.training.negatives)
+
+
+def _nothing(texts: Sequence[str]) -> list[list[int]]:
+    return [[] for _ in texts]

@@ -120,10 +120,10 @@ class TrainingSettings(Section, frozen=True):
 
     ``batch``: queries a step; ``negatives``: hard negatives a query; ``negative_depth``: they are drawn from the first
     so many mined ones; ``miner``: the pair that mines them, a directory with ``query/`` and ``document/`` (default:
-    BM25); ``accumulate``: batches an update; ``chunk``: texts encoded at a time with gradient caching
-    (Gao et al. 2021), 0 for all at once. ``fragments``: the share of queries that are cut from documents, whose words
-    no judged query may have. ``contrastive``: weight of the cross-entropy; ``scale``: what the dot product is
-    multiplied with before the softmax.
+    BM25, which always mines those of fragments); ``accumulate``: batches an update; ``chunk``: texts encoded at a time
+    with gradient caching (Gao et al. 2021), 0 for all at once. ``fragments``: the share of queries that are cut from
+    documents, whose words no judged query may have. ``contrastive``: weight of the cross-entropy; ``scale``: what the
+    dot product is multiplied with before the softmax.
     """
 
     steps: Count

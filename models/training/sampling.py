@@ -6,7 +6,7 @@ Within a collection each query is seen once before any is seen twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +45,15 @@ def fragment(text: str, rng: np.random.Generator) -> str:
 
 class Sampler:
     """Draws batches. ``negatives[c]``: int64 ``[queries, depth]``, mined documents, best first, -1 where there are
-    none.
+    none. ``search[c]``: the documents nearest to texts, best first, for the negatives of fragments (None: fragments
+    have none).
     """
 
     def __init__(
         self,
         collections: Sequence[Collection],
         negatives: Sequence[I64 | None],
+        search: Sequence[Callable[[Sequence[str]], list[list[int]]]] | None = None,
         *,
         batch: int,
         per_query: int,
@@ -61,6 +63,7 @@ class Sampler:
     ) -> None:
         self._collections = collections
         self._negatives = negatives
+        self._search = search
         self._batch = batch
         self._per_query = per_query
         self._seed = seed
@@ -76,20 +79,16 @@ class Sampler:
         queries = self._next_queries(number, step)
         texts = [collection.queries[q] for q in queries]
         relevant = [collection.positives[q] for q in queries]
-        for row in np.flatnonzero(rng.random(queries.size) < self._fragments):
+        cut = np.flatnonzero(rng.random(queries.size) < self._fragments)
+        for row in cut:
             document = int(rng.integers(len(collection.documents)))
             queries[row], texts[row] = -1, fragment(collection.documents[document], rng)
             relevant[row] = np.array([document], np.int64)
         positives = np.array([rng.choice(r) for r in relevant], np.int64)
         columns = [positives]
-        mined = self._negatives[number]
-        if self._per_query and mined is not None:
-            for query, known in zip(queries, relevant, strict=True):
-                if query < 0:
-                    continue
-                candidates = mined[query][mined[query] >= 0]
-                candidates = candidates[~np.isin(candidates, known)]
-                columns.append(rng.permutation(candidates)[: self._per_query])
+        if self._per_query:
+            mined = self._candidates(number, queries, texts, relevant)
+            columns += [rng.permutation(candidates)[: self._per_query] for candidates in mined]
         documents, place = np.unique(np.concatenate(columns), return_inverse=True)
         return Batch(
             collection=number,
@@ -99,6 +98,24 @@ class Sampler:
             positive=place[: queries.size].astype(np.int64),
             relevant=np.stack([np.isin(documents, r) for r in relevant]),
         )
+
+    def _candidates(self, number: int, queries: I64, texts: Sequence[str], relevant: list[I64]) -> list[I64]:
+        """The mined documents of each query that are not relevant to it. Documents that hold a fragment word for word
+        are relevant to it: ``relevant`` is extended by those found.
+        """
+        mined = self._negatives[number]
+        documents = self._collections[number].documents
+        candidates = [np.empty(0, np.int64) for _ in texts]
+        if mined is not None:
+            for row in np.flatnonzero(queries >= 0):
+                candidates[row] = mined[queries[row]][mined[queries[row]] >= 0]
+        cut = np.flatnonzero(queries < 0)
+        found = self._search[number]([texts[row] for row in cut]) if self._search and cut.size else []
+        for row, nearest in zip(cut, found, strict=False):
+            candidates[row] = np.array(nearest, np.int64)
+            same = [d for d in nearest if texts[row] in " ".join(documents[d].split())]
+            relevant[row] = np.union1d(relevant[row], np.array(same, np.int64))
+        return [c[~np.isin(c, known)] for c, known in zip(candidates, relevant, strict=True)]
 
     def _next_queries(self, number: int, step: int) -> I64:
         """The collection's queries in a new order each epoch; an epoch's last batch may reach into the next one."""

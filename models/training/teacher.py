@@ -105,18 +105,21 @@ def _memmap(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memm
 
 
 class Teacher:
-    """Scores the documents of a batch for its queries."""
+    """Scores the documents of a batch for its queries. ``bm25``: of each collection, where it is asked for."""
 
-    def __init__(self, settings: TeacherSettings, collections: Sequence[Collection], cache: Path) -> None:
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        collections: Sequence[Collection],
+        bm25: Sequence[Bm25 | None],
+        cache: Path,
+    ) -> None:
         self._settings = settings
         encoder = self._encoder = DenseEncoder(str(settings.base), settings.max_length)
         self._queries = [EmbeddingFile(cache, c.queries, encoder) for c in collections]
         self._documents = [EmbeddingFile(cache, c.documents, encoder) for c in collections]
         self._lexical = [settings.lexical if c.settings.lexical is None else c.settings.lexical for c in collections]
-        self._bm25 = [
-            Bm25(c.documents) if weight and c.settings.weight else None
-            for c, weight in zip(collections, self._lexical, strict=True)
-        ]
+        self._bm25 = bm25
 
     def scores(self, batch: Batch) -> Tensor:
         """float32 ``[batch, columns]``."""
@@ -128,6 +131,6 @@ class Teacher:
             queries[~known] = self._encoder.encode([batch.texts[row] for row in np.flatnonzero(~known)])
         scores = self._settings.dense * (queries @ self._documents[number][batch.documents].T)
         bm25 = self._bm25[number]
-        if bm25 is not None:
+        if bm25 is not None and self._lexical[number]:
             scores = scores + self._lexical[number] * bm25.scores(batch.texts, batch.documents)
         return torch.from_numpy(np.asarray(scores, np.float32))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,4 +144,27 @@ def test_fragments_are_cut_from_the_document_they_ask_for(small: Collection) -> 
                 assert query == plain.batch(step).queries[row]
                 assert batch.texts[row] == small.queries[query]
     assert 30 < cut < 90
+
+
+def test_the_negatives_of_a_fragment_are_near_it_and_do_not_hold_it(small: Collection) -> None:
+    twins = dataclasses.replace(small, documents=[*small.documents, *small.documents])
+    search = partial(Bm25(twins.documents).rank, k=6)
+    drawn = Sampler([twins], [None], [search], batch=6, per_query=2, steps=9, seed=5, fragments=1.0)
+    negatives = 0
+    for step in range(9):
+        batch = drawn.batch(step)
+        for row, text in enumerate(batch.texts):
+            column = batch.positive[row]
+            assert batch.relevant[row, column]
+            held = [text in small.documents[d % len(small.documents)] for d in batch.documents]
+            near = Bm25(twins.documents).rank([text], 6)[0]
+            for d in batch.documents[~np.array(held)]:
+                negatives += int(d) in near
+            # its twin in the batch, if BM25 found it, is not a wrong answer
+            for column in np.flatnonzero(held):
+                assert batch.relevant[row, column] or int(batch.documents[column]) not in near
+    assert negatives > 20
+
+
+def test_a_fragment_of_nothing_is_nothing() -> None:
     assert fragment("", np.random.default_rng(0)) == ""
