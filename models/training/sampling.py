@@ -109,7 +109,7 @@ class Sampler:
         if mined is not None:
             for row in np.flatnonzero(queries >= 0):
                 candidates[row] = mined[queries[row]][mined[queries[row]] >= 0]
-        cut = np.flatnonzero(queries < 0)
+        cut = np.flatnonzero(queries < 0).tolist()
         found = self._search[number]([texts[row] for row in cut]) if self._search and cut.size else []
         for row, nearest in zip(cut, found, strict=False):
             candidates[row] = np.array(nearest, np.int64)
