@@ -107,10 +107,12 @@ class Sampler:
         documents = self._collections[number].documents
         candidates = [np.empty(0, np.int64) for _ in texts]
         if mined is not None:
-            for row in np.flatnonzero(queries >= 0):
-                candidates[row] = mined[queries[row]][mined[queries[row]] >= 0]
-        cut = np.flatnonzero(queries < 0).tolist()
-        found = self._search[number]([texts[row] for row in cut]) if self._search and cut.size else []
+            candidates = [
+                mined[query][mined[query] >= 0] if query >= 0 else c
+                for query, c in zip(queries, candidates, strict=True)
+            ]
+        cut = [row for row, query in enumerate(queries) if query < 0]
+        found = self._search[number]([texts[row] for row in cut]) if self._search and cut else []
         for row, nearest in zip(cut, found, strict=False):
             candidates[row] = np.array(nearest, np.int64)
             same = [d for d in nearest if texts[row] in " ".join(documents[d].split())]
