@@ -65,19 +65,16 @@ def read_checkpoint(
 
     Raises InputError if it belongs to another run or is damaged.
     """
-    if not (directory / _STATE).is_file():
+    state = read_state(directory, identity)
+    if state is None:
         return None
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        state = msgspec.json.decode((directory / _STATE).read_bytes(), type=TrainingState)
         tensors: dict[str, Any] = load_file(directory / _WEIGHTS)
-    except (msgspec.DecodeError, SafetensorError, OSError) as error:
-        raise InputError(f"the checkpoint {directory} is damaged ({error}); delete it to start again") from error
-    for what in Identity.__struct_fields__:
-        if getattr(state.identity, what) != getattr(identity, what):
-            raise InputError(f"{directory} belongs to a run with other {what}; choose another --output, or delete it")
+    except (SafetensorError, OSError) as error:
+        raise _damaged(directory, error) from error
     with torch.no_grad():
         for side, model in models.items():
             for name, parameter in model.named_parameters():
@@ -91,6 +88,27 @@ def read_checkpoint(
                     if part.startswith(key + "/")
                 }
     return state
+
+
+def read_state(directory: Path, identity: Identity) -> TrainingState | None:
+    """What a checkpoint holds beside tensors; None if there is none.
+
+    Raises InputError if it belongs to another run or is damaged.
+    """
+    if not (directory / _STATE).is_file():
+        return None
+    try:
+        state = msgspec.json.decode((directory / _STATE).read_bytes(), type=TrainingState)
+    except (msgspec.DecodeError, OSError) as error:
+        raise _damaged(directory, error) from error
+    for what in Identity.__struct_fields__:
+        if getattr(state.identity, what) != getattr(identity, what):
+            raise InputError(f"{directory} belongs to a run with other {what}; choose another --output, or delete it")
+    return state
+
+
+def _damaged(directory: Path, error: Exception) -> InputError:
+    return InputError(f"the checkpoint {directory} is damaged ({error}); delete it to start again")
 
 
 def identity_of(run: RunFile, collections: Sequence[Collection]) -> Identity:

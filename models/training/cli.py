@@ -71,10 +71,17 @@ class TrainCommand:
             interrupted[0] = True
 
         with Progress("preparing", "step", lambda: share[0]) as bar:
-            run = Run(run_file, args.output, args.cache or args.output / "cache")
+
+            def phase(what: str) -> None:
+                bar.phase(what)
+                bar.update(0)
+
+            run = Run(run_file, args.output, args.cache or args.output / "cache", phase)
             done = run.resume()
             if done:
                 complain("note", f"going on after step {done:,} of {run_file.training.steps:,}")
+
+            phase(f"training {run_file.name}")
 
             def report(step: int, entry: Mapping[str, float]) -> None:
                 share[0] = step / run_file.training.steps

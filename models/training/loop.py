@@ -15,7 +15,7 @@ import torch
 
 from ...runtime.errors import InputError
 from ...runtime.files import write_file_durably
-from .checkpoints import Identity, TrainingState, identity_of, read_checkpoint, write_checkpoint
+from .checkpoints import TrainingState, identity_of, read_checkpoint, read_state, write_checkpoint
 from .collections import Collection, read_collection
 from .evaluation import Probe, make_probes, ndcg
 from .imitation import Imitation
@@ -27,6 +27,7 @@ from .runfile import RunFile
 from .side import Side
 
 LOG_FILE = "log.jsonl"
+_CHECKPOINT = "checkpoint"
 # Documents that new heads are fitted on.
 _FIT_TEXTS = 2000
 
@@ -75,13 +76,22 @@ class Run:
 
     ``output`` gets ``log.jsonl``, ``checkpoint/`` (the state after some step) and ``pair/`` (the encoders at that
     step). ``cache`` keeps mined negatives and teacher embeddings, which several runs on the same sets can share.
+    ``phase`` is told what is being prepared. Raises InputError, before anything that takes long, if ``output`` holds
+    the checkpoint of another run.
     """
 
-    def __init__(self, run: RunFile, output: Path, cache: Path) -> None:
+    def __init__(
+        self, run: RunFile, output: Path, cache: Path, phase: Callable[[str], None] = lambda what: None
+    ) -> None:
         self.run = run
         self.output = output
-        self._identity: Identity | None = None
-        self.collections = [read_collection(s) for s in run.sets]
+        self.collections = []
+        for settings in run.sets:
+            phase(f"reading {Path(settings.path).name}")
+            self.collections.append(read_collection(settings))
+        self.identity = identity_of(run, self.collections)
+        read_state(output / _CHECKPOINT, self.identity)
+        phase("mining negatives and preparing the encoders")
         texts = _texts_to_fit(self.collections)
         self.objective: Objective
         if run.objective == "mlm":
@@ -98,16 +108,9 @@ class Run:
         self._probes: list[Probe] | None = None
         self.step = 0
 
-    @property
-    def identity(self) -> Identity:
-        """What this run is; hashes files on first use."""
-        if self._identity is None:
-            self._identity = identity_of(self.run, self.collections)
-        return self._identity
-
     def resume(self) -> int:
         """Go on from the newest checkpoint, if there is one. Returns the steps done. Raises InputError."""
-        state = read_checkpoint(self.output / "checkpoint", self.identity, self.models, self.optimizer)
+        state = read_checkpoint(self.output / _CHECKPOINT, self.identity, self.models, self.optimizer)
         if state is not None:
             self.step = state.step
             for regularizer, level in zip(self.objective.regularizers, state.levels, strict=True):
@@ -144,7 +147,7 @@ class Run:
         # The encoders first: a kill between the two leaves them newer than the state, which is then reached again.
         write_pair(self.output / PAIR_DIRECTORY, self.objective.sides, {"run": self.run.name, "step": self.step})
         state = TrainingState(self.step, self.identity, (levels[0], levels[1]))
-        write_checkpoint(self.output / "checkpoint", state, self.models, self.optimizer)
+        write_checkpoint(self.output / _CHECKPOINT, state, self.models, self.optimizer)
 
     def evaluate(self) -> dict[str, float]:
         """nDCG@10 on the probes, and the terms of their texts."""

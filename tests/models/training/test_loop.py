@@ -147,9 +147,11 @@ def test_imitation_brings_the_vectors_together(write_run: RunWriter, base: Path,
 def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(write_run: RunWriter, tmp_path: Path) -> None:
     run = Run(read_run_file(write_run()), tmp_path / "out", tmp_path / "cache")
     run.train()
-    other = Run(read_run_file(write_run("weight_decay = 0.5")), tmp_path / "out", tmp_path / "cache")
+    phases: list[str] = []
     with pytest.raises(InputError, match="other settings"):
-        other.resume()
+        Run(read_run_file(write_run("weight_decay = 0.5")), tmp_path / "out", tmp_path / "cache", phases.append)
+    assert phases
+    assert all("reading" in phase for phase in phases)  # refused before anything takes long
     state = run.output / "checkpoint" / "state.json"
     for what in ("weights", "collections"):
         written = json.loads(state.read_text())
