@@ -30,15 +30,19 @@ from .retrieval_sets import DEPTH, F64, MEASURES, RetrievalSet, bootstrap_interv
 
 REFERENCE = "PyTorch fp32, exact"
 IMPACTS = "PyTorch fp32, 8-bit impacts"
+COUNTS = ("query terms", "doc. terms", "stop %")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One system on one set: each measure for each query, and mean terms of a query and a document."""
+    """One system on one set: each measure for each query, mean terms of a query and a document, and the share of
+    weight on stop words, punctuation and special tokens (of the queries' or the documents', whichever is larger).
+    """
 
     values: dict[str, F64]
     query_terms: float
     document_terms: float
+    idle_weight: float = np.nan
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -170,11 +174,26 @@ def run_variant(data: RetrievalSet, variant: Variant, args: argparse.Namespace) 
         searcher = Searcher(Index.open(place / "index"), query_encoder, args.threads)
         texts = [query.text for query in data.queries]
         ranks = [[hit.id for hit in hits] for hits in searcher.search_many(texts, DEPTH)]
-        terms = [encoded.vector.indices.size for encoded in query_encoder.encode(texts)]
+        queries = SparseBatch.stack([encoded.vector for encoded in query_encoder.encode(texts)])
+        bodies = (join_title(d.title, d.text) for d in data.documents)
+        documents = SparseBatch.stack([encoded.vector for encoded in encoder.encode(bodies)])
+        idle = max(idle_weight(batch, encoder.artifact.path / "tokenizer.json") for batch in (queries, documents))
         entry = manifest.segments[0]
-        return Outcome(measure_run(data, ranks), float(np.mean(terms)), entry.postings / entry.units)
+        query_terms = queries.indices.size / len(queries)
+        return Outcome(measure_run(data, ranks), query_terms, entry.postings / entry.units, idle)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def idle_weight(vectors: SparseBatch, tokenizer: Path) -> float:
+    """The share of all weight that lies on stop words, punctuation and special tokens."""
+    from splade_edge.models.training.vocabulary import silent_terms
+    from tokenizers import Tokenizer
+
+    opened = Tokenizer.from_file(str(tokenizer))
+    size = 1 + max(int(vectors.indices.max(initial=0)), *opened.get_vocab().values())
+    idle = silent_terms(opened, ["special", "stop words", "punctuation"], size)
+    return float(vectors.values[idle[vectors.indices]].sum(dtype=np.float64) / vectors.values.sum(dtype=np.float64))
 
 
 def summarise(data: RetrievalSet, outcomes: dict[str, Outcome]) -> dict[str, Any]:
@@ -183,6 +202,7 @@ def summarise(data: RetrievalSet, outcomes: dict[str, Outcome]) -> dict[str, Any
     for name, outcome in outcomes.items():
         entry: dict[str, Any] = {m: float(v.mean()) for m, v in outcome.values.items()}
         entry |= {"query_terms": outcome.query_terms, "document_terms": outcome.document_terms}
+        entry["idle_weight"] = outcome.idle_weight
         if REFERENCE in outcomes and name != REFERENCE:
             differences = {m: v - outcomes[REFERENCE].values[m] for m, v in outcome.values.items()}
             entry["difference"] = {m: [float(d.mean()), *bootstrap_interval(d)] for m, d in differences.items()}
@@ -194,7 +214,15 @@ def set_report(data: RetrievalSet, result: dict[str, Any]) -> Report:
     """The table of one set."""
     report = Report(
         f"{data.name}: {len(data.documents):,} documents, {len(data.queries):,} queries",
-        ["system", *(f">{m}" for m in MEASURES), ">ΔnDCG@10 [95 %]", ">ΔRR@10 [95 %]", ">query terms", ">doc. terms"],
+        [
+            "system",
+            *(f">{m}" for m in MEASURES),
+            ">ΔnDCG@10 [95 %]",
+            ">ΔRR@10 [95 %]",
+            ">query terms",
+            ">doc. terms",
+            ">stop %",
+        ],
     )
     for name, entry in result["systems"].items():
         differences = [
@@ -202,6 +230,7 @@ def set_report(data: RetrievalSet, result: dict[str, Any]) -> Report:
             for m in MEASURES[:2]
         ]
         counts = ["–" if np.isnan(entry[x]) else f"{entry[x]:.1f}" for x in ("query_terms", "document_terms")]
+        counts.append("–" if np.isnan(entry["idle_weight"]) else f"{entry['idle_weight']:.1%}")
         report.rows.append([name, *(f"{entry[m]:.4f}" for m in MEASURES), *differences, *counts])
     return report
 
@@ -218,7 +247,8 @@ def overview(results: dict[str, dict[str, Any]]) -> Report:
         report.rows.append([name, *cells])
     report.notes.append(
         "Exported graphs run end to end through build_index and Searcher with 8-bit impacts. Differences are paired by "
-        "query, against the reference; intervals are from 10,000 bootstrap resamples of the queries."
+        'query, against the reference; intervals are from 10,000 bootstrap resamples of the queries. "stop %": share of '
+        "weight on stop words, punctuation and special tokens, of the queries' or the documents', whichever is larger."
     )
     return report
 

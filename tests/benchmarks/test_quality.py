@@ -11,9 +11,12 @@ import scipy.sparse as sp
 from splade_edge.models.training.bm25 import Bm25, rank_exactly
 from splade_edge.runtime.encoder.encoder import Encoded
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.vectors import SparseVector
+from splade_edge.runtime.vectors import SparseBatch, SparseVector
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from benchmarks.cached_vectors import VectorCache
+from benchmarks.quality import idle_weight
 from benchmarks.retrieval_sets import bootstrap_interval, measure_run, read_set
 
 
@@ -100,3 +103,12 @@ def test_vectors_are_encoded_once(tmp_path):
     assert [(e.tokens, e.known, e.truncated) for e in again] == [(e.tokens, e.known, e.truncated) for e in first]
     list(VectorCache(tmp_path, ["another graph"]).encode(texts[:1], encode))
     assert asked == [*texts, texts[0]]
+
+
+def test_idle_weight_is_that_of_stop_words_punctuation_and_special_tokens(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    terms = {"the": 0, "cat": 1, "[SEP]": 2, ",": 3, "[UNK]": 4}
+    Tokenizer(WordLevel(terms, unk_token="[UNK]")).save(str(path))
+    weights = np.array([1.0, 5.0, 0.5, 0.5], np.float32)
+    batch = SparseBatch(np.array([0, 2, 4]), np.array([0, 1, 2, 3], np.int32), weights)
+    assert idle_weight(batch, path) == pytest.approx(2 / 7)
