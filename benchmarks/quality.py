@@ -247,7 +247,7 @@ def overview(results: dict[str, dict[str, Any]]) -> Report:
         report.rows.append([name, *cells])
     report.notes.append(
         "Exported graphs run end to end through build_index and Searcher with 8-bit impacts. Differences are paired by "
-        'query, against the reference; intervals are from 10,000 bootstrap resamples of the queries. "stop %": share of '
+        "query, against the reference; intervals are from 10,000 bootstrap resamples of the queries. Stop %: share of "
         "weight on stop words, punctuation and special tokens, of the queries' or the documents', whichever is larger."
     )
     return report
