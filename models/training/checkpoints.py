@@ -121,7 +121,7 @@ def identity_of(run: RunFile, collections: Sequence[Collection]) -> Identity:
         del entry["path"]
     del settings["name"]
     bases = [run.document and run.document.base, run.query and run.query.base]
-    bases += [run.teacher.base, run.teacher.query_vectors]
+    bases += [run.teacher.base, run.teacher.query_vectors, run.teacher.document_vectors]
     if run.training.miner:
         bases += [str(Path(run.training.miner) / side) for side in ("query", "document")]
     return Identity(

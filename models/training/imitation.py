@@ -10,14 +10,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...runtime.errors import InputError
 from .collections import Collection, shares
 from .objective import Regularizer, imitation_loss, penalty
-from .runfile import EncoderSettings, RunFile
+from .rarity import rarity
+from .runfile import EncoderSettings, RunFile, TeacherSettings
 from .sampling import fragment
 from .side import Side, training_device
 from .vocabulary import Texts
+
+# Tokens of the documents whose vectors' terms are counted.
+_DOCUMENT_TOKENS = 128
 
 
 class Imitation:
@@ -32,7 +37,7 @@ class Imitation:
         self.query = Side(run.query, texts, run.training.seed, device)
         self.document = None
         self.sides = {"query": self.query}
-        self._teacher = open_imitated(run.teacher.query_vectors, run.query, device)
+        self._teacher = Imitated(run.teacher, run.query, collections, device)
         self.regularizers = (Regularizer(run.query_regularizer), Regularizer(run.document_regularizer))
         self.negatives = [None] * len(collections)
 
@@ -41,7 +46,7 @@ class Imitation:
         settings = self._run.training
         ids = self.query.ids(self._texts(np.random.default_rng([settings.seed, 5, step, part])))
         vectors = self.query.encode(ids, chunk=0, bf16=settings.bf16)
-        wanted = self._teacher.encode(ids, chunk=0, bf16=settings.bf16)
+        wanted = self._teacher.vectors(ids, settings.bf16)
         imitation = self._run.teacher.vector_weight * imitation_loss(vectors, wanted)
         weight = self.regularizers[0].weight(step)
         sparsity = weight * penalty(self._run.query_regularizer.penalty, vectors)
@@ -72,9 +77,38 @@ class Imitation:
         return texts
 
 
-def open_imitated(base: str, like: EncoderSettings, device: torch.device) -> Side:
-    """The query encoder that is imitated, as it is. It must share the vocabulary of the encoder that learns."""
-    side = Side(EncoderSettings(base=base, frozen=True, max_length=like.max_length, silent=[]), [], 0, device)
-    if side.tokens.tokenizer.get_vocab() != Texts(like.base).tokenizer.get_vocab():
-        raise InputError(f"{base} and {like.base} have different vocabularies")
-    return side
+class Imitated:
+    """The query vectors that are imitated. Their encoder must share the vocabulary of the one that learns (``like``).
+
+    Raises InputError.
+    """
+
+    def __init__(
+        self, settings: TeacherSettings, like: EncoderSettings, collections: Sequence[Collection], device: torch.device
+    ) -> None:
+        assert settings.query_vectors is not None  # read_run_file has checked it
+        self._side = _as_it_is(settings.query_vectors, like.max_length, device)
+        self._factor: Tensor | None = None
+        vocabulary = self._side.tokens.tokenizer.get_vocab()
+        if vocabulary != Texts(like.base).tokenizer.get_vocab():
+            raise InputError(f"{settings.query_vectors} and {like.base} have different vocabularies")
+        if settings.idf:
+            document = settings.document_vectors and _as_it_is(settings.document_vectors, _DOCUMENT_TOKENS, device)
+            if document and document.tokens.tokenizer.get_vocab() != vocabulary:
+                raise InputError(f"{settings.query_vectors} and {document.settings.base} have different vocabularies")
+            size = self._side.encoder.decoder.weight.shape[0]
+            factor = rarity(collections, self._side.tokens, size, document or None) ** settings.idf
+            self._factor = torch.from_numpy(factor).to(device)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of queries."""
+        return self._side.ids(texts)
+
+    def vectors(self, ids: Sequence[Sequence[int]], bf16: bool) -> Tensor:
+        """float32 ``[len(ids), vocab]``, without a graph."""
+        vectors = self._side.encode(ids, chunk=0, bf16=bf16)
+        return vectors if self._factor is None else vectors * self._factor
+
+
+def _as_it_is(base: str, max_length: int, device: torch.device) -> Side:
+    return Side(EncoderSettings(base=base, frozen=True, max_length=max_length, silent=[]), [], 0, device)

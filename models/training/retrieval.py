@@ -12,7 +12,7 @@ from torch import Tensor
 from ...runtime.errors import InputError
 from .bm25 import Bm25
 from .collections import Collection
-from .imitation import open_imitated
+from .imitation import Imitated
 from .mining import Miner
 from .objective import Regularizer, contrastive_loss, distillation_loss, imitation_loss, penalty
 from .runfile import RunFile
@@ -56,8 +56,9 @@ class Retrieval:
         self._teacher = (
             Teacher(run.teacher, collections, bm25, cache) if run.teacher.base and run.teacher.weight else None
         )
-        imitated = run.teacher.query_vectors
-        self._imitated = open_imitated(imitated, self.query.settings, self._device) if imitated else None
+        self._imitated = (
+            Imitated(run.teacher, self.query.settings, collections, self._device) if run.teacher.query_vectors else None
+        )
         self.regularizers = (Regularizer(run.query_regularizer), Regularizer(run.document_regularizer))
 
     def backward(self, step: int, part: int) -> dict[str, float]:
@@ -102,7 +103,7 @@ class Retrieval:
             taught = self._teacher.scores(batch).to(self._device)
             parts["distillation"] = run.teacher.weight * distillation_loss(scores, taught)
         if self._imitated is not None:
-            wanted = self._imitated.encode(self._imitated.ids(batch.texts), chunk=0, bf16=run.training.bf16)
+            wanted = self._imitated.vectors(self._imitated.ids(batch.texts), run.training.bf16)
             parts["imitation"] = run.teacher.vector_weight * imitation_loss(q, wanted)
         loss = torch.stack(list(parts.values())).sum()
         return loss, {key: float(value.detach()) for key, value in parts.items()} | {

@@ -83,7 +83,9 @@ class TeacherSettings(Section, frozen=True):
     """What is distilled. A teacher's score of (q, d) is ``dense * cosine + lexical * BM25``.
 
     ``base``: a dense encoder (mean pooling), None for no distillation. ``weight``: of the KL divergence in the loss.
-    ``query_vectors``: a SPLADE query encoder whose vectors the query encoder imitates, with ``vector_weight``.
+    ``query_vectors``: a SPLADE query encoder whose vectors the query encoder imitates, with ``vector_weight``. Their
+    weights are first multiplied by the power ``idf`` of the terms' inverse document frequency (see :mod:`rarity`);
+    ``document_vectors``: a document encoder in whose vectors it is counted as well as in the words of the documents.
     """
 
     base: str | None = None
@@ -93,6 +95,8 @@ class TeacherSettings(Section, frozen=True):
     max_length: Tokens = 128
     query_vectors: str | None = None
     vector_weight: NotNegative = 1.0
+    idf: NotNegative = 0.0
+    document_vectors: str | None = None
 
 
 class RegularizerSettings(Section, frozen=True):
@@ -241,6 +245,7 @@ PATHS = (
     ("query", "base"),
     ("teacher", "base"),
     ("teacher", "query_vectors"),
+    ("teacher", "document_vectors"),
     ("training", "miner"),
 )
 
