@@ -134,13 +134,18 @@ class IndexUpdater:
         """Make all changes since the last commit visible in one step, and durable. Segments are merged where there are
         many of a size. Raises StorageError; the index is then as the last commit left it.
         """
-        self._refuse_failed()
-        return self._transaction.commit()
+        return self._commit(compact=False)
 
     def compact(self) -> Commit:
         """:meth:`commit`, and merge all segments into one without deleted documents."""
+        return self._commit(compact=True)
+
+    def _commit(self, *, compact: bool) -> Commit:
         self._refuse_failed()
-        return self._transaction.commit(compact=True)
+        self._failed = True
+        commit = self._transaction.commit(compact=compact)
+        self._failed = False
+        return commit
 
     def close(self) -> None:
         """Forget what was not committed, and let other writers in."""
@@ -151,14 +156,16 @@ class IndexUpdater:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
-            if kind is None and not self._failed:
-                self._transaction.commit()
+            if kind is None:
+                self.commit()  # which refuses where a change failed and the error went no further
         finally:
             self.close()
 
     def _refuse_failed(self) -> None:
         if self._failed:
-            raise InputError(f"an earlier change of {self._transaction.path} failed; close this and open it again")
+            raise InputError(
+                f"an earlier change of {self._transaction.path} failed, so none is committed; open it again"
+            )
 
     def _encode(
         self,

@@ -147,7 +147,8 @@ class DocumentWriter:
         """Of the ids that were added, the ordinals; the last where an id was used again. At most 500 at a time."""
         marks = ",".join("?" * len(ids))
         sql = f"SELECT id, MAX(ordinal) FROM documents WHERE id IN ({marks}) GROUP BY id"
-        return dict(self._connection.execute(sql, list(ids)))
+        with self._file.writing():  # what does not fit the cache is written
+            return dict(self._connection.execute(sql, list(ids)))
 
     def copy(self, rows: Sequence[StoredRow]) -> list[Added]:
         """Store rows of another segment, whose checksums were compared, under new ordinals."""

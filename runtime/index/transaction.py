@@ -249,7 +249,8 @@ class Transaction:
         self._broken = True
         base = self.index.manifest
         parts = self._parts(progress)
-        news = len(parts) != len(base.segments) or any(part.changed for part in parts)
+        old = {entry.path for entry in base.segments}
+        news = any(part.changed and (part.live or part.entry.path in old) for part in parts)
         parts = [part for part in parts if part.live]
         if compact:
             clean = len(parts) == 1 and not parts[0].dead
