@@ -217,7 +217,7 @@ def cut_everywhere(directory: Path, every: int = 1) -> dict[str, int]:
     """End a child at every operation of every kind of commit, and within every write; returns how many each had."""
     prepare(directory / "index")
     before = contents(directory / "index")
-    cuts = {}
+    cuts: dict[str, int] = {}
     for case in CASES:
         seen, after = operations_of(directory, case)
         places = [(at, False) for at in range(len(seen))] + [(at, True) for at, n in enumerate(seen) if n == "write"]
