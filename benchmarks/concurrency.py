@@ -1,7 +1,7 @@
 """Searching while another process changes the index: every answer is compared with that of its generation, and latency
 is measured with and without the writer.
 
-Threads of this process and of others each refresh and search without a pause; the writer commits one change after the
+Threads of one process and of others each refresh and search, 5 ms apart; the writer commits one change after the
 other (adds, updates, deletes, merges). All know the sequence of states, so a reader knows what each generation must
 answer.
 """
@@ -28,6 +28,8 @@ from .report import Report
 
 _ASKED = 20  # different queries
 _K = 10
+_PAUSE = 0.005  # seconds between the searches of a thread: its latency is to be that of a search, not of a queue
+_LEAST = 6  # the generation that is waited for on a busy machine
 
 
 class _Expected:
@@ -73,6 +75,7 @@ def read(path: Path, seed: int, size: int, threads: int, ready: Semaphore, go: E
                 documents = index.documents(found)
                 milliseconds.append((time.perf_counter() - started) * 1000)
                 answer = [(d.id, s) for d, s in zip(documents, scores.tolist(), strict=True)]
+                time.sleep(_PAUSE)
                 if answer != expected.of(index.generation)[n % _ASKED]:
                     faults.append(f"generation {index.generation}: {answer}")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
@@ -122,13 +125,17 @@ def measure(
     ]
     if writer:
         jobs.append(("write", results, path, 7, size, ready, go, stop))
-    started = [context.Process(target=_in_process, args=job) for job in jobs]
+    started = [context.Process(target=_in_process, args=job, daemon=True) for job in jobs]
     for process in started:
         process.start()
     for _ in range(threads + processes + writer):
         ready.acquire(timeout=60)
     go.set()
-    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    index = Index.open(path)
+    while time.monotonic() < end or (writer and index.generation < _LEAST and time.monotonic() < end + 120):
+        time.sleep(0.2)
+        index = index.refresh()
     stop.set()
     found = [results.get(timeout=120) for _ in started]
     for process in started:
