@@ -57,6 +57,8 @@ class LiveSegment:
 
     def at(self, first_document: int, first_unit: int) -> LiveSegment:
         """The same behind other segments."""
+        if (first_document, first_unit) == (self.first_document, self.first_unit):
+            return self
         return LiveSegment(self.segment, self.scorer, self.deleted, first_document, first_unit, self.selector)
 
     def search(
@@ -91,8 +93,9 @@ class LiveSegment:
         if self.deleted is not None:
             units = self._units[1][units]
             documents = units if owners is None else self._documents[1][documents]
-        # the numbers are uint32, and so are their sums
-        return Found(documents + np.uint32(self.first_document), units + np.uint32(self.first_unit), scores)
+        if self.first_unit:  # the numbers are uint32, and so are their sums
+            documents, units = documents + np.uint32(self.first_document), units + np.uint32(self.first_unit)
+        return Found(documents, units, scores)
 
     def allow(self, allowed: Bools) -> AllowedUnits:
         """The filter of the documents that are left, bool ``[documents]``, for :meth:`search`."""

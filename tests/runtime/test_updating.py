@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +36,7 @@ from tests.living import SCALE, Model, assert_same
 from tests.oracle import csr, write_index
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "index-version-1"
+LARGE = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="too slow without the JIT")
 STEPS = ["add", "delete", "update", "mixed", "compact", "most"]
 WORDS = [w for w in tiny.WORDS if not w.startswith("##")]
 
@@ -91,6 +93,7 @@ class TestAnswers:
             assert len(index.segments) == (1 if model.documents else 0)
             assert_same(index, Index.open(root / f"rebuilt {n}"), model.rng)
 
+    @LARGE
     def test_a_compacted_index_is_that_of_a_rebuild_byte_by_byte(self, tmp_path):
         """All but the ids' uniqueness in the schema is the same file."""
         model = Model(6)
@@ -110,6 +113,7 @@ class TestAnswers:
             expected.manifest.segments[0], path=""
         )
 
+    @LARGE
     def test_large_segments_with_an_order_of_their_own(self, tmp_path):
         model = Model(8, 3)
         model.add(_Nothing(), model.new(5000))
