@@ -18,6 +18,7 @@ from .files import storage_errors
 from .index.layout import MANIFEST_NAME, EncoderIdentity, IndexManifest, PassageSettings, Statistics, TextSettings
 from .index.writer import IndexWriter, PassageSpan
 from .passages import Passages, split
+from .shards import Note, ShardStore, encode_in_shards
 from .staging import check_writable_target, staged_directory
 from .vectors import SparseBatch, SparseVector
 
@@ -56,6 +57,8 @@ def build_index(
     reorder: bool = False,
     block_max: bool = True,
     force: bool = False,
+    resume: str | Path | None = None,
+    note: Note | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> IndexManifest:
     """Encode documents and write the index directory ``output`` in one step: on an error or a kill there is none.
@@ -65,8 +68,10 @@ def build_index(
     it). ``fields``: names of stored fields that get an index, for filters that read no documents.
     ``bad_lines`` decides what happens to a duplicate id (default: an error). Encoding holds one look-ahead window of
     texts; the postings are held to ``memory_bytes``. ``reorder`` and ``block_max``: see :class:`IndexWriter`.
+    ``resume``: a directory where encoded vectors are kept until the index is there; the same call after a kill or an
+    error encodes only what is missing, and ends with the same bytes. ``note`` is told in a line what is used again.
 
-    Raises InputError (no documents, output exists), CorpusError (a bad line), ArtifactError (encoders that do not fit
+    Raises InputError (no documents, output exists, ``resume`` in use or something else), CorpusError (a bad line), ArtifactError (encoders that do not fit
     together or of the wrong side), StorageError (disk full); nothing is written then.
     """
     output = Path(output)
@@ -76,7 +81,10 @@ def build_index(
     bad_lines = bad_lines or BadLines("fail")
     if passages is not None:
         _check_passages(passages, document_encoder)
-    with staged_directory(output, manifest=MANIFEST_NAME, force=force) as staging:
+    with (
+        _kept_shards(resume, document_encoder, note) as shards,
+        staged_directory(output, manifest=MANIFEST_NAME, force=force) as staging,
+    ):
         writer = IndexWriter(
             staging,
             document_encoder.vocab_size,
@@ -88,7 +96,7 @@ def build_index(
         )
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(writer.abort)
-            truncated = _encode_all(writer, records, document_encoder, passages, bad_lines, progress)
+            truncated = _encode_all(writer, records, document_encoder, passages, bad_lines, shards, progress)
             if writer.documents == 0:
                 raise InputError("the corpus has no documents; nothing was written")
             with storage_errors(output):
@@ -116,12 +124,28 @@ def build_index(
     return manifest
 
 
+@contextlib.contextmanager
+def _kept_shards(directory: str | Path | None, encoder: Encoder, note: Note | None) -> Iterator[ShardStore | None]:
+    """The vectors of an earlier call, or None; they are kept unless the block ends without an error."""
+    if directory is None:
+        yield None
+        return
+    store = ShardStore(Path(directory), encoder, note)
+    keep = True
+    try:
+        yield store
+        keep = False
+    finally:
+        store.close(keep=keep)
+
+
 def _encode_all(
     writer: IndexWriter,
     records: Iterable[Record] | Iterable[Document],
     encoder: Encoder,
     passages: Passages | None,
     bad_lines: BadLines,
+    shards: ShardStore | None,
     progress: Callable[[Progress], None] | None,
 ) -> int:
     """Encode and write all documents; returns how many units were cut at the encoder's maximum length."""
@@ -143,7 +167,7 @@ def _encode_all(
         if progress is not None and done:
             progress(Progress(done[-1].document + 1, writer.units, 0.0))
 
-    for encoded in encoder.encode(texts()):
+    for encoded in encode_in_shards(encoder, texts(), shards):
         truncated += encoded.truncated
         vectors.append(encoded.vector if encoded.known else SparseVector(encoded.vector[0][:0], encoded.vector[1][:0]))
         if len(vectors) == _BATCH:
