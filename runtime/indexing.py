@@ -71,8 +71,9 @@ def build_index(
     ``resume``: a directory where encoded vectors are kept until the index is there; the same call after a kill or an
     error encodes only what is missing, and ends with the same bytes. ``note`` is told in a line what is used again.
 
-    Raises InputError (no documents, output exists, ``resume`` in use or something else), CorpusError (a bad line), ArtifactError (encoders that do not fit
-    together or of the wrong side), StorageError (disk full); nothing is written then.
+    Raises InputError (no documents, output exists, ``resume`` in use or something else), CorpusError (a bad line),
+    ArtifactError (encoders that do not fit together or of the wrong side), StorageError (disk full); there is no index
+    then.
     """
     output = Path(output)
     check_writable_target(output, manifest=MANIFEST_NAME, force=force)

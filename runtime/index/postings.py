@@ -232,9 +232,9 @@ class PostingWriter:
             files.clipped,
         )
 
-    def _open_files(self) -> _SegmentFiles:
+    def _open_files(self) -> SegmentFiles:
         frequent = max(1, self.units // FREQUENT) if self._block_max else None
-        return _SegmentFiles(self._directory, self.units, frequent)
+        return SegmentFiles(self._directory, self.units, frequent)
 
     def _write_order(self, original: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Write which unit comes where; returns where each unit comes."""
@@ -245,7 +245,7 @@ class PostingWriter:
         return place
 
     def _merge(
-        self, runs: list[_Run], first: int, last: int, scale: float, files: _SegmentFiles
+        self, runs: list[_Run], first: int, last: int, scale: float, files: SegmentFiles
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
         """Postings of the terms first..last-1 over all runs: (list_ptr [terms + 1], units, impacts)."""
         counts = np.zeros(last - first, np.int64)
@@ -269,7 +269,7 @@ class PostingWriter:
         return list_ptr, units, merged
 
 
-class _SegmentFiles:
+class SegmentFiles:
     """The open posting files of a segment; terms are appended in ascending order.
 
     Terms of at least ``frequent`` postings get a row of block-max data; None: no term does.
@@ -288,7 +288,7 @@ class _SegmentFiles:
         self.below_half_a_step = 0
         self.clipped = 0
 
-    def __enter__(self) -> _SegmentFiles:
+    def __enter__(self) -> SegmentFiles:
         for name, spec in SEGMENT_ARRAYS.items():
             if spec.only is None:
                 self._files[name] = (self._directory / name).open("wb")

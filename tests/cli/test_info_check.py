@@ -41,7 +41,7 @@ def test_info_of_a_graph_whose_decoder_runs_outside(cli: Cli, tmp_path: Path) ->
     assert "decodes an index's terms alone" in " ".join(cli("info", path).stdout.split())
 
 
-@pytest.mark.parametrize("command", ["info", "verify"])
+@pytest.mark.parametrize("command", ["info", "check"])
 def test_directories_that_are_not_ours(cli: Cli, tmp_path: Path, command: str) -> None:
     for path in (tmp_path, tmp_path / "none"):
         process = cli(command, path, check=None)
@@ -50,42 +50,42 @@ def test_directories_that_are_not_ours(cli: Cli, tmp_path: Path, command: str) -
         assert len(process.stderr.splitlines()) == 1
 
 
-def test_verify_an_index(cli: Cli, index: Path) -> None:
-    lines = cli("verify", index).stdout.splitlines()
+def test_check_an_index(cli: Cli, index: Path) -> None:
+    lines = cli("check", index).stdout.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("ok: ") for line in lines)
 
 
-def test_verify_finds_damage_in_every_file_of_an_index(cli: Cli, index: Path, tmp_path: Path) -> None:
+def test_check_finds_damage_in_every_file_of_an_index(cli: Cli, index: Path, tmp_path: Path) -> None:
     from splade_edge.runtime.cli.main import main
 
     copy = tmp_path / "index"
     shutil.copytree(index, copy)
-    assert main(["verify", str(copy)]) == 0
+    assert main(["check", str(copy)]) == 0
     for file in sorted(p for p in copy.rglob("*") if p.is_file() and p.stat().st_size):
         raw = file.read_bytes()
         file.write_bytes(raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 0x10]) + raw[len(raw) // 2 + 1 :])
-        assert main(["verify", str(copy)]) == 1, file
+        assert main(["check", str(copy)]) == 1, file
         file.write_bytes(raw[:-3])  # the last byte of a manifest is a line end
-        assert main(["verify", str(copy)]) == 1, file
+        assert main(["check", str(copy)]) == 1, file
         file.unlink()
-        assert main(["verify", str(copy)]) in (1, 2), file
+        assert main(["check", str(copy)]) in (1, 2), file
         file.write_bytes(raw)
-    assert main(["verify", str(copy)]) == 0
+    assert main(["check", str(copy)]) == 0
 
 
-def test_verify_an_artifact_says_what_was_not_checked(cli: Cli, tiny_pair: Path) -> None:
-    lines = cli("verify", tiny_pair, "--no-parity").stdout.splitlines()
+def test_check_an_artifact_says_what_was_not_checked(cli: Cli, tiny_pair: Path) -> None:
+    lines = cli("check", tiny_pair, "--no-parity").stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["ok", "ok", "not checked", "not checked"]
     assert "parity with PyTorch (--no-parity)" in lines[-1]
-    checks = json.loads(cli("verify", tiny_pair, "--no-parity", "--json").stdout)["checks"]
+    checks = json.loads(cli("check", tiny_pair, "--no-parity", "--json").stdout)["checks"]
     assert [check["done"] for check in checks] == [True, True, False, False]
 
 
-def test_verify_repeats_the_parity_by_a_hook(
+def test_check_repeats_the_parity_by_a_hook(
     tiny_pair: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from splade_edge.runtime.cli import main, verify
+    from splade_edge.runtime.cli import check, main
 
     class Point:
         def __init__(self, hook: object) -> None:
@@ -96,28 +96,28 @@ def test_verify_repeats_the_parity_by_a_hook(
                 raise self.hook
             return self.hook
 
-    def verify_with(hook: object) -> tuple[int, str, str]:
-        found = {verify.HOOK_GROUP: [Point(hook)]} if hook else {}
+    def check_with(hook: object) -> tuple[int, str, str]:
+        found = {check.HOOK_GROUP: [Point(hook)]} if hook else {}
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group, **_: found.get(group, []))
-        code = main.main(["verify", str(tiny_pair / "query"), "--source", "there"])
+        code = main.main(["check", str(tiny_pair / "query"), "--source", "there"])
         captured = capsys.readouterr()
         return code, captured.out.splitlines()[-1] if captured.out else "", captured.err
 
     calls = []
-    assert verify_with(lambda artifact, source: calls.append((artifact.path, source)))[:2] == (
+    assert check_with(lambda artifact, source: calls.append((artifact.path, source)))[:2] == (
         0,
         f"ok: {tiny_pair / 'query'}: parity with PyTorch",
     )
     assert calls == [(tiny_pair / "query", "there")]
-    code, line, _ = verify_with(lambda artifact, source: "the checkpoint is not here")
+    code, line, _ = check_with(lambda artifact, source: "the checkpoint is not here")
     assert (code, line.startswith("not checked: "), "(the checkpoint is not here)" in line) == (0, True, True)
-    code, line, _ = verify_with(None)
+    code, line, _ = check_with(None)
     assert "is not installed" in line
-    code, line, _ = verify_with(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    code, line, _ = check_with(ModuleNotFoundError("No module named 'torch'", name="torch"))
     assert (code, "pip install 'splade-edge[export]' (no module torch)" in line) == (0, True)
 
     def differs(artifact: object, source: object) -> None:
         raise ParityError("query onnx fp32 differs by 0.5", output="query/onnx/fp32", error=0.5, text="cat")
 
-    code, _, err = verify_with(differs)
+    code, _, err = check_with(differs)
     assert (code, err) == (1, "splade-edge: error: query onnx fp32 differs by 0.5\n")
