@@ -1,6 +1,7 @@
 # make demo    environment, export of the default pair with its parity table, an index of the sample corpus, five searches
 # make test    environment, all tests (kernels also with the JIT off) but those that take minutes each
 # make test-full   those too: both Efficient SPLADE pairs at their real sizes (6 GB, 10 minutes)
+# make fuzz    10,000 random mutations of indexes and artifacts: an error that names the file, or the very same answers
 # make lint    ruff and mypy        make bench   the figures of the README (see benchmarks/README.md)
 # make dist    dist/*.whl with the default pair inside, tried in an environment of its own
 # make clean   remove everything the above made
@@ -12,7 +13,7 @@ TEST := .venv-test/bin
 # Set-up must not reach for a hub: nothing here downloads a model.
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-full lint dist bench clean
+.PHONY: demo test test-full fuzz lint dist bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -24,6 +25,9 @@ test-full: test
 test: .venv-test/ready
 	$(TEST)/python -m pytest -n 2 --dist loadgroup
 	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_index.py tests/runtime/test_decoder.py tests/runtime/test_split.py
+
+fuzz: .venv-test/ready
+	$(TEST)/python -m tests.fuzz --mutations 10000
 
 lint: .venv-test/ready
 	$(TEST)/ruff check .

@@ -66,7 +66,7 @@ def find_damage(path: Path, manifest: IndexManifest) -> dict[str, str]:
 
 
 def check_index(path: str | Path) -> Index:
-    """Check every byte of an index and its encoders, and open it. Raises IntegrityError that names the damaged files."""
+    """Check every byte of an index and its encoders, and open it. Raises IntegrityError that names damaged files."""
     path = Path(path)
     while True:
         manifest = read_index_manifest(path)

@@ -278,7 +278,7 @@ class Segment:
     def _damaged(self, name: str, detail: str) -> IntegrityError:
         path = self.root / self.entry.path
         return IntegrityError(
-            f"{path}: {name} is damaged ({detail}); copy the index again, build it anew, or see what is left of it with "
+            f"{path}: {name} is damaged ({detail}); copy the index again, build it anew, or save what is left with: "
             f"splade-edge check {self.root} --repair"
         )
 
