@@ -121,3 +121,59 @@ def test_check_repeats_the_parity_by_a_hook(
 
     code, _, err = check_with(differs)
     assert (code, err) == (1, "splade-edge: error: query onnx fp32 differs by 0.5\n")
+
+
+def test_check_names_every_damaged_file(cli: Cli, index: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(index, tmp_path / "index"))
+    flip(copy / "segments/00000001/block_impacts.u8")
+    (copy / "segments/00000001/fields.sqlite").unlink()
+    flip(copy / "encoder/query/tokenizer.json")
+    for name in ("check", "verify"):
+        process = cli(name, copy, check=1)
+        assert process.stdout == ""
+        assert len(process.stderr.splitlines()) == 1
+        assert f"{copy}/segments/00000001/block_impacts.u8 is damaged (its SHA-256 does not match); " in process.stderr
+        assert f"{copy}/segments/00000001/fields.sqlite is missing; " in process.stderr
+        assert f"{copy}/encoder/query/tokenizer.json is damaged" in process.stderr
+        assert process.stderr.endswith(f"save the rest with: splade-edge check {copy} --repair\n")
+
+
+def test_repair(cli: Cli, index: Path, tiny_pair: Path, tmp_path: Path) -> None:
+    copy, out = Path(shutil.copytree(index, tmp_path / "index")), tmp_path / "out"
+    assert cli("check", copy, "--repair").stdout.splitlines()[0] == "nothing is damaged; nothing was written"
+    flip(copy / "segments/00000001/block_impacts.u8")
+    lines = cli("check", copy, "--repair", "-o", out).stdout.splitlines()
+    assert lines[:3] == [
+        "damaged: segments/00000001/block_impacts.u8 is damaged (its SHA-256 does not match)",
+        "made again: segments/00000001/block_impacts.u8",
+        "lost: nothing",
+    ]
+    assert all(line.startswith(f"ok: {out}") for line in lines[3:])
+    search = ("the cat in the rain", "--json")
+    assert cli("search", out, *search).stdout == cli("search", index, *search).stdout
+    assert cli("check", copy, check=1).stdout == ""  # it is as it was
+    assert "exists; pass --force" in cli("check", copy, "--repair", "-o", out, check=2).stderr
+    flip(copy / "encoder/query/onnx/fp32.onnx")
+    report = json.loads(cli("check", copy, "--repair", "--json").stdout)
+    assert (len(report["damaged"]), len(report["lost"]), report["rescued"]) == (2, 1, None)
+    cli("search", copy, *search, "--query-encoder", tiny_pair)
+    (copy / "segments/00000001/unit_documents.u32").unlink(missing_ok=True)
+    flip(copy / "splade_edge_index.json")
+    process = cli("check", copy, "--repair", check=1)
+    assert process.stderr.endswith(
+        f"its 4 documents that can be read are in {tmp_path}/index.rescued.jsonl: index them again\n"
+    )
+    cli("index", tiny_pair, tmp_path / "index.rescued.jsonl", "-o", tmp_path / "again")
+    assert cli("search", tmp_path / "again", *search).stdout == cli("search", index, *search).stdout
+
+
+def test_options_of_repair(cli: Cli, index: Path, tiny_pair: Path) -> None:
+    assert "--output is for --repair; add it" in cli("check", index, "-o", "x", check=2).stderr
+    assert "--field is for --repair; add it" in cli("check", index, "--field", "x", check=2).stderr
+    assert "and --repair is for an index" in cli("check", tiny_pair, "--repair", check=2).stderr
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(bytes(data))
