@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ArtifactError,
         CorpusError,
         IndexFormatError,
+        IndexLockedError,
         InputError,
         IntegrityError,
         MissingExtraError,
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
         StorageError,
     )
     from .index import Index
+    from .index.transaction import Commit
     from .indexing import build_index
     from .lines import BadLines
     from .passages import Passages
     from .searcher import Explanation, Hit, Searcher
+    from .updating import IndexUpdater
     from .vectors import SparseBatch, SparseVector
     from .where import WhereError, literal
 
@@ -36,6 +39,7 @@ _HOMES = {
     "Artifact": "artifact",
     "ArtifactError": "errors",
     "BadLines": "lines",
+    "Commit": "index.transaction",
     "CorpusError": "errors",
     "Document": "corpus",
     "Encoder": "encoder",
@@ -43,6 +47,8 @@ _HOMES = {
     "Hit": "searcher",
     "Index": "index",
     "IndexFormatError": "errors",
+    "IndexLockedError": "errors",
+    "IndexUpdater": "updating",
     "InputError": "errors",
     "IntegrityError": "errors",
     "MissingExtraError": "errors",
@@ -67,6 +73,7 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "BadLines",
+    "Commit",
     "CorpusError",
     "Document",
     "Encoder",
@@ -74,6 +81,8 @@ __all__ = [
     "Hit",
     "Index",
     "IndexFormatError",
+    "IndexLockedError",
+    "IndexUpdater",
     "InputError",
     "IntegrityError",
     "MissingExtraError",

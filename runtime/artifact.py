@@ -13,6 +13,7 @@ Every graph takes ``input_ids`` and ``attention_mask`` (int64 ``[batch, length]`
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -241,6 +242,19 @@ def variant_files(variant: Variant) -> Iterable[str]:
     yield variant.path
     if variant.backend == "openvino":
         yield variant.path.removesuffix(".xml") + ".bin"
+
+
+def encoding_sha256(artifact: Artifact, variant: Variant) -> str:
+    """SHA-256 over all that decides which vector a text gets from a graph: its files, the tokenizer, and how they are
+    used. Two encoders with the same value give the same vectors.
+    """
+    m = artifact.manifest
+    names = sorted({"tokenizer.json", *variant_files(variant)})
+    what = {
+        "files": {name: m.files[name].sha256 for name in names},
+        "use": [m.kind, m.activation, m.max_length, m.dropped_terms, m.special_tokens, variant.batch_invariant],
+    }
+    return hashlib.sha256(msgspec.json.encode(what, order="deterministic")).hexdigest()
 
 
 def _list_files(path: Path) -> dict[str, FileEntry]:

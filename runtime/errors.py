@@ -52,6 +52,10 @@ class IndexFormatError(SpladeEdgeError):
     exit_code = 2
 
 
+class IndexLockedError(SpladeEdgeError):
+    """Another process is changing the index; readers are not kept from it."""
+
+
 class IntegrityError(SpladeEdgeError):
     """A file of an artifact or an index is not the file its manifest describes."""
 

@@ -7,13 +7,61 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from .errors import IntegrityError, StorageError
 
 STAGING_PREFIX = ".splade-edge-"
+
+
+class FileOperations:
+    """What writing an index does to the disk; all of it goes through :data:`operations`, so that tests can make any one
+    operation fail, or end the process there.
+    """
+
+    def create(self, path: Path, mode: str = "wb") -> BinaryIO:
+        """Open a file for writing (``wb``, or ``ab`` to append)."""
+        return open(path, mode)  # type: ignore[return-value]  # noqa: PTH123 - the mode is binary
+
+    def write(self, file: BinaryIO, data: bytes | memoryview) -> None:
+        """Append to an open file."""
+        file.write(data)
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        """End the one transaction of a SQLite file."""
+        connection.execute("COMMIT")
+
+    def make_directory(self, path: Path) -> None:
+        """Make a directory, with parents; it must not exist."""
+        path.mkdir(parents=True)
+
+    def sync(self, path: Path) -> None:
+        """Flush a file or a directory to the disk; directories are skipped where the system cannot (Windows)."""
+        if os.name == "nt" and path.is_dir():
+            return
+        fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename a file onto another, in one step."""
+        source.replace(target)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file or a whole directory; what is not there is no error."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+operations = FileOperations()
 
 
 def sha256_file(path: Path) -> str:
@@ -23,14 +71,8 @@ def sha256_file(path: Path) -> str:
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file or a directory to the disk; directories are skipped where the system cannot (Windows)."""
-    if path.is_dir() and os.name == "nt":
-        return
-    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """Flush a file or a directory to the disk, see :meth:`FileOperations.sync`."""
+    operations.sync(path)
 
 
 def write_file_durably(path: Path, data: bytes) -> None:
@@ -41,12 +83,11 @@ def write_file_durably(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{STAGING_PREFIX}{path.name}.{secrets.token_hex(4)}")
     with storage_errors(path):
         try:
-            with temporary.open("wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            temporary.replace(path)
-            fsync_path(path.parent)
+            with operations.create(temporary) as f:
+                operations.write(f, data)
+            operations.sync(temporary)
+            operations.replace(temporary, path)
+            operations.sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

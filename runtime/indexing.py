@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
-from .artifact import Artifact, copy_artifact, open_artifact
+from .artifact import Artifact, copy_artifact, encoding_sha256, open_artifact
 from .corpus import BadLines, Document, Record
 from .encoder import Encoder
 from .encoder.tokenizer import TextTokenizer, clean_text
 from .errors import ArtifactError, InputError
 from .files import storage_errors
-from .index.layout import MANIFEST_NAME, EncoderIdentity, IndexManifest, PassageSettings, Statistics, TextSettings
+from .index.layout import (
+    LOCK_NAME,
+    MANIFEST_NAME,
+    EncoderIdentity,
+    IndexManifest,
+    PassageSettings,
+    Statistics,
+    TextSettings,
+)
 from .index.writer import IndexWriter, PassageSpan
+from .locking import writer_lock
 from .passages import Passages, split
 from .shards import Note, ShardStore, encode_in_shards
 from .staging import check_writable_target, staged_directory
@@ -82,10 +93,12 @@ def build_index(
     bad_lines = bad_lines or BadLines("fail")
     if passages is not None:
         _check_passages(passages, document_encoder)
-    with (
-        _kept_shards(resume, document_encoder, note) as shards,
-        staged_directory(output, manifest=MANIFEST_NAME, force=force) as staging,
-    ):
+    with contextlib.ExitStack() as held:
+        # What a writer added meanwhile would be lost. (Windows cannot rename a directory with an open file in it.)
+        if sys.platform != "win32" and (output / MANIFEST_NAME).is_file():
+            held.enter_context(writer_lock(output / LOCK_NAME))
+        shards = held.enter_context(_kept_shards(resume, document_encoder, note))
+        staging = held.enter_context(staged_directory(output, manifest=MANIFEST_NAME, force=force))
         writer = IndexWriter(
             staging,
             document_encoder.vocab_size,
@@ -97,7 +110,7 @@ def build_index(
         )
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(writer.abort)
-            truncated = _encode_all(writer, records, document_encoder, passages, bad_lines, shards, progress)
+            truncated = encode_all(writer, records, document_encoder, passages, bad_lines, progress, shards)
             if writer.documents == 0:
                 raise InputError("the corpus has no documents; nothing was written")
             with storage_errors(output):
@@ -114,6 +127,7 @@ def build_index(
                     backend=variant.backend,
                     precision=variant.precision,
                     sha256=source.files[variant.path].sha256,
+                    files_sha256=encoding_sha256(document_encoder.artifact, variant),
                 ),
                 text=TextSettings(
                     join=JOIN,
@@ -140,14 +154,28 @@ def _kept_shards(directory: str | Path | None, encoder: Encoder, note: Note | No
         store.close(keep=keep)
 
 
-def _encode_all(
-    writer: IndexWriter,
+class Sink(Protocol):
+    """What takes documents and their vectors, in the same order: see :class:`IndexWriter`."""
+
+    @property
+    def units(self) -> int:
+        """Vectors added so far."""
+
+    def add_documents(self, documents: Sequence[Document]) -> list[int | InputError]:
+        """Store documents; each place of the result is the ordinal, or why there is none."""
+
+    def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
+        """Append vectors."""
+
+
+def encode_all(
+    writer: Sink,
     records: Iterable[Record] | Iterable[Document],
     encoder: Encoder,
     passages: Passages | None,
     bad_lines: BadLines,
-    shards: ShardStore | None,
     progress: Callable[[Progress], None] | None,
+    shards: ShardStore | None = None,
 ) -> int:
     """Encode and write all documents; returns how many units were cut at the encoder's maximum length."""
     spans: deque[PassageSpan] = deque()
@@ -178,7 +206,7 @@ def _encode_all(
 
 
 def _store(
-    writer: IndexWriter, records: Iterable[Record] | Iterable[Document], bad_lines: BadLines
+    writer: Sink, records: Iterable[Record] | Iterable[Document], bad_lines: BadLines
 ) -> Iterator[tuple[Document, int]]:
     """Store documents, some at a time; yields those that were stored, with their ordinals."""
     numbered = enumerate(records)

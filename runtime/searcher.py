@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from .artifact import Backend, Precision
 from .encoder import Encoded, Encoder
-from .errors import ArtifactError, IndexFormatError
+from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
 from .index import Index
+from .manifest import FileEntry
 from .threads import resolve_threads
 from .vectors import SparseVector
 from .where import Predicate
@@ -67,6 +70,7 @@ class Explanation:
 class Searcher:
     """An index with its query encoder, loaded. Safe from several threads.
 
+    It searches the generation it has opened until :meth:`refresh`; each search is of one generation as a whole.
     ``threads`` is one setting for encoder and scorer. ``approximate``: see :meth:`Index.search_vectors`; None is exact.
     A query without a known word finds nothing.
     """
@@ -74,23 +78,36 @@ class Searcher:
     def __init__(
         self, index: Index, encoder: Encoder, threads: int | None = None, approximate: float | None = None
     ) -> None:
-        manifest = index.manifest
-        if not encoder.artifact.serves("query"):
-            raise ArtifactError(f"{encoder.artifact.path} holds a document encoder; searching needs a query encoder")
-        if (
-            manifest.vocabulary_sha256 is not None
-            and manifest.vocabulary_sha256 != encoder.artifact.manifest.vocabulary_sha256
-        ):
-            raise ArtifactError(
-                f"{encoder.artifact.path} has another vocabulary than the index {index.path}; use the query encoder of "
-                "the pair that made the index"
-            )
-        self.index = index
+        _check_vocabulary(index, encoder)
         self.encoder = encoder
-        # Other terms earn nothing in this index, so a search need not know their weights.
-        self._search_encoder = encoder.restricted(index.terms)
+        self._state = _State(index, encoder.restricted(index.terms))
+        self._refreshing = threading.Lock()
         self.threads = resolve_threads(threads)
         self.approximate = approximate
+
+    @property
+    def index(self) -> Index:
+        """The generation of the index that is searched."""
+        return self._state.index
+
+    def refresh(self) -> bool:
+        """Go on with the newest generation of the index; returns whether there was a newer one.
+
+        Searches that are running end with the generation they began with. Raises what :meth:`Index.open` does, and
+        ArtifactError where an index with another encoder has taken the place; the searcher then stays as it is.
+        """
+        with self._refreshing:
+            before = self._state
+            index = before.index.refresh()
+            if index is before.index:
+                return False
+            _check_vocabulary(index, self.encoder)
+            if _carried_encoder(index) != _carried_encoder(before.index):
+                raise ArtifactError(f"an index with another query encoder has taken the place of {index.path}; open it")
+            same = np.array_equal(index.terms, before.index.terms)
+            encoder = before.encoder if same else self.encoder.restricted(index.terms)
+            self._state = _State(index, encoder)
+            return True
 
     @classmethod
     def open(
@@ -133,7 +150,7 @@ class Searcher:
         """The part of :meth:`encode_query` that can earn a score: the terms that occur in the index, with the same
         weights. This is what a search computes, and it is faster.
         """
-        return _known(self._search_encoder.encode_text(query))
+        return _known(self._state.encoder.encode_text(query))
 
     def search(self, query: str, k: int = 10, *, where: Where = None, allowed: Allowed = None) -> list[Hit]:
         """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1.
@@ -142,22 +159,27 @@ class Searcher:
         of the documents that satisfy it (see :meth:`Index.select`; raises WhereError).
         ``allowed``: bool ``[documents]`` by ordinal, to search only the documents where it is True.
         """
-        return self.search_vector(self.encode_for_search(query), k, where=where, allowed=allowed)
+        state = self._state
+        vector = _known(state.encoder.encode_text(query))
+        return self._search(state.index, vector, k, _allowed(state.index, where, allowed))
 
     def search_vector(
         self, query: SparseVector, k: int = 10, *, where: Where = None, allowed: Allowed = None
     ) -> list[Hit]:
         """:meth:`search` for a query that is encoded already."""
-        allowed = self._allowed(where, allowed)
-        ordinals, units, scores = self.index.search_units(
+        index = self._state.index
+        return self._search(index, query, k, _allowed(index, where, allowed))
+
+    def _search(self, index: Index, query: SparseVector, k: int, allowed: Allowed) -> list[Hit]:
+        ordinals, units, scores = index.search_units(
             query.indices, query.values, k, allowed=allowed, approximate=self.approximate
         )
-        documents = self.index.documents(ordinals)
+        documents = index.documents(ordinals)
         hits = []
         for ordinal, unit, score, document in zip(
             ordinals.tolist(), units.tolist(), scores.tolist(), documents, strict=True
         ):
-            span = self.index.span(unit)
+            span = index.span(unit)
             passage = document.text[span[0] : span[1]] if span else None
             hits.append(
                 Hit(ordinal, unit, score, document.id, document.title, document.text, document.metadata, passage)
@@ -167,25 +189,28 @@ class Searcher:
     def search_many(
         self, queries: Iterable[str], k: int = 10, *, where: Where = None, allowed: Allowed = None
     ) -> Iterator[list[Hit]]:
-        """:meth:`search` for each query, lazily and in order, ``threads`` of them scored at a time."""
-        return self._search_many(queries, k, self._allowed(where, allowed))
+        """:meth:`search` for each query, lazily and in order, ``threads`` of them scored at a time; all of them search
+        the generation of now.
+        """
+        state = self._state
+        return self._search_many(state, queries, k, _allowed(state.index, where, allowed))
 
-    def _allowed(self, where: Where, allowed: Allowed) -> Allowed:
-        if where is None:
-            return allowed
-        selected = self.index.select(where).allowed
-        return selected if allowed is None else np.logical_and(selected, allowed)
-
-    def _search_many(self, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
-        vectors = map(_known, self._search_encoder.encode(queries))
+    def _search_many(self, state: _State, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
+        vectors = map(_known, state.encoder.encode(queries))
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
-                yield from pool.map(lambda vector: self.search_vector(vector, k, allowed=allowed), batch)
+                yield from pool.map(lambda vector: self._search(state.index, vector, k, allowed), batch)
 
     def explain(self, query: str | SparseVector, hit: Hit) -> Explanation:
-        """Which terms earned how much of a hit's score, for the query (or its vector) that found it."""
+        """Which terms earned how much of a hit's score, for the query (or its vector) that found it.
+
+        Raises InputError where the hit's document is no longer where it was, after :meth:`refresh`.
+        """
         vector = self.encode_query(query) if isinstance(query, str) else query
-        parts = self.index.contributions(vector, hit.unit)
+        index = self.index
+        if hit.ordinal >= len(index) or index.documents([hit.ordinal])[0].id != hit.id:
+            raise InputError(f"the hit {hit.id!r} is of an earlier generation of the index; search again")
+        parts = index.contributions(vector, hit.unit)
         terms = self.encoder.vocabulary
         contributions = [
             TermContribution(terms[vector.indices[i]], float(vector.values[i]), float(parts[i]))
@@ -193,6 +218,38 @@ class Searcher:
             if parts[i] > 0
         ]
         return Explanation(self.encoder.decode(vector), contributions)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a search takes as a whole: a generation, and the encoder for the terms that occur in it."""
+
+    index: Index
+    encoder: Encoder  # other terms earn nothing in this index, so a search need not know their weights
+
+
+def _check_vocabulary(index: Index, encoder: Encoder) -> None:
+    """Raise ArtifactError unless an encoder is for queries, and for this index."""
+    artifact, vocabulary = encoder.artifact, index.manifest.vocabulary_sha256
+    if not artifact.serves("query"):
+        raise ArtifactError(f"{artifact.path} holds a document encoder; searching needs a query encoder")
+    if vocabulary is not None and vocabulary != artifact.manifest.vocabulary_sha256:
+        raise ArtifactError(
+            f"{artifact.path} has another vocabulary than the index {index.path}; use the query encoder of the pair "
+            "that made the index"
+        )
+
+
+def _carried_encoder(index: Index) -> FileEntry | None:
+    manifest = index.manifest
+    return manifest.files.get(f"{manifest.query_encoder}/{ARTIFACT_MANIFEST}")
+
+
+def _allowed(index: Index, where: Where, allowed: Allowed) -> Allowed:
+    if where is None:
+        return allowed
+    selected = index.select(where).allowed
+    return selected if allowed is None else np.logical_and(selected, allowed)
 
 
 def _known(encoded: Encoded) -> SparseVector:

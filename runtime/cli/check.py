@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import add_json_argument
-from .console import json_line, printable, write_out
+from .console import json_line, plural, printable, write_out
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
@@ -134,9 +134,11 @@ def _check_index(path: Path) -> list[dict[str, Any]]:
 
     index = check_index(path)
     m = index.manifest
+    gone = sum(s.deleted for s in m.segments)
+    deleted = f" and {gone:,} deleted ones, in {plural(len(m.segments), 'segment')}" if gone else ""
     checks = [
         _done(f"{path}: SHA-256 of {len(m.files)} files"),
-        _done(f"{path}: {sum(s.postings for s in m.segments):,} postings, {len(index):,} stored documents"),
+        _done(f"{path}: {sum(s.postings for s in m.segments):,} postings, {len(index):,} stored documents{deleted}"),
     ]
     for relative in (m.query_encoder, m.document_encoder):
         if relative is not None:

@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
 from ..version import VERSION
-from . import bench, check, index, info, search
+from . import bench, change, check, index, info, search
 from . import eval as eval_command
 from .command import Command
 from .console import complain, prepare_streams, printable
@@ -22,6 +22,10 @@ from .console import complain, prepare_streams, printable
 ENTRY_POINT_GROUP = "splade_edge.commands"
 BUILT_IN: dict[str, Command] = {
     "index": index.IndexCommand(),
+    "add": change.AddCommand(),
+    "update": change.UpdateCommand(),
+    "delete": change.DeleteCommand(),
+    "compact": change.CompactCommand(),
     "search": search.SearchCommand(),
     "eval": eval_command.EvalCommand(),
     "info": info.InfoCommand(),

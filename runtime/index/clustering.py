@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..scorer.arrays import F32, I32, I64, U32
+from ..scorer.arrays import F32, I32, I64, U8, U32
 from ..scorer.numba_cache import inline_kernel, kernel
 
 Sketches = npt.NDArray[np.int8]
@@ -33,12 +33,51 @@ def sketch(indptr: I64, indices: I32, values: F32, signs: Sketches, term_weights
             factor = term_weights[indices[i]]
             if factor > 0.0:
                 add_signed(total, np.sqrt(values[i]) * factor, signs[indices[i]])
-        norm = np.float32(0.0)
-        for d in range(DIMENSIONS):
-            norm += total[d] * total[d]
-        factor = np.float32(LENGTH) / np.sqrt(norm) if norm > 0.0 else np.float32(0.0)
-        for d in range(DIMENSIONS):
-            out[row, d] = np.int8(min(127.0, max(-127.0, np.rint(total[d] * factor))))
+        round_sketch(total, out[row])
+
+
+@kernel
+def add_postings(
+    list_ptr: I64,
+    units: U32,
+    impacts: U8,
+    scale: float,
+    first_term: int,
+    signs: Sketches,
+    term_weights: F32,
+    low: int,
+    sums: F32,
+) -> None:
+    """:func:`sketch` from posting lists of terms from ``first_term`` on, before rounding: adds to ``sums[unit - low]``,
+    float32 ``[units, DIMENSIONS]``, what the units in this range have of the terms.
+    """
+    high = low + sums.shape[0]
+    for j in range(list_ptr.size - 1):
+        factor = term_weights[first_term + j]
+        if factor > 0.0:
+            for i in range(list_ptr[j], list_ptr[j + 1]):
+                unit = np.int64(units[i])
+                if low <= unit < high:
+                    weight = np.sqrt(np.float32(impacts[i] * scale))
+                    add_signed(sums[unit - low], weight * factor, signs[first_term + j])
+
+
+@kernel
+def round_sketches(sums: F32, out: Sketches) -> None:
+    """The sketches of sums of :func:`add_postings`."""
+    for row in range(sums.shape[0]):
+        round_sketch(sums[row], out[row])
+
+
+@inline_kernel
+def round_sketch(total: F32, out: Sketches) -> None:
+    """Bring a sum to the length of a sketch; zero stays zero."""
+    norm = np.float32(0.0)
+    for d in range(DIMENSIONS):
+        norm += total[d] * total[d]
+    factor = np.float32(LENGTH) / np.sqrt(norm) if norm > 0.0 else np.float32(0.0)
+    for d in range(DIMENSIONS):
+        out[d] = np.int8(min(127.0, max(-127.0, np.rint(total[d] * factor))))
 
 
 @inline_kernel

@@ -37,7 +37,7 @@ CREATE TABLE documents (
     metadata TEXT NOT NULL,
     crc INTEGER NOT NULL
 );
-CREATE UNIQUE INDEX documents_id ON documents (id);
+CREATE {unique} INDEX documents_id ON documents (id);
 """
 _ROW = "ordinal, id, title, text, metadata, crc"
 _INSERT = f"INTO documents ({_ROW}) VALUES (?, ?, ?, ?, ?, ?)"
@@ -49,6 +49,17 @@ _SCAN = 1000  # rows read at a time, so that other threads have their turn
 
 class DuplicateIdError(InputError):
     """A document's id was added before."""
+
+
+class StoredRow(NamedTuple):
+    """A row of the table ``documents``."""
+
+    ordinal: int
+    id: str
+    title: str
+    text: str
+    metadata: str
+    crc: int
 
 
 class Added(NamedTuple):
@@ -85,10 +96,10 @@ def _metadata(document: Document) -> tuple[str, dict[tuple[str, ...], list[Key]]
 
 
 class DocumentWriter:
-    """Writes a segment's documents; ordinals count from 0 in the order of :meth:`add`."""
+    """Writes a segment's documents; ordinals count from 0 in the order of :meth:`add`. ``unique``: each id once."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = SqliteWriter(path, _SCHEMA)
+    def __init__(self, path: Path, *, unique: bool = True) -> None:
+        self._file = SqliteWriter(path, _SCHEMA.format(unique="UNIQUE" if unique else ""))
         self._connection = self._file.connection
         self.count = 0
 
@@ -138,6 +149,27 @@ class DocumentWriter:
                 results[place] = result._replace(ordinal=self.count)
                 self.count += 1
         return results
+
+    def latest(self, ids: Sequence[str]) -> dict[str, int]:
+        """Of the ids that were added, the ordinals; the last where an id was used again. At most 500 at a time."""
+        marks = ",".join("?" * len(ids))
+        sql = f"SELECT id, MAX(ordinal) FROM documents WHERE id IN ({marks}) GROUP BY id"
+        with self._file.writing():  # what does not fit the cache is written
+            return dict(self._connection.execute(sql, list(ids)))
+
+    def copy(self, rows: Sequence[StoredRow]) -> list[Added]:
+        """Store rows of another segment, whose checksums were compared, under new ordinals."""
+        with self._file.writing():
+            numbered = [(self.count + i, *row[1:-1]) for i, row in enumerate(rows)]
+            values = [(*row, row_crc(row[0], row[1:])) for row in numbered]
+            self._connection.executemany(f"INSERT {_INSERT}", values)
+        added = []
+        for i, row in enumerate(rows):
+            metadata = _DECODER.decode(row.metadata)
+            document = Document(row.id, row.title, row.text, metadata)
+            added.append(Added(self.count + i, document, all_keys(metadata)))
+        self.count += len(rows)
+        return added
 
     def close(self) -> None:
         """Finish the file."""
@@ -191,27 +223,42 @@ class DocumentReader:
 
     def scan(self) -> Iterator[Document]:
         """All documents, by ordinal. Raises IntegrityError for a damaged row."""
+        for rows in self._scan():
+            yield from map(self._document, rows)
+
+    def rows(self) -> Iterator[list[StoredRow]]:
+        """All rows as they are stored, some at a time, by ordinal. Raises IntegrityError for a damaged one."""
+        for rows in self._scan():
+            for row in rows:
+                self._document(row)
+            yield [StoredRow(*row) for row in rows]
+
+    def _scan(self) -> Iterator[list[tuple[Any, ...]]]:
         for start in range(0, self.count, _SCAN):
             stop = min(start + _SCAN, self.count)
             sql = f"SELECT {_ROW} FROM documents WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal"
             rows = self._file.query(sql, (start, stop))
             if [row[0] for row in rows] != list(range(start, stop)):
                 raise self._file.damaged(f"a document of {start} to {stop - 1} is missing")
-            yield from map(self._document, rows)
+            yield rows
 
-    def find(self, document_id: str) -> int | None:
-        """The ordinal of an id, or None.
+    def find(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
+        """The (id, ordinal) of the documents that have one of these ids; deleted ones may have it too.
 
         What is found is checked as any row is. That nothing is found no row can prove, so the first time the SHA-256 of
         the whole file does.
         """
-        rows = self._file.query(f"SELECT {_ROW} FROM documents WHERE id = ?", (document_id,))
-        if not rows:
-            self._check_hash()
-            return None
-        if self._document(rows[0]).id != document_id or not 0 <= rows[0][0] < self.count:
-            raise self._file.damaged(f"the index of ids has {document_id!r} at another document")
-        return int(rows[0][0])
+        for start in range(0, len(ids), _BATCH):
+            part = list(dict.fromkeys(ids[start : start + _BATCH]))
+            marks = ",".join("?" * len(part))
+            rows = self._file.query(f"SELECT {_ROW} FROM documents WHERE id IN ({marks})", part)
+            found = [(self._document(row).id, int(row[0])) for row in rows]
+            for document_id, ordinal in found:
+                if document_id not in part or not 0 <= ordinal < self.count:
+                    raise self._file.damaged(f"the index of ids has document {ordinal} in another's place")
+            if len({document_id for document_id, _ in found}) < len(part):
+                self._check_hash()
+            yield from found
 
     def _check_hash(self) -> None:
         with self._lock:
@@ -221,6 +268,12 @@ class DocumentReader:
             if hashlib.file_digest(self._bytes, "sha256").hexdigest() != self._sha256:
                 raise self._file.damaged("its SHA-256 does not match")
             self._sha256 = None
+
+    def ids(self) -> Iterator[tuple[str, int]]:
+        """All (id, ordinal) by id, in the order of its bytes."""
+        sql = "SELECT id, ordinal FROM documents ORDER BY id"
+        for rows in self._file.query_in_parts(sql, (), _SCAN):
+            yield from rows
 
     def check(self) -> None:
         """Read every row and SQLite's own structures. Raises IntegrityError."""

@@ -68,6 +68,12 @@ class FieldCounts(NamedTuple):
         """Whether filters on the field are answered from an index."""
         return self.number is not None
 
+    def plus(self, other: FieldCounts) -> FieldCounts:
+        """The counts of both; with an index if both have one."""
+        number = None if other.number is None else self.number
+        numbers, strings, booleans = (mine + theirs for mine, theirs in zip(self[:3], other[:3], strict=True))
+        return FieldCounts(numbers, strings, booleans, number)
+
 
 class FieldWriter:
     """Writes a segment's fields. ``indexed``: those that get an index."""
@@ -154,7 +160,10 @@ class FieldReader:
         self._sha256: str | None = sha256
         self._lock = threading.Lock()
         self._file = SqliteReader(path)
-        self._bytes = path.open("rb")  # to be hashed at first use, whatever lies at the path by then
+        try:
+            self._bytes = path.open("rb")  # to be hashed at first use, whatever lies at the path by then
+        except OSError as error:
+            raise self._file.damaged(str(error.strerror)) from None
         self._counts: dict[Field, FieldCounts] = {}
         self._all_names = False
 

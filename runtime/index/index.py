@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -22,27 +25,35 @@ from ..vectors import SparseVector
 from ..where import Predicate
 from ..where.spelling import spell_field
 from .fields import FieldCounts
-from .layout import INDEX_FORMAT, MANIFEST_NAME, VERSION, IndexManifest
+from .layout import INDEX_FORMAT, MANIFEST_NAME, MAX_UNITS, VERSION, IndexManifest
+from .live import Found, LiveSegment, merged
 from .segment import Segment, refuse_future
-from .select import Selection, Selector
+from .select import IndexSelector, Selection
+from .tombstones import read_tombstones
 
 _TOGETHER = 512  # queries handed to the threads at a time
 
 
 class Index:
-    """An index directory, memory-mapped. Safe from several threads.
+    """One generation of an index directory, memory-mapped. Safe from several threads.
 
     Opening validates the manifest, all file sizes and all pointers; a posting list is checked against its checksum when
-    it is first read; :meth:`check` reads everything.
+    it is first read; :meth:`check` reads everything. Whatever a writer commits meanwhile, an open index stays as it is;
+    :meth:`refresh` opens what is newest. Documents that are deleted are not there: ordinals and units count what is
+    left, as in an index built of these documents alone.
     """
 
-    def __init__(self, path: Path, manifest: IndexManifest) -> None:
+    def __init__(self, path: Path, manifest: IndexManifest, previous: Index | None = None) -> None:
         self.path = path
         self.manifest = manifest
-        self._segment = Segment(path, manifest, manifest.segments[0])
-        self._scorer = SegmentScorer(self._segment)
-        self._selector = Selector(self._segment.documents, self._segment.fields)
-        self._latest_filter: tuple[npt.NDArray[np.bool_] | None, AllowedUnits | None] = (None, None)
+        self.segments: list[LiveSegment] = open_segments(path, manifest, () if previous is None else previous.segments)
+        self._close = weakref.finalize(self, _close_all, [live.segment for live in self.segments])
+        self._first_documents = np.array([live.first_document for live in self.segments], np.int64)
+        self._first_units = np.array([live.first_unit for live in self.segments], np.int64)
+        self._documents = sum(live.documents for live in self.segments)
+        self._units = sum(live.units for live in self.segments)
+        self._selector = IndexSelector([live.selector for live in self.segments])
+        self._latest_filter: tuple[npt.NDArray[np.bool_] | None, list[AllowedUnits | None]] = (None, [])
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -55,28 +66,40 @@ class Index:
             raise IndexFormatError(
                 f"{path} is {what}, not an index; make one with: splade-edge index {path} corpus.jsonl -o INDEX"
             )
+        return cls._open_newest(path, None)
+
+    def refresh(self) -> Index:
+        """The newest generation: this very index if nothing was committed since it was opened, else a new one, which
+        shares with this one the segments that are still in use. This one stays open, and as it is. Raises what
+        :meth:`open` does.
+        """
+        if _read(self.path) == self.manifest:
+            return self
+        return self._open_newest(self.path, self)
+
+    @classmethod
+    def _open_newest(cls, path: Path, previous: Index | None) -> Index:
         while True:
+            directory = _identity(path)
             manifest = _read(path)
             try:
-                index = cls._open_once(path, manifest)
+                refuse_future(manifest, path)
+                check_sizes(path, manifest.files)
+                encoders = {n: entry for n, entry in manifest.files.items() if n.endswith(ARTIFACT_MANIFEST)}
+                check_hashes(path, encoders)
+                index = cls(path, manifest, previous)
             except IntegrityError:
                 if _read(path) == manifest:
                     raise
-                continue  # replaced by a writer while we opened it
-            if _read(path) == manifest:
+                continue  # a writer has removed what we were opening
+            # Files of a directory are never overwritten, but the whole directory may have been replaced by another.
+            if _read(path) == manifest or _identity(path) == directory:
                 return index
             index.close()
 
-    @classmethod
-    def _open_once(cls, path: Path, manifest: IndexManifest) -> Index:
-        refuse_future(manifest, path)
-        check_sizes(path, manifest.files)
-        check_hashes(path, {name: entry for name, entry in manifest.files.items() if name.endswith(ARTIFACT_MANIFEST)})
-        return cls(path, manifest)
-
     def close(self) -> None:
         """Close the stored documents; the index cannot be used afterwards. Its memory maps go with the object."""
-        self._segment.close()
+        self._close()
 
     def __enter__(self) -> Index:
         return self
@@ -86,7 +109,12 @@ class Index:
 
     def __len__(self) -> int:
         """Number of documents."""
-        return self.manifest.segments[0].documents
+        return self._documents
+
+    @property
+    def generation(self) -> int:
+        """How many commits made the index."""
+        return self.manifest.generation
 
     def search_vectors(
         self,
@@ -127,21 +155,18 @@ class Index:
         keep = 1.0 if approximate is None else float(approximate)
         if not 0.0 < keep <= 1.0:
             raise InputError(f"approximate is {approximate!r}; give a share above 0, up to 1 (which is exact)")
-        k = ask = int(k)
-        owners = self._segment.unit_documents
-        passing = None if allowed is None else self._passing(allowed)
-        units, scores = self._scorer.search(terms, weights, ask, passing, keep)
-        if owners is None:
-            return units, units, scores * self.manifest.scale
-        while True:
-            # A document's best passage is its first in the list, so a list with k documents has the k best.
-            ordinals, first = np.unique(owners[units], return_index=True)
-            if ordinals.size >= k or units.size < ask:
-                break
-            ask *= 4
-            units, scores = self._scorer.search(terms, weights, ask, passing, keep)
-        best = np.sort(first)[:k]
-        return owners[units[best]], units[best], scores[best] * self.manifest.scale
+        passing = [None] * len(self.segments) if allowed is None else self._passing(allowed)
+        found: Found | None = None
+        floor = 0.0
+        for live, units in zip(self.segments, passing, strict=True):
+            part = live.search(terms, weights, int(k), units, keep, floor)
+            found = part if found is None else merged([found, part], int(k)) if part.scores.size else found
+            if found.scores.size >= k:
+                # later documents must do better than the k-th: ties go to the earlier
+                floor = float(np.nextafter(found.scores[-1], np.inf))
+        if found is None:
+            return np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0)
+        return found.ordinals, found.units, found.scores * self.manifest.scale
 
     def search_many(
         self,
@@ -167,14 +192,15 @@ class Index:
             while some := list(islice(waiting, _TOGETHER)):
                 yield from pool.map(answer, some)
 
-    def _passing(self, allowed: npt.ArrayLike) -> AllowedUnits:
-        """The filter for the scorer. That of a read-only mask is kept, for the next query that comes with it."""
+    def _passing(self, allowed: npt.ArrayLike) -> list[AllowedUnits | None]:
+        """The filters for the segments. Those of a read-only mask are kept, for the next query that comes with it."""
         kept_mask, kept = self._latest_filter
-        if kept_mask is allowed and kept is not None:
+        if kept_mask is allowed:
             return kept
         mask = _mask(allowed, len(self))
-        owners = self._segment.unit_documents
-        passing = self._scorer.allow(mask if owners is None else mask[owners])
+        passing: list[AllowedUnits | None] = [
+            live.allow(mask[live.first_document : live.first_document + live.documents]) for live in self.segments
+        ]
         if isinstance(allowed, np.ndarray) and allowed.base is None and not allowed.flags.writeable:
             self._latest_filter = allowed, passing
         return passing
@@ -192,38 +218,119 @@ class Index:
         """The stored fields by name: how many documents have a number, a string, a boolean in each, and whether it has
         an index. Empty for an index made before these were kept.
         """
-        fields = self._segment.fields
-        return {} if fields is None else {spell_field(field): counts for field, counts in fields.counts.items()}
+        return {spell_field(field): counts for field, counts in (self._selector.fields or {}).items()}
 
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:
         """The stored documents of these ordinals. Raises InputError (out of range) or IntegrityError (damaged)."""
-        return self._segment.documents.get([int(o) for o in ordinals])
+        wanted = np.array([int(o) for o in ordinals], np.int64)
+        for ordinal in wanted[(wanted < 0) | (wanted >= len(self))].tolist():
+            raise InputError(f"there is no document {ordinal}; the index has {len(self)}, counted from 0")
+        if len(self.segments) == 1:
+            return self.segments[0].read(wanted)
+        places = np.searchsorted(self._first_documents, wanted, side="right") - 1
+        read = {
+            int(place): iter(self.segments[place].read(wanted[places == place])) for place in np.unique(places).tolist()
+        }
+        return [next(read[place]) for place in places.tolist()]
 
     @cached_property
     def terms(self) -> npt.NDArray[np.int32]:
-        """The terms that occur in the documents, int32, ascending. No other can earn a document any score."""
-        return np.flatnonzero(np.diff(self._segment.term_blocks)).astype(np.int32)
+        """The terms that occur in the documents (also in deleted ones, until these are merged away), int32, ascending.
+        No other can earn a document any score.
+        """
+        occurs = np.zeros(self.manifest.vocab_size, np.bool_)
+        for live in self.segments:
+            occurs |= np.diff(live.segment.term_blocks) > 0
+        return np.flatnonzero(occurs).astype(np.int32)
 
     def find(self, document_id: str) -> int | None:
         """The ordinal of a document id, or None."""
-        return self._segment.documents.find(document_id)
+        for live in self.segments:
+            for ordinal in live.find([document_id]).values():
+                return live.number(ordinal)
+        return None
 
     def span(self, unit: int) -> tuple[int, int] | None:
         """(start, end) of a passage in characters of its document's text; None where units are documents."""
-        spans = self._segment.unit_spans
-        return None if spans is None else (int(spans[unit, 0]), int(spans[unit, 1]))
+        return self._with_unit(unit).span(unit)
 
     def contributions(self, query: SparseVector, unit: int) -> npt.NDArray[np.float64]:
         """What each query term earned in a unit: weight x impact x scale, float64 ``[n]``."""
-        impacts = np.array([self._segment.impact(int(term), unit) for term in query.indices], np.float64)
+        live = self._with_unit(unit)
+        impacts = np.array([live.impact(int(term), unit) for term in query.indices], np.float64)
         return query.values.astype(np.float64) * impacts * self.manifest.scale
+
+    def _with_unit(self, unit: int) -> LiveSegment:
+        if not 0 <= unit < self._units:
+            raise InputError(f"there is no unit {unit}; the index has {self._units}, counted from 0")
+        return self.segments[int(np.searchsorted(self._first_units, unit, side="right")) - 1]
 
     def check(self) -> None:
         """Check every byte: hashes of all files, posting order and maxima, every stored document. Raises
         IntegrityError.
         """
         check_hashes(self.path, self.manifest.files)
-        self._segment.check()
+        for live in self.segments:
+            live.segment.check()
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        """No two documents that are not deleted have one id."""
+        for one, other in itertools.pairwise(heapq.merge(*(live.ids() for live in self.segments), key=str.encode)):
+            if one == other:
+                raise IntegrityError(f"{self.path}: two documents have the id {one!r}; build the index anew")
+
+    @property
+    def _segment(self) -> Segment:
+        """The first segment: the only one of an index that was never changed."""
+        return self.segments[0].segment
+
+    @property
+    def _scorer(self) -> SegmentScorer:
+        return self.segments[0].scorer
+
+
+def open_segments(path: Path, manifest: IndexManifest, known: Sequence[LiveSegment] = ()) -> list[LiveSegment]:
+    """The segments of a manifest, each as it is seen behind those before it. What is ``known`` is not opened again."""
+    opened: list[LiveSegment] = []
+    documents = units = 0
+    entries = manifest.segments
+    if len({e.path for e in entries}) < len(entries) or len({e.passages for e in entries}) > 1:
+        raise IntegrityError(f"{path} is damaged (its segments do not fit together); build it anew")
+    try:
+        for entry in entries:
+            deleted = read_tombstones(path, manifest, entry)
+            live = next((live for live in known if live.segment.is_of(manifest, entry)), None)
+            if live is None or not live.segment.retain():
+                segment = Segment(path, manifest, entry)
+                live = LiveSegment(segment, SegmentScorer(segment), deleted, documents, units)
+            elif live.has_deleted(deleted):
+                live = live.at(documents, units)
+            else:
+                live = LiveSegment(live.segment, live.scorer, deleted, documents, units)
+            opened.append(live)
+            documents += live.documents
+            units += live.units
+        if units > MAX_UNITS:
+            raise IntegrityError(f"{path} is damaged (it has {units} units); build it anew")
+    except BaseException:
+        _close_all([live.segment for live in opened])
+        raise
+    return opened
+
+
+def _close_all(segments: Iterable[Segment]) -> None:
+    for segment in segments:
+        segment.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which directory lies at the path."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise IndexFormatError(f"cannot read {path}: {error.strerror}") from None
+    return found.st_dev, found.st_ino
 
 
 def _mask(allowed: npt.ArrayLike, documents: int) -> npt.NDArray[np.bool_]:

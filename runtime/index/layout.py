@@ -1,7 +1,9 @@
 """The index directory as data: what its manifest says and which arrays a segment has. FORMAT.md tells it in prose.
 
     INDEX/splade_edge_index.json     IndexManifest, replaced in one step by a commit
+    INDEX/splade_edge_index.lock     held by the one process that changes the index
     INDEX/segments/00000001/…        immutable files of one segment: SEGMENT_ARRAYS, documents.sqlite, fields.sqlite
+    INDEX/tombstones/…               which documents of a segment are deleted: a file a segment and generation
     INDEX/encoder/query/…            the query encoder, an artifact of its own
     INDEX/encoder/document/…         the document encoder, where the index was made with it
 
@@ -22,8 +24,10 @@ from ..manifest import Manifest
 from ..scorer import CHUNK, SPAN
 
 MANIFEST_NAME = "splade_edge_index.json"
+LOCK_NAME = "splade_edge_index.lock"
+SEGMENTS, TOMBSTONES = "segments", "tombstones"
 INDEX_FORMAT = "splade-edge-index"
-VERSION = 1
+VERSION = 2  # 2 added segments, tombstones and settings; 1 had one segment, which never changed
 
 MAX_UNITS = 1 << 32
 MAX_IMPACT = 255
@@ -82,8 +86,8 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One immutable segment: its directory below the index, and what it holds.
 
     ``rows`` are terms with block-max data, ``occupied`` counts their chunks with postings. ``reordered``: postings
-    number the units in an order of the segment's own. ``tombstones`` is the file of deleted documents; always None in
-    indexes of this release.
+    number the units in an order of the segment's own. ``tombstones`` is the file that says which documents are
+    deleted, and ``deleted`` how many; None and 0 where none is.
     """
 
     path: str
@@ -96,6 +100,23 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     passages: bool
     reordered: bool
     tombstones: str | None = None
+    deleted: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)] = 0
+
+    @property
+    def live(self) -> int:
+        """Documents that are not deleted."""
+        return self.documents - self.deleted
+
+
+class SegmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How segments are written, now and later: names of the ``fields`` that get an index, whether documents have
+    ``passages``, whether frequent terms get block-max data, whether similar units are put next to each other.
+    """
+
+    fields: list[str]
+    passages: bool
+    block_max: bool
+    reorder: bool
 
 
 class PassageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,12 +135,15 @@ class TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The graph that made the document vectors; ``sha256`` is that of the graph's file."""
+    """The graph that made the document vectors. ``sha256`` is that of the graph's file; ``files_sha256`` stands for all
+    that a vector depends on (see :func:`splade_edge.runtime.artifact.encoding_sha256`), None in indexes of version 1.
+    """
 
     checkpoint: str
     backend: str
     precision: str
     sha256: str
+    files_sha256: str | None = None
 
 
 class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,8 +163,9 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class IndexManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The manifest of an index. A weight is ``scale * impact``.
 
-    ``features`` are what a reader must know beyond version 1's basics; ``generation`` counts commits. ``query_encoder``
-    and ``document_encoder`` are directories below the index; None in an index of bare vectors.
+    ``segments`` are in the order of insertion; ``settings`` is None in version 1 alone. ``features`` are what a reader
+    must know beyond this; ``generation`` counts commits. ``query_encoder`` and ``document_encoder`` are directories
+    below the index; None in an index of bare vectors.
     """
 
     generation: int
@@ -156,6 +181,12 @@ class IndexManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     document_vectors: EncoderIdentity | None
     text: TextSettings | None
     made_by: str
+    settings: SegmentSettings | None = None
+
+    @property
+    def live(self) -> int:
+        """Documents that are not deleted."""
+        return sum(segment.live for segment in self.segments)
 
 
 def chunks(units: int) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..files import storage_errors
+from ..files import operations, storage_errors
 from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from . import invert
@@ -27,7 +27,7 @@ from .layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS,
 from .reorder import Sketcher
 
 # Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 and block arrays.
-_BYTES_A_POSTING = 24
+BYTES_A_POSTING = 24
 _MIN_MEMORY = 8 << 20
 
 
@@ -98,7 +98,7 @@ class PostingWriter:
         self._scale = scale
         self._block_max = block_max
         self._sketches = Sketcher(self._scratch / "sketches", vocab_size) if reorder else None
-        self._capacity = memory_bytes // _BYTES_A_POSTING
+        self._capacity = memory_bytes // BYTES_A_POSTING
         self._pending: list[SparseBatch] = []
         self._pending_postings = 0
         self._pending_rows = 0
@@ -188,19 +188,21 @@ class PostingWriter:
             number = len(self._runs)
             units, weights = (self._scratch / f"{number:06d}.{name}" for name in ("units", "weights"))
             for path, values in ((units, run.units), (weights, run.weights)):
-                with path.open("wb") as f:
+                with operations.create(path) as f:
                     write_array(f, values)  # type: ignore[arg-type]
             self._runs.append(_Run(run.term_ptr, units, weights))
 
-    def finish(self, progress: Callable[[float], None] | None = None) -> PostingCounts:
-        """Merge the runs and write the files. ``progress`` is told the share of terms done, 0 to 1."""
+    def finish(self, progress: Callable[[float], None] | None = None, block_max_from: int = 0) -> PostingCounts:
+        """Merge the runs and write the files. ``progress`` is told the share of terms done, 0 to 1. With less than
+        ``block_max_from`` units there is no block-max data.
+        """
         if self._runs:
             self._spill()
             runs = self._runs
         else:
             runs = [self._invert_pending()]
         scale = self._scale if self._scale is not None else (self._largest or float(MAX_IMPACT)) / MAX_IMPACT
-        with storage_errors(self._directory), self._open_files() as files:
+        with storage_errors(self._directory), self._open_files(block_max_from) as files:
             place = None
             if self._sketches is not None:
                 place = self._write_order(self._sketches.order())
@@ -209,7 +211,7 @@ class PostingWriter:
                 sizes += np.diff(run.term_ptr)
             first = 0
             while first < self._vocab_size:
-                last = _term_range(sizes, first, self._capacity)
+                last = term_range(sizes, first, self._capacity)
                 list_ptr, units, impacts = self._merge(runs, first, last, scale, files)
                 if place is not None:
                     move(list_ptr, units, impacts, place)
@@ -232,13 +234,14 @@ class PostingWriter:
             files.clipped,
         )
 
-    def _open_files(self) -> SegmentFiles:
-        frequent = max(1, self.units // FREQUENT) if self._block_max else None
+    def _open_files(self, block_max_from: int) -> SegmentFiles:
+        wanted = self._block_max and self.units >= block_max_from
+        frequent = max(1, self.units // FREQUENT) if wanted else None
         return SegmentFiles(self._directory, self.units, frequent)
 
     def _write_order(self, original: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Write which unit comes where; returns where each unit comes."""
-        with (self._directory / "original_units.u32").open("wb") as file:
+        with operations.create(self._directory / "original_units.u32") as file:
             write_array(file, original)
         place = np.empty_like(original)
         place[original] = np.arange(original.size, dtype=np.uint32)
@@ -291,7 +294,7 @@ class SegmentFiles:
     def __enter__(self) -> SegmentFiles:
         for name, spec in SEGMENT_ARRAYS.items():
             if spec.only is None:
-                self._files[name] = (self._directory / name).open("wb")
+                self._files[name] = operations.create(self._directory / name)
         self._write("term_blocks.u64", np.zeros(1, np.uint64))
         return self
 
@@ -382,10 +385,10 @@ def checksum(*arrays: npt.NDArray[Any]) -> int:
 
 def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:
     """Append the bytes of a contiguous array to a file."""
-    file.write(array.reshape(-1).view(np.uint8).data)
+    operations.write(file, array.reshape(-1).view(np.uint8).data)
 
 
-def _term_range(sizes: npt.NDArray[np.int64], first: int, capacity: int) -> int:
+def term_range(sizes: npt.NDArray[np.int64], first: int, capacity: int) -> int:
     """The end of the longest range of terms from ``first`` whose postings fit the buffer; at least one term."""
     end = int(np.searchsorted(np.cumsum(sizes[first:]), capacity, side="right")) + first
     return min(max(end, first + 1), sizes.size)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..files import operations
 from ..vectors import SparseBatch
 from .clustering import DIMENSIONS, LENGTH, Sketches, sketch, tree_order
 from .layout import FREQUENT
@@ -107,8 +108,8 @@ class Sketcher:
         sketches = np.empty((len(batch), DIMENSIONS), np.int8)
         sketch(batch.indptr, batch.indices, batch.values, self._signs, self._weights, sketches)
         self._path.parent.mkdir(exist_ok=True)
-        with self._path.open("ab") as file:
-            file.write(sketches.data)
+        with operations.create(self._path, "ab") as file:
+            operations.write(file, sketches.data)
         self._units += len(batch)
 
     def order(self) -> npt.NDArray[np.uint32]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..artifact import Artifact, ArtifactManifest, copy_artifact, open_artifact, variant_files
@@ -17,13 +19,15 @@ from ..corpus import Document
 from ..encoder.tokenizer import TextTokenizer
 from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeError
 from ..files import safe_join, staged_file, storage_errors
+from ..locking import writer_lock
 from ..manifest import FileEntry, damaged_files, describe_file, read_manifest, write_manifest
 from ..staging import staged_directory
 from .index import Index
-from .layout import DOCUMENTS_FILE, INDEX_FORMAT, MANIFEST_NAME, VERSION, IndexManifest, SegmentEntry
+from .layout import DOCUMENTS_FILE, INDEX_FORMAT, LOCK_NAME, MANIFEST_NAME, VERSION, IndexManifest, SegmentEntry
 from .salvage import SegmentSalvage, documents_of
-from .salvage_postings import UnusableSegmentError
-from .segment import refuse_future
+from .salvage_postings import Bools, UnusableSegmentError
+from .segment import refuse_future, segment_files
+from .tombstones import read_tombstones
 
 RESCUED_SUFFIX = ".rescued.jsonl"
 _NAMED = 5  # of damaged files, so many are named in an error
@@ -110,10 +114,15 @@ def repair_index(path: str | Path, output: str | Path | None = None, *, fields: 
         with Index.open(path) as index:
             index.check()
         return Repair({}, [], [], None)
-    with staged_directory(target, manifest=MANIFEST_NAME, force=output is None) as staging:
+    with contextlib.ExitStack() as held:
+        if output is None and sys.platform != "win32":  # what a writer changed meanwhile would be lost
+            held.enter_context(writer_lock(path / LOCK_NAME))
+            if read_index_manifest(path) != manifest:
+                raise IntegrityError(f"{path} was changed while it was read; run the command again")
+        staging = held.enter_context(staged_directory(target, manifest=MANIFEST_NAME, force=output is None))
         repair = _Repairing(path, manifest, damaged, staging, fields)
         repair.segments()
-        if not repair.kept:
+        if manifest.segments and not repair.kept:
             raise _beyond_repair(path, "; ".join(repair.reasons), rescue)
         repair.encoders()
         repair.commit()
@@ -150,14 +159,18 @@ class _Repairing:
 
     def segments(self) -> None:
         """Copy whole segments, make damaged ones again, leave out what cannot be searched."""
-        for entry in self._manifest.segments:
-            names = [name for name in self._manifest.files if name.startswith(f"{entry.path}/")]
+        for place, entry in enumerate(self._manifest.segments):
+            names = list(segment_files(self._manifest, entry))
+            names += [entry.tombstones] if entry.tombstones else []
             if not self._damaged.keys() & set(names):
                 for name in names:
                     self._copy(name)
                 self.kept.append(entry)
                 continue
-            salvage = SegmentSalvage(self._path, self._manifest, entry, self._damaged.keys(), self._term_name)
+            deleted = self._deleted(place)
+            salvage = SegmentSalvage(
+                self._path, self._manifest, entry, self._damaged.keys(), deleted, self._term_name
+            )  # fmt: skip
             directory = safe_join(self._staging, entry.path)
             try:
                 with storage_errors(self._staging):
@@ -166,13 +179,36 @@ class _Repairing:
                 shutil.rmtree(directory, ignore_errors=True)
                 self.unusable.append(salvage)
                 self.reasons.append(str(error))
-                self.lost.append(f"{entry.path}, {entry.documents:,} documents: {error}")
+                self.lost.append(f"{entry.path}, {entry.live:,} documents: {error}")
                 continue
             self.kept.append(new.entry)
             self.rebuilt += new.rebuilt
             self.lost += new.lost
             for file in sorted(directory.iterdir()):
                 self._files[f"{entry.path}/{file.name}"] = describe_file(file)
+
+    def _deleted(self, place: int) -> Bools | None:
+        """The deleted documents of a segment. Where their file is damaged, those that a later one has replaced."""
+        entry = self._manifest.segments[place]
+        if entry.tombstones not in self._damaged:
+            return read_tombstones(self._path, self._manifest, entry)
+        later: set[str] = set()
+        for other in self._manifest.segments[place + 1 :]:
+            file = safe_join(self._path, f"{other.path}/{DOCUMENTS_FILE}")
+            later.update(document.id for _, document in documents_of(file, other.documents))
+        deleted = np.zeros(entry.documents, np.bool_)
+        file = safe_join(self._path, f"{entry.path}/{DOCUMENTS_FILE}")
+        own = [(ordinal, document.id) for ordinal, document in documents_of(file, entry.documents)]
+        for ordinal, document_id in reversed(own):
+            deleted[ordinal] = document_id in later
+            later.add(document_id)
+        unknown = entry.deleted - int(deleted.sum())
+        if unknown > 0:
+            self.lost.append(
+                f"which {unknown:,} of the {entry.documents:,} documents of {entry.path} were deleted: they are in "
+                "the index again; delete them again"
+            )
+        return deleted
 
     def _term_name(self, term: int) -> str:
         return repr(self._vocabulary[term]) if self._vocabulary else str(term)
@@ -235,7 +271,6 @@ class _Repairing:
         """Write the manifest of what was kept."""
         manifest = msgspec.structs.replace(
             self._manifest,
-            version=VERSION,
             files=dict(sorted(self._files.items())),
             generation=self._manifest.generation + 1,
             segments=self.kept,

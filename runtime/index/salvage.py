@@ -52,7 +52,7 @@ class NewSegment:
 
 class SegmentSalvage:
     """The readable parts of a segment. ``damaged``: files of the index that are not as its manifest lists them;
-    ``term_name``: what a term is called where one is lost.
+    ``deleted``: bool ``[documents]``, or None; ``term_name``: what a term is called where one is lost.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class SegmentSalvage:
         manifest: IndexManifest,
         entry: SegmentEntry,
         damaged: Collection[str],
+        deleted: Bools | None = None,
         term_name: Callable[[int], str] = str,
     ) -> None:
         self._root = root
@@ -69,12 +70,15 @@ class SegmentSalvage:
         self._damaged = {name for name in (*segment_arrays(entry), DOCUMENTS_FILE, FIELDS_FILE) if
                          f"{entry.path}/{name}" in damaged}  # fmt: skip
         self._term_name = term_name
+        self._deleted = np.zeros(entry.documents, np.bool_) if deleted is None else deleted
         self._directory = safe_join(root, entry.path)
         self._postings = PostingSalvage(self._directory, entry, manifest.vocab_size, self._damaged)
 
     def documents(self) -> Iterator[tuple[int, Document]]:
-        """The documents that can be read, by ordinal."""
-        return documents_of(self._directory / DOCUMENTS_FILE, self._entry.documents)
+        """The documents that can be read and are not deleted, by ordinal."""
+        for ordinal, document in documents_of(self._directory / DOCUMENTS_FILE, self._entry.documents):
+            if not self._deleted[ordinal]:
+                yield ordinal, document
 
     @cached_property
     def _readable_documents(self) -> Bools:
@@ -89,7 +93,7 @@ class SegmentSalvage:
         that had one. Raises UnusableSegmentError where nothing can be searched, StorageError.
         """
         rebuilt, lost = [], []
-        keep = self._readable_documents
+        keep = self._readable_documents & ~self._deleted
         if not keep.any():
             raise UnusableSegmentError(f"{self._directory / DOCUMENTS_FILE} holds no document that can be read")
         units_kept = self._units_kept(keep)
@@ -103,14 +107,16 @@ class SegmentSalvage:
                 f"({_some([self._term_name(term) for term in gone[: _NAMED + 1].tolist()], gone.size)}): documents are "
                 "not found by these any more, until they are indexed again"
             )
-        if not keep.all():
-            missing = np.flatnonzero(~keep)
+        missing = np.flatnonzero(~keep & ~self._deleted)
+        if missing.size:
             lost.append(
                 f"{_plural(missing.size, 'document')} "
                 f"(numbers {_some(missing[: _NAMED + 1].tolist(), missing.size)} of {self._entry.path}, from 0)"
             )
         directory.mkdir(parents=True)
-        entry = msgspec.structs.replace(self._postings.write(directory, units_kept), documents=int(keep.sum()))
+        entry = msgspec.structs.replace(
+            self._postings.write(directory, units_kept), documents=int(keep.sum()), tombstones=None, deleted=0
+        )
         if self._entry.passages and not self._write_spans(directory, keep, units_kept):
             lost.append("where passages are in their documents' texts; the whole text is shown instead")
         indexed, known = self._indexed(fields)
@@ -150,6 +156,8 @@ class SegmentSalvage:
         """The fields that get an index, and whether it is known which had one."""
         if names is not None:
             return [parse_field(name) for name in names], True
+        if self._manifest.settings is not None:
+            return [parse_field(name) for name in self._manifest.settings.fields], True
         path = self._directory / FIELDS_FILE
         if not path.exists() and FIELDS_FILE not in self._damaged:
             return [], True

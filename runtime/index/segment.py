@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import IndexFormatError, IntegrityError
 from ..files import safe_join, sha256_file
+from ..manifest import FileEntry, check_hashes
 from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
 from ..scorer.arrays import I64, U8, U16, U32, U64
 from .documents import DocumentReader
@@ -30,12 +33,16 @@ from .layout import (
 from .postings import checksum
 
 _ROW_FILES = "chunk_impacts.u8, span_postings.u16 or chunk_postings.u8"
+# Smaller arrays are read, not mapped: a map takes a page at least, and a file descriptor, and segments may be many.
+SMALL = 1 << 18
 _SAME_ORDER = np.empty(0, np.uint32)
 _SAME_ORDER.flags.writeable = False  # as mapped arrays are: kernels are compiled once
 
 
 class Segment:
     """A segment's mapped arrays and its documents. File sizes were checked against the manifest before.
+
+    Several generations of an index may hold one: each but the first calls :meth:`retain`, and each :meth:`close`.
 
     ``term_blocks`` uint64 ``[V+1]``; ``term_impacts`` uint8 ``[V, 4]``; ``block_windows`` uint16, ``block_impacts``
     uint8
@@ -52,6 +59,8 @@ class Segment:
         self.units = entry.units
         self.vocab_size = manifest.vocab_size
         self._manifest = manifest
+        self._holders = 1
+        self._lock = threading.Lock()
         arrays: dict[str, Any] = {
             name: self._map(name, spec, array_shape(spec, entry, manifest.vocab_size))
             for name, spec in segment_arrays(entry).items()
@@ -87,11 +96,30 @@ class Segment:
         listed = manifest.files.get(fields)
         self.fields = FieldReader(safe_join(root, fields), entry.documents, listed.sha256) if listed else None
 
+    def retain(self) -> bool:
+        """Hold the segment once more; False if it was closed already."""
+        with self._lock:
+            self._holders += self._holders > 0
+            return self._holders > 0
+
     def close(self) -> None:
-        """Close the stored documents; they cannot be read afterwards."""
+        """Close the stored documents when the last holder does; they cannot be read afterwards."""
+        with self._lock:
+            self._holders -= 1
+            if self._holders:
+                return
         self.documents.close()
         if self.fields is not None:
             self.fields.close()
+
+    def is_of(self, manifest: IndexManifest, entry: SegmentEntry) -> bool:
+        """Whether an entry of another manifest is this very segment, whatever of it is deleted."""
+        mine, theirs = (msgspec.structs.replace(e, tombstones=None, deleted=0) for e in (self.entry, entry))
+        return (
+            mine == theirs
+            and self.vocab_size == manifest.vocab_size
+            and segment_files(self._manifest, mine) == segment_files(manifest, theirs)
+        )
 
     def _map(self, name: str, spec: ArraySpec, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
         relative = f"{self.entry.path}/{name}"
@@ -110,9 +138,9 @@ class Segment:
     ) -> npt.NDArray[np.generic]:
         if spec.pointer and sha256_file(path) != sha256:
             raise self._damaged(name, "its SHA-256 does not match")
-        if 0 in shape:
-            array: npt.NDArray[np.generic] = np.empty(shape, spec.dtype)
-            array.flags.writeable = False
+        if int(np.prod(shape)) * np.dtype(spec.dtype).itemsize <= SMALL:
+            array: npt.NDArray[np.generic] = np.fromfile(path, spec.dtype).reshape(shape)
+            array.flags.writeable = False  # as mapped ones are: to Numba that is another type
             return array
         return np.asarray(np.memmap(path, np.dtype(spec.dtype), "r", shape=shape))
 
@@ -240,6 +268,11 @@ class Segment:
         places[self.original] = np.arange(places.size, dtype=np.uint32)
         return places
 
+    def check_posting_files(self) -> None:
+        """Check the SHA-256 of the postings, for a reader of all of them. Raises IntegrityError."""
+        names = (f"{self.entry.path}/{name}" for name in ("posting_units.u16", "posting_impacts.u8"))
+        check_hashes(self.root, {name: self._manifest.files[name] for name in names})
+
     def check(self) -> None:
         """Everything that opening leaves out: all postings against their checksums and order, all documents."""
         self.touch(np.arange(self.vocab_size))
@@ -306,9 +339,14 @@ def _validate_pointers(
         raise damaged(name, "pointers that do not ascend")
 
 
+def segment_files(manifest: IndexManifest, entry: SegmentEntry) -> dict[str, FileEntry]:
+    """The files of a segment, without its tombstones."""
+    return {name: file for name, file in manifest.files.items() if name.startswith(f"{entry.path}/")}
+
+
 def refuse_future(manifest: IndexManifest, path: Path) -> None:
     """Raise IndexFormatError for what only later releases can read."""
-    if manifest.features or len(manifest.segments) != 1 or any(s.tombstones for s in manifest.segments):
+    if manifest.features:
         raise IndexFormatError(f"{path} was changed by a newer splade-edge; upgrade to read it")
     if manifest.window_bits != WINDOW_BITS:
         raise IndexFormatError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -42,8 +43,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Selection:
-    """The documents that a filter allows: bool ``[documents]`` in the order of insertion, read-only; and how it was
-    answered.
+    """The documents that a filter allows: bool ``[documents]`` in the order of insertion, without deleted ones,
+    read-only; and how it was answered.
     """
 
     allowed: Mask
@@ -56,32 +57,40 @@ class Selection:
 
 
 class Selector:
-    """Answers filters over a segment, and remembers the latest answers. Safe from several threads."""
+    """Answers filters over a segment, and remembers the latest answers. Safe from several threads.
 
-    def __init__(self, documents: DocumentReader, fields: FieldReader | None) -> None:
+    ``deleted``: bool ``[documents]``, which are never allowed; None: none.
+    """
+
+    def __init__(self, documents: DocumentReader, fields: FieldReader | None, deleted: Mask | None = None) -> None:
         self._documents = documents
         self._fields = fields
+        self._alive = None if deleted is None else ~deleted
         self._lock = threading.Lock()
         self._cache: OrderedDict[Predicate, Selection] = OrderedDict()
 
-    def select(self, where: str | Predicate) -> Selection:
-        """The documents that satisfy a filter. Raises WhereError, IntegrityError."""
-        predicate = parse_where(where) if isinstance(where, str) else where
+    def select(self, predicate: Predicate) -> Selection:
+        """The documents that satisfy a filter. Raises IntegrityError."""
         with self._lock:
             if predicate in self._cache:
                 self._cache.move_to_end(predicate)
                 return self._cache[predicate]
-        for comparison in comparisons(predicate):
-            self._refuse_misfit(comparison)
         steps: list[Step] = []
-        allowed = self._answer(predicate, None, steps)
+        allowed = self._answer(predicate, self._alive, steps)
+        if self._alive is not None:
+            allowed = (allowed & self._alive)[self._alive]
         allowed.flags.writeable = False
         selection = Selection(allowed, tuple(steps))
         with self._lock:
             self._cache[predicate] = selection
-            while len(self._cache) > max(1, min(CACHE_FILTERS, CACHE_BYTES // max(1, self._documents.count))):
+            while len(self._cache) > _kept(self._documents.count):
                 self._cache.popitem(last=False)
         return selection
+
+    @property
+    def fields(self) -> FieldReader | None:
+        """The segment's fields; None where it was made before these were kept."""
+        return self._fields
 
     def _answer(self, predicate: Predicate, among: Mask | None, steps: list[Step]) -> Mask:
         """Where the predicate is true; only the places of ``among`` (None: all) have to be right."""
@@ -104,7 +113,8 @@ class Selector:
                 return found
         assert self._fields is not None
         mask = self._fields.documents_where(predicate)
-        steps.append(Step(spell(predicate), "index", 0, int(np.count_nonzero(mask))))
+        alive = mask if self._alive is None else mask & self._alive
+        steps.append(Step(spell(predicate), "index", 0, int(np.count_nonzero(alive))))
         return mask
 
     def _by_cost(self, parts: tuple[Predicate, ...], kind: type[And | Or]) -> Iterator[Predicate]:
@@ -136,15 +146,60 @@ class Selector:
         steps.append(Step(spell(predicate), "scan", read, int(np.count_nonzero(mask))))
         return mask
 
+
+class IndexSelector:
+    """Answers filters over the segments of an index: what each allows, one after the other."""
+
+    def __init__(self, selectors: Sequence[Selector]) -> None:
+        self._selectors = selectors
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[Predicate, Selection] = OrderedDict()  # where there are several segments
+
+    def select(self, where: str | Predicate) -> Selection:
+        """The documents that satisfy a filter. Raises WhereError, IntegrityError."""
+        predicate = parse_where(where) if isinstance(where, str) else where
+        for comparison in comparisons(predicate):
+            self._refuse_misfit(comparison)
+        if len(self._selectors) == 1:
+            return self._selectors[0].select(predicate)
+        with self._lock:
+            if predicate in self._cache:
+                self._cache.move_to_end(predicate)
+                return self._cache[predicate]
+        parts = [selector.select(predicate) for selector in self._selectors]
+        allowed = np.concatenate([np.empty(0, np.bool_), *(part.allowed for part in parts)])
+        allowed.flags.writeable = False
+        selection = Selection(allowed, _added_up([step for part in parts for step in part.steps]))
+        with self._lock:
+            self._cache[predicate] = selection
+            while len(self._cache) > _kept(allowed.size):
+                self._cache.popitem(last=False)
+        return selection
+
+    @cached_property
+    def fields(self) -> dict[Field, FieldCounts] | None:
+        """The fields of all segments; None where one was made before these were kept."""
+        total: dict[Field, FieldCounts] = {}
+        readers = [selector.fields for selector in self._selectors]
+        for reader in readers:
+            if reader is None:
+                return None
+            for field, counts in reader.counts.items():
+                before = total.get(field)
+                total[field] = counts if before is None else before.plus(counts)
+        # A segment whose documents have nothing in a field answers for it by reading them, unless it has an index too.
+        unindexed = {f for r in readers if r is not None for f in total if not r.has_index(f)}
+        return {f: c._replace(number=None) if f in unindexed else c for f, c in total.items()}
+
     def _refuse_misfit(self, comparison: Comparison) -> None:
         """Refuse a field that no document has, and a comparison with a type that the field never has."""
-        if self._fields is None:  # an index made before names were kept
+        if not self.fields:  # an index made before names were kept, or without documents
             return
-        counts = self._fields.counts.get(comparison.field)
+        counts = self.fields.get(comparison.field)
         if comparison.field.keys in {(name,) for name in STORED}:
-            counts = FieldCounts(0, self._documents.count, 0, None)
+            counts = FieldCounts(0, 1, 0, None)
         if counts is None:
-            if self._fields.all_names:
+            if all(selector.fields is None or selector.fields.all_names for selector in self._selectors):
                 raise WhereError(comparison.column, self._unknown(comparison.field))
             return
         wanted = _kinds(comparison)
@@ -161,15 +216,30 @@ class Selector:
             )
 
     def _unknown(self, field: Field) -> str:
-        assert self._fields is not None
         name = spell_field(field)
-        names = [*STORED, *sorted(map(spell_field, self._fields.counts))]
+        names = [*STORED, *sorted(map(spell_field, self.fields or {}))]
         parts = [other for other in names if other.startswith(f"{name}.")]
         if parts:
             return f"{name} is an object; name a part of it: {_listed(parts)}"
         near = difflib.get_close_matches(name, names, 1)
         hint = f" (do you mean {near[0]}?)" if near else ""
         return f"no document has the field {name}{hint}; there are {_listed(names)}"
+
+
+def _added_up(steps: list[Step]) -> tuple[Step, ...]:
+    """The steps of several segments as one: what was answered in the same way is added up."""
+    total: dict[tuple[str, str], Step] = {}
+    for step in steps:
+        before = total.get((step.what, step.how))
+        if before is not None:
+            step = Step(step.what, step.how, before.read + step.read, before.found + step.found)
+        total[step.what, step.how] = step
+    return tuple(total.values())
+
+
+def _kept(documents: int) -> int:
+    """How many answers over so many documents are kept."""
+    return max(1, min(CACHE_FILTERS, CACHE_BYTES // max(1, documents)))
 
 
 def _kinds(comparison: Comparison) -> set[int]:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import IntegrityError, StorageError
+from ..files import operations
 
 # Until the directory is committed by rename a file needs neither a journal nor syncs of its own.
 _PRAGMAS = ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "temp_store=MEMORY", "cache_size=-32768")
@@ -45,7 +46,7 @@ class SqliteWriter:
         """Finish the file."""
         try:
             with self.writing():
-                self.connection.execute("COMMIT")
+                operations.commit(self.connection)
         finally:
             self.connection.close()
 

@@ -1,14 +1,11 @@
-"""Writing an index directory: one segment, its manifest last. The only writer of the format in layout.py."""
+"""Writing a new index directory: one segment, its manifest last. What changes it later is in transaction.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..corpus import Document
@@ -19,32 +16,22 @@ from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from ..version import MADE_BY
 from ..where import parse_field
-from .documents import DocumentWriter
-from .fields import FieldWriter
+from ..where.spelling import spell_field
 from .layout import (
-    DOCUMENTS_FILE,
-    FIELDS_FILE,
     INDEX_FORMAT,
     MANIFEST_NAME,
-    SEGMENT_ARRAYS,
     VERSION,
     EncoderIdentity,
     IndexManifest,
-    SegmentEntry,
+    SegmentSettings,
     Statistics,
     TextSettings,
 )
-from .postings import PostingWriter
+from .segment_writer import PassageSpan, SegmentWriter, list_segment
+
+__all__ = ["IndexWriter", "PassageSpan"]
 
 _SEGMENT = "segments/00000001"
-
-
-class PassageSpan(NamedTuple):
-    """Whose passage a vector is: the document's ordinal, and (start, end) in characters of its text."""
-
-    document: int
-    start: int
-    end: int
 
 
 class IndexWriter:
@@ -68,29 +55,35 @@ class IndexWriter:
         block_max: bool = True,
         reorder: bool = False,
     ) -> None:
-        indexed = [parse_field(name) for name in fields]
         self._root = directory
-        self._segment = directory / _SEGMENT
-        with storage_errors(directory):
-            self._segment.mkdir(parents=True)
         self._vocab_size = vocab_size
-        self._postings = PostingWriter(
-            self._segment, vocab_size, memory_bytes=memory_bytes, scale=scale, block_max=block_max, reorder=reorder
+        self._segment = SegmentWriter(
+            directory,
+            _SEGMENT,
+            vocab_size,
+            passages=passages,
+            fields=fields,
+            memory_bytes=memory_bytes,
+            scale=scale,
+            block_max=block_max,
+            reorder=reorder,
         )
-        self._reordered = reorder
-        self._documents = DocumentWriter(self._segment / DOCUMENTS_FILE)
-        self._fields = FieldWriter(self._segment / FIELDS_FILE, indexed)
-        self._spans: list[npt.NDArray[np.uint32]] | None = [] if passages else None
+        self._settings = SegmentSettings(
+            fields=list(dict.fromkeys(spell_field(parse_field(name)) for name in fields)),
+            passages=passages,
+            block_max=block_max,
+            reorder=reorder,
+        )
 
     @property
     def documents(self) -> int:
         """Documents added so far."""
-        return self._documents.count
+        return self._segment.documents
 
     @property
     def units(self) -> int:
         """Vectors added so far."""
-        return self._postings.units
+        return self._segment.units
 
     def add_document(self, document: Document) -> int:
         """Store a document; returns its ordinal. Raises DuplicateIdError if its id was used before."""
@@ -101,25 +94,14 @@ class IndexWriter:
 
     def add_documents(self, documents: Sequence[Document]) -> list[int | InputError]:
         """Store documents, faster than one at a time; each place of the result is the ordinal, or why there is none."""
-        ordinals: list[int | InputError] = []
-        for result in self._documents.add(documents):
-            if isinstance(result, InputError):
-                ordinals.append(result)
-            else:
-                self._fields.add(result)
-                ordinals.append(result.ordinal)
-        return ordinals
+        return self._segment.add_documents(documents)
 
     def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
         """Append unit vectors; with passages ``spans`` has one entry a vector, documents ascending.
 
         Raises InputError for malformed vectors or spans.
         """
-        if self._spans is not None:
-            if spans is None or len(spans) != len(batch):
-                raise InputError(f"an index of passages needs the span of each of the {len(batch)} vectors")
-            self._spans.append(np.array(spans, np.uint32).reshape(-1, 3))
-        self._postings.add(batch)
+        self._segment.add_vectors(batch, spans)
 
     def finish(
         self,
@@ -133,24 +115,7 @@ class IndexWriter:
         progress: Callable[[float], None] | None = None,
     ) -> IndexManifest:
         """Merge the postings, close the files, and write the manifest. Every document needs a unit."""
-        self._documents.close()
-        self._fields.close(self.documents)
-        counts = self._postings.finish(progress)
-        if self._spans is not None:
-            self._write_spans(np.concatenate([np.empty((0, 3), np.uint32), *self._spans]))
-        elif self.documents != counts.units:
-            raise InputError(f"documents and vectors differ in number: {self.documents} and {counts.units} were added")
-        segment = SegmentEntry(
-            path=_SEGMENT,
-            documents=self.documents,
-            units=counts.units,
-            postings=counts.postings,
-            blocks=counts.blocks,
-            rows=counts.rows,
-            occupied=counts.occupied,
-            passages=self._spans is not None,
-            reordered=self._reordered,
-        )
+        segment, counts = self._segment.finish(progress)
         manifest = IndexManifest(
             format=INDEX_FORMAT,
             version=VERSION,
@@ -162,6 +127,7 @@ class IndexWriter:
             scale=counts.scale,
             window_bits=WINDOW_BITS,
             segments=[segment],
+            settings=self._settings,
             statistics=msgspec.structs.replace(
                 statistics or Statistics(),
                 empty=counts.empty,
@@ -180,20 +146,12 @@ class IndexWriter:
     def _list_files(self) -> dict[str, FileEntry]:
         """The segment's files, and of each encoder its manifest, which lists the rest."""
         with storage_errors(self._root):
-            paths = [p for p in self._segment.iterdir() if p.is_file()]
-            paths += self._root.glob(f"encoder/*/{ARTIFACT_MANIFEST}")
-            return {p.relative_to(self._root).as_posix(): describe_file(p) for p in sorted(paths)}
-
-    def _write_spans(self, spans: npt.NDArray[np.uint32]) -> None:
-        owners = spans[:, 0].astype(np.int64)
-        if (np.diff(owners) < 0).any() or not np.array_equal(np.unique(owners), np.arange(self.documents)):
-            raise InputError("passages must follow the order of their documents, each document with at least one")
-        with storage_errors(self._root):
-            for name, columns in (("unit_documents.u32", spans[:, 0]), ("unit_spans.u32", spans[:, 1:])):
-                data = np.ascontiguousarray(columns, SEGMENT_ARRAYS[name].dtype)
-                (self._segment / name).write_bytes(data.tobytes())
+            encoders = {
+                p.relative_to(self._root).as_posix(): describe_file(p)
+                for p in sorted(self._root.glob(f"encoder/*/{ARTIFACT_MANIFEST}"))
+            }
+        return encoders | list_segment(self._root, _SEGMENT)
 
     def abort(self) -> None:
         """Close open files without finishing; the caller removes the directory."""
-        self._documents.abandon()
-        self._fields.abandon()
+        self._segment.abort()

@@ -477,6 +477,7 @@ def visit(
     terms: I64,
     weights: F32,
     k: int,
+    floor: float,
     way: int,
     spread: float,
     levels: I64,
@@ -515,7 +516,7 @@ def visit(
     found_units: U32,
 ) -> tuple[int, int, float, float]:
     """Answer a query by visiting chunks: (DONE, candidates, …); or (SCAN, terms, bar, unit) where :func:`scan` is to do
-    it. :func:`take_best` makes the results of the candidates.
+    it. :func:`take_best` makes the results of the candidates. Units below ``floor`` are left out.
     """
     code, n = read_query(terms, weights, term_blocks, term_rows, touched, kept, used, rows)
     if code != DONE or n == 0:
@@ -524,7 +525,7 @@ def visit(
     level = 0
     while level < levels.size and levels[level] < k + excluded:
         level += 1
-    bar = SMALLEST  # the k-th best score is at least this: k units have so large an impact in one term
+    bar = max(SMALLEST, floor)  # the k-th best score is at least this: k units have so large an impact in one term
     ceiling = 0.0
     heaviest = 0.0
     postings = 0.0
@@ -545,6 +546,8 @@ def visit(
             infrequent += 1
             rows[j] = -infrequent
             rare += count
+    if bar > ceiling:  # a floor that no unit of this segment reaches
+        return DONE, 0, bar, 0.0
     n_chunks = chunk_impacts.shape[1]
     chunk_cost = COST_CHUNK + COST_CHUNK_TERM * n
     scan_cost = COST_ADD * postings + COST_UNIT * n_units + COST_LIST * n * (n_units >> STRIP_BITS)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import selectors
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from splade_edge.runtime import Document, build_index
+from splade_edge.runtime import Document, Index, IndexUpdater, build_index
 from splade_edge.runtime.passages import Passages
 
 from tests import split, tiny
@@ -65,7 +67,13 @@ def write_directories(root: Path) -> list[Path]:
     build_index(root / "plain", _documents(), pair, fields=["n", "lang"], with_document_encoder=True)
     build_index(root / "reordered", _documents(), document, table, reorder=True)
     build_index(root / "passages", _documents(), whole, passages=Passages(6, 2), fields=["lang"])
-    return [root / "plain", root / "reordered", root / "passages", pair, table, whole]
+    shutil.copytree(root / "plain", root / "changed")
+    for first in (40, 100):  # an update takes the place of d40…d59, the rest is new
+        with IndexUpdater.open(root / "changed", threads=1) as updater:
+            updater.update([replace(document, id=f"d{first + n}") for n, document in enumerate(_documents()[:30])])
+            updater.delete(["d3", f"d{first + 1}"])
+    assert len(Index.open(root / "changed").manifest.segments) > 1
+    return [root / "plain", root / "reordered", root / "passages", root / "changed", pair, table, whole]
 
 
 def _documents() -> list[Document]:

@@ -14,7 +14,7 @@ from tests.fuzz.mutations import Tree
 from tests.fuzz.probes import probe
 
 MUTATIONS = 50
-NAMES = ["plain", "reordered", "passages", "pair", "table", "split"]
+NAMES = ["plain", "reordered", "passages", "changed", "pair", "table", "split"]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.errors import IndexFormatError, InputError, IntegrityError
 from splade_edge.runtime.index import Index, postings
 from splade_edge.runtime.index.documents import DuplicateIdError
-from splade_edge.runtime.index.layout import KTH_LEVELS, MANIFEST_NAME, SEGMENT_ARRAYS, IndexManifest
+from splade_edge.runtime.index.layout import KTH_LEVELS, MANIFEST_NAME, SEGMENT_ARRAYS, VERSION, IndexManifest
 from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
 from splade_edge.runtime.manifest import describe_file, read_manifest, write_manifest
 from splade_edge.runtime.vectors import SparseBatch
@@ -75,7 +75,7 @@ class TestWriting:
     def test_spilled_and_merged_is_the_same_bytes(self, tmp_path, monkeypatch):
         dense = weights(12_000, 9, density=0.5)
         whole = write_index(tmp_path / "whole", dense, scale=None, batch=1100)
-        monkeypatch.setattr(postings, "_BYTES_A_POSTING", 1000)  # 8 MiB of memory: runs of 8,388 postings
+        monkeypatch.setattr(postings, "BYTES_A_POSTING", 1000)  # 8 MiB of memory: runs of 8,388 postings
         spilled = write_index(tmp_path / "spilled", dense, scale=None, batch=999, memory_bytes=8 << 20)
         assert hashes(tmp_path / "whole") == hashes(tmp_path / "spilled")
         assert spilled.manifest == whole.manifest
@@ -263,7 +263,7 @@ class TestDamage:
 def rewrite(path: Path, arrays: dict[str, np.ndarray] | None = None, **changes: object) -> None:
     """Change arrays and manifest fields and make all digests right again: only validation can object."""
     manifest = read_manifest(
-        path / MANIFEST_NAME, IndexManifest, format="splade-edge-index", version=1, error=IndexFormatError
+        path / MANIFEST_NAME, IndexManifest, format="splade-edge-index", version=VERSION, error=IndexFormatError
     )
     files = dict(manifest.files)
     for name, array in (arrays or {}).items():
@@ -394,18 +394,37 @@ class TestValidation:
         Index.open(damaged).check()
 
     def test_what_later_releases_write(self, damaged):
+        rewrite(damaged, features=["from the future"])
+        with pytest.raises(IndexFormatError, match="newer splade-edge"):
+            Index.open(damaged)
+        rewrite(damaged, features=[])
+        rewrite(damaged, version=VERSION + 1)
+        with pytest.raises(IndexFormatError, match=f"this release reads up to {VERSION}: upgrade"):
+            Index.open(damaged)
+
+    def test_segments_that_do_not_fit_together(self, damaged):
         manifest = Index.open(damaged).manifest
-        for change in (
-            {"features": ["tombstones"]},
-            {"segments": manifest.segments * 2},
-            {"segments": [msgspec.structs.replace(manifest.segments[0], tombstones="t")]},
+        segment = manifest.segments[0]
+        bits = damaged / "bits"
+        bits.write_bytes(np.packbits(np.arange(300) < 3, bitorder="little").tobytes())
+        files = {**manifest.files, "bits": describe_file(bits)}
+        for entries, message in (
+            (manifest.segments * 2, "do not fit together"),
+            ([msgspec.structs.replace(segment, tombstones="t")], "does not give t the 38 bytes"),
+            ([msgspec.structs.replace(segment, deleted=3)], "names no file of them"),
+            ([msgspec.structs.replace(segment, tombstones="bits", deleted=2)], "bits is damaged"),
+            ([msgspec.structs.replace(segment, tombstones="../bits", deleted=3)], "outside the directory"),
         ):
-            rewrite(damaged, **change)
-            with pytest.raises(IndexFormatError, match="newer splade-edge"):
+            write_manifest(damaged / MANIFEST_NAME, msgspec.structs.replace(manifest, files=files, segments=entries))
+            with pytest.raises(IntegrityError, match=message):
                 Index.open(damaged)
-            rewrite(damaged, features=[], segments=manifest.segments)
-        rewrite(damaged, version=2)
-        with pytest.raises(IndexFormatError, match="this release reads up to 1: upgrade"):
+        entries = [msgspec.structs.replace(segment, tombstones="bits", deleted=3)]
+        write_manifest(damaged / MANIFEST_NAME, msgspec.structs.replace(manifest, files=files, segments=entries))
+        index = Index.open(damaged)
+        assert len(index) == 297
+        index.check()
+        bits.write_bytes(np.packbits(np.arange(300) % 100 == 0, bitorder="little").tobytes())
+        with pytest.raises(IntegrityError, match="bits is damaged"):
             Index.open(damaged)
 
     def test_paths_that_leave_the_directory(self, damaged):

@@ -10,10 +10,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from splade_edge.runtime import Document, Index, IntegrityError, Searcher, build_index
+from splade_edge.runtime import Document, Index, IndexUpdater, IntegrityError, Searcher, build_index, files
 from splade_edge.runtime.errors import InputError, StorageError
 from splade_edge.runtime.index import repair, salvage_postings
+from splade_edge.runtime.index.layout import INDEX_FORMAT, VERSION, IndexManifest
 from splade_edge.runtime.index.repair import BeyondRepairError, Repair, check_index, repair_index
+from splade_edge.runtime.manifest import read_manifest, write_manifest
 from splade_edge.runtime.passages import Passages
 
 from tests import tiny
@@ -40,8 +42,14 @@ def pristine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         Document(f"d{n}", " ".join(rng.choice(WORDS, 2)), " ".join(rng.choice(WORDS, rng.integers(1, 20))), {"n": n})
         for n in range(150)
     )
-    build_index(path, documents, tiny_pair, fields=["n"], with_document_encoder=True, **LAYOUTS[request.param])
+    build_index(path, documents, tiny_pair, fields=["n"], **LAYOUTS[request.param])
     return path
+
+
+@pytest.fixture(autouse=True)
+def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reaches the disk when is not what is tested here, and hundreds of directories are written."""
+    monkeypatch.setattr(files.operations, "sync", lambda path: None)
 
 
 @pytest.fixture
@@ -89,7 +97,7 @@ def check_repaired(pristine: Path, repaired: Path, report: Repair) -> None:
     check_index(repaired).close()
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "delete", "random"])
+@pytest.mark.parametrize("damage", ["flip", "delete"])
 def test_every_file(pristine: Path, damaged: Path, damage: str) -> None:
     reordered = Index.open(pristine).manifest.segments[0].reordered
     beyond = {"original_units.u32", "unit_documents.u32"}
@@ -97,10 +105,6 @@ def test_every_file(pristine: Path, damaged: Path, damage: str) -> None:
         data = file.read_bytes()
         if damage == "flip":
             flip(file)
-        elif damage == "cut":
-            file.write_bytes(data[: len(data) * 2 // 3])
-        elif damage == "random":
-            file.write_bytes(np.random.default_rng(1).bytes(len(data)))
         else:
             file.unlink()
         output = damaged.with_name("out")
@@ -120,9 +124,7 @@ def test_every_file(pristine: Path, damaged: Path, damage: str) -> None:
             assert file.name not in beyond
             assert list(report.damaged) == [f"{SEGMENT}/{file.name}"]
             check_repaired(pristine, output, report)
-            if file.name in DERIVED and (damage, file.name) not in {
-                (d, "fields.sqlite") for d in ("cut", "delete", "random")
-            }:
+            if file.name in DERIVED:
                 assert report.lost == [], file.name
                 for name in ("posting_units.u16", file.name):
                     if not (reordered and name.endswith("sqlite")):
@@ -134,7 +136,7 @@ def test_every_file(pristine: Path, damaged: Path, damage: str) -> None:
 def test_many_flips(pristine: Path, damaged: Path) -> None:
     """Anywhere in postings and documents, several at a time."""
     rng = np.random.default_rng(11)
-    for _ in range(12):
+    for _ in range(6):
         for name in rng.choice(["posting_units.u16", "posting_impacts.u8", "documents.sqlite"], 2):
             for _ in range(3):
                 flip(damaged / SEGMENT / name, float(rng.random()))
@@ -168,7 +170,11 @@ def test_in_place(damaged: Path) -> None:
 
 def test_the_old_index_stays_where_the_repair_fails(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(damaged / SEGMENT / "block_impacts.u8")
-    before = {p: p.read_bytes() for p in damaged.rglob("*") if p.is_file()}
+
+    def contents() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in damaged.rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+    before = contents()
 
     def fail(*_: object) -> None:
         raise StorageError("cannot write: the disk is full")
@@ -176,7 +182,7 @@ def test_the_old_index_stays_where_the_repair_fails(damaged: Path, monkeypatch: 
     monkeypatch.setattr(repair, "write_manifest", fail)
     with pytest.raises(StorageError):
         repair_index(damaged)
-    assert before == {p: p.read_bytes() for p in damaged.rglob("*") if p.is_file()}
+    assert contents() == before
     assert [p.name for p in damaged.parent.iterdir()] == ["index"]
 
 
@@ -192,7 +198,6 @@ def test_encoders(damaged: Path, tiny_pair: Path, name: str) -> None:
     assert "search with --query-encoder PAIR" in report.lost[0]
     with check_index(damaged) as index:
         assert index.manifest.query_encoder is None
-        assert index.manifest.document_encoder is not None
     assert [hit.id for hit in Searcher.open(damaged, query_encoder=tiny_pair).search("cat dog")] == expected
 
 
@@ -242,7 +247,77 @@ def test_ids_are_not_found_by_a_damaged_index(pristine: Path, damaged: Path) -> 
         Index.open(damaged).find("d7")
 
 
+@pytest.fixture
+def changed(damaged: Path, tiny_pair: Path) -> Path:
+    """The index after documents were added, updated and deleted: several segments with tombstones."""
+    rng = np.random.default_rng(9)
+
+    def text() -> str:
+        return " ".join(rng.choice(WORDS, 5))
+
+    with IndexUpdater.open(damaged, document_encoder=tiny_pair, threads=1) as updater:
+        updater.add([Document(f"e{n}", "", text(), {"n": n}) for n in range(4)])
+        updater.update([Document(f"d{n}", "", text(), {"n": n}) for n in (1, 2)])
+        updater.delete(["d5", "d6", "d100"])
+    with IndexUpdater.open(damaged, document_encoder=tiny_pair, threads=1) as updater:
+        updater.add([Document("f", "", text(), {"n": 1})])
+        updater.delete(["e1"])
+    return damaged
+
+
+def test_segments_and_tombstones(changed: Path, tiny_pair: Path, tmp_path: Path) -> None:
+    whole, out = Path(shutil.copytree(changed, tmp_path / "whole")), tmp_path / "out"
+    manifest = Index.open(whole).manifest
+    [first, *others] = manifest.segments
+    assert others
+    assert first.deleted
+    assert first.tombstones is not None
+    documents, impacts = contents(Index.open(whole))
+    for name in (f"{first.path}/block_impacts.u8", f"{first.path}/fields.sqlite", f"{others[-1].path}/term_impacts.u8"):
+        flip(changed / name)
+        report = repair_index(changed, out)
+        assert (report.rebuilt, report.lost) == ([name], [])
+        left, found = contents(Index.open(out))
+        assert left == documents
+        assert np.array_equal(found, impacts)
+        assert Index.open(out).fields["n"].indexed
+        shutil.rmtree(out)
+        shutil.copyfile(whole / name, changed / name)
+    # A segment that cannot be searched is left out, and its documents are saved; deleted ones are not.
+    (changed / others[-1].path / "posting_impacts.u8").unlink()
+    report = repair_index(changed)
+    assert report.rescued == changed.with_name("index.rescued.jsonl")
+    saved = [json.loads(line)["_id"] for line in report.rescued.read_text("utf-8").splitlines()]
+    left = contents(Index.open(changed))[0]
+    assert [d.id for d in left] + saved == [d.id for d in documents]
+    assert "f" in saved
+    with IndexUpdater.open(changed, document_encoder=tiny_pair, threads=1) as updater:  # and it can be changed again
+        updater.add([Document(i, "", "cat") for i in saved])
+    check_index(changed).close()
+
+
+def test_lost_tombstones(changed: Path) -> None:
+    """Updated documents are known by their successors; of the others nobody knows which were deleted."""
+    with Index.open(changed) as index:
+        first = index.manifest.segments[0]
+        before = {document.id for document in index.documents(range(len(index)))}
+    assert first.tombstones is not None
+    flip(changed / first.tombstones)
+    report = repair_index(changed)
+    assert report.lost == [
+        f"which 3 of the 150 documents of {first.path} were deleted: they are in the index again; delete them again"
+    ]
+    with check_index(changed) as index:
+        after = [document.id for document in index.documents(range(len(index)))]
+    assert len(set(after)) == len(after)
+    assert set(after) - before == {"d5", "d6", "d100"}
+
+
 def test_fields_that_get_an_index(damaged: Path) -> None:
+    """The manifest knows which had one; before version 2 only the fields themselves did."""
+    manifest = damaged / "splade_edge_index.json"
+    old = read_manifest(manifest, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IntegrityError)
+    write_manifest(manifest, msgspec.structs.replace(old, version=1, settings=None))
     (damaged / SEGMENT / "fields.sqlite").write_bytes(b"")
     report = repair_index(damaged, damaged.with_name("none"))
     assert "which fields had an index" in report.lost[0]

@@ -82,7 +82,7 @@ def test_indexes_scans_and_the_definition_agree(tmp_path_factory, data, indexed,
     with pytest.MonkeyPatch.context() as patch:
         if flush:
             patch.setattr(fields, "_MAX_BYTES", 600)  # values are written in several runs
-        patch.setattr(select.Selector, "_refuse_misfit", lambda *_: None)
+        patch.setattr(select.IndexSelector, "_refuse_misfit", lambda *_: None)
         index = write(tmp_path_factory.mktemp("i") / "index", data, indexed)
         documents = index.documents(range(len(data)))
         for text in filters:
@@ -208,11 +208,11 @@ def test_answers_are_kept_and_cannot_be_changed(years, monkeypatch):
     assert years.select("year = 2001") is first
     for year in (2004, 2005):
         years.select(f"year = {year}")
-    assert len(years._selector._cache) == 3
+    assert len(years.segments[0].selector._cache) == 3
     assert years.select("year = 2002") is not first
     monkeypatch.setattr(select, "CACHE_FILTERS", 2)
     years.select("year = 2006")
-    assert len(years._selector._cache) == 2
+    assert len(years.segments[0].selector._cache) == 2
 
 
 def test_more_names_than_are_kept(tmp_path, monkeypatch):

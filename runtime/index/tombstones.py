@@ -1,0 +1,39 @@
+"""Which documents of a segment are deleted: a bit each, in a file that is written once and replaced by a later one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import IntegrityError
+from ..files import operations, safe_join, sha256_file, storage_errors
+from ..scorer.arrays import Bools
+from .layout import IndexManifest, SegmentEntry
+
+
+def write_tombstones(path: Path, deleted: Bools) -> None:
+    """Write bool ``[documents]``, True where deleted, as bits: document d is bit d % 8 of byte d // 8."""
+    with storage_errors(path), operations.create(path) as file:
+        operations.write(file, np.packbits(deleted, bitorder="little").tobytes())
+
+
+def read_tombstones(root: Path, manifest: IndexManifest, entry: SegmentEntry) -> Bools | None:
+    """The deleted documents of a segment, bool ``[documents]``; None where none is. Raises IntegrityError."""
+    if entry.tombstones is None:
+        if entry.deleted:
+            raise IntegrityError(f"{root}: its manifest counts deleted documents and names no file of them")
+        return None
+    path = safe_join(root, entry.tombstones)
+    listed = manifest.files.get(entry.tombstones)
+    size = -(-entry.documents // 8)
+    if listed is None or listed.size != size:
+        raise IntegrityError(f"{root}: its manifest does not give {entry.tombstones} the {size} bytes it needs")
+    try:
+        whole = sha256_file(path) == listed.sha256
+        bits = np.unpackbits(np.fromfile(path, np.uint8, size), bitorder="little")
+    except OSError as error:
+        raise IntegrityError(f"cannot read {path}: {error.strerror}; copy the index again or build it anew") from None
+    if not whole or bits[entry.documents :].any() or int(bits.sum()) != entry.deleted:
+        raise IntegrityError(f"{path} is damaged; copy the index again or build it anew")
+    return bits[: entry.documents].astype(np.bool_)

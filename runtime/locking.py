@@ -1,0 +1,74 @@
+"""One writer at a time: a lock on a file, which the system lets go of when the process that holds it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import IndexLockedError
+from .files import storage_errors
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+# Windows locks ranges of bytes, and nobody else can read them: far behind the text.
+_BYTE = 1 << 30
+
+
+@contextmanager
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which is made if it is not there and stays. In it is the holder's process id.
+
+    Raises IndexLockedError if another process, or another writer of this one, holds it; StorageError where it cannot be
+    written.
+    """
+    while True:
+        with storage_errors(path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _try(fd):
+                raise IndexLockedError(
+                    f"{path.parent} is being changed by another process{_holder(fd)}; wait until it has ended"
+                )
+            if _is_at(fd, path):
+                with storage_errors(path):
+                    os.truncate(fd, 0)
+                    os.write(fd, f"{os.getpid()}\n".encode())
+                yield
+                return
+        finally:
+            os.close(fd)  # and with it goes the lock
+
+
+def _try(fd: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            os.lseek(fd, _BYTE, os.SEEK_SET)
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            os.lseek(fd, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether the locked file is still the one at its path: the directory may have been replaced before we had it."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
+
+
+def _holder(fd: int) -> str:
+    """`` (process 123)``, where it is known."""
+    with suppress(OSError, ValueError):
+        os.lseek(fd, 0, os.SEEK_SET)
+        return f" (process {int(os.read(fd, 32))})"
+    return ""
