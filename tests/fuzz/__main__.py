@@ -71,7 +71,7 @@ def write_directories(root: Path) -> list[Path]:
     for first in (40, 100):  # an update takes the place of d40…d59, the rest is new
         with IndexUpdater.open(root / "changed", threads=1) as updater:
             updater.update([replace(document, id=f"d{first + n}") for n, document in enumerate(_documents()[:30])])
-            updater.delete(["d3", f"d{first + 1}"])
+            updater.delete([f"d{first // 10}", f"d{first + 1}"])
     assert len(Index.open(root / "changed").manifest.segments) > 1
     return [root / "plain", root / "reordered", root / "passages", root / "changed", pair, table, whole]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz import worker
+from tests.fuzz import mutations, worker
 from tests.fuzz.__main__ import run_one, write_directories
 from tests.fuzz.mutations import Tree
 from tests.fuzz.probes import probe
@@ -49,6 +51,50 @@ class FakeSum:
         return True
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("vocab_size", -1, "vocab_size"),
+        ("vocab_size", 2**64, "is damaged"),
+        ("max_length", 2**64, "is damaged"),
+        ("dropped_terms", [-1], "dropped_terms"),
+        ("dropped_terms", [10**6], "drops a term beyond its 43"),
+    ],
+)
+def test_forged_values(directories: dict[str, Path], tmp_path: Path, key: str, value: object, message: str) -> None:
+    """Found by the fuzzer: a manifest whose digest is right, and whose values are not."""
+    tree = Tree.load(Path(shutil.copytree(directories["pair"] / "query", tmp_path / "copy")))
+    body = json.loads(tree.get("splade_edge.json"))
+    tree.set("splade_edge.json", mutations._manifest({**body, key: value}))
+    tree.write()
+    [(kind, error)] = probe(tree.root).values()
+    assert kind == "error"
+    assert message in error
+
+
+def test_forged_fields(directories: dict[str, Path], tmp_path: Path) -> None:
+    """Values of other types than we write, and a schema that SQLite quotes in several lines."""
+    name = "segments/00000001/fields.sqlite"
+    for number, sql in enumerate(
+        [
+            "UPDATE names SET numbers = 'many'",
+            "UPDATE field_values SET ordinals = 7",
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'first', x'01') WHERE "
+            "name = 'field_values'",
+        ]
+    ):
+        tree = Tree.load(Path(shutil.copytree(directories["plain"], tmp_path / str(number))))
+        with sqlite3.connect(tree.root / name) as connection:
+            connection.executescript(sql)
+        connection.close()
+        tree.set(name, (tree.root / name).read_bytes())
+        mutations._mend_manifests(tree)
+        tree.write()
+        errors = [value for kind, value in probe(tree.root).values() if kind == "error"]
+        assert errors
+        assert all(name in error and "\n" not in error for error in errors)
 
 
 @pytest.mark.parametrize(("code", "defect"), [
