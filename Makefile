@@ -2,6 +2,7 @@
 # make test    environment, all tests (kernels also with the JIT off) but those that take minutes each
 # make test-full   those too: both Efficient SPLADE pairs at their real sizes (6 GB, 10 minutes)
 # make fuzz    10,000 random mutations of indexes and artifacts: an error that names the file, or the very same answers
+# make soak    a writer of an index, killed 1,000 times and cut at every file operation (15 minutes)
 # make lint    ruff and mypy        make bench   the figures of the README (see benchmarks/README.md)
 # make dist    dist/*.whl with the default pair inside, tried in an environment of its own
 # make clean   remove everything the above made
@@ -13,7 +14,7 @@ TEST := .venv-test/bin
 # Set-up must not reach for a hub: nothing here downloads a model.
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-full fuzz lint dist bench clean
+.PHONY: demo test test-full soak fuzz lint dist bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -24,7 +25,10 @@ test-full: test
 
 test: .venv-test/ready
 	$(TEST)/python -m pytest -n 2 --dist loadgroup
-	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_index.py tests/runtime/test_decoder.py tests/runtime/test_split.py
+	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_index.py tests/runtime/test_decoder.py tests/runtime/test_split.py tests/runtime/test_updating.py
+
+soak: .venv-test/ready
+	$(TEST)/python -m benchmarks.soak --kills 1000 --cuts
 
 fuzz: .venv-test/ready
 	$(TEST)/python -m tests.fuzz --mutations 10000

@@ -96,11 +96,11 @@ def assert_same(index: Index, expected: Index, rng: np.random.Generator, queries
     for n in range(queries):
         terms = rng.choice(vocab, int(rng.integers(1, vocab)), replace=False)
         weights = np.ones(terms.size, np.float32) if n % 2 else rng.random(terms.size).astype(np.float32)
-        masks = [(None, None), *wheres.values()] if n < 3 else [(None, None)]
+        masks: list[tuple[Any, Any]] = [(None, None), *(wheres.values() if n < 3 else ())]
         for k in (1, 7, 1000):
-            for mine, theirs in masks:
-                found = index.search_units(terms, weights, k, allowed=mine)
-                wanted = expected.search_units(terms, weights, k, allowed=theirs)
+            for one, other in masks:
+                found = index.search_units(terms, weights, k, allowed=one)
+                wanted = expected.search_units(terms, weights, k, allowed=other)
                 for a, b in zip(found, wanted, strict=True):
                     assert a.dtype == b.dtype
                     assert a.tolist() == b.tolist()

@@ -14,7 +14,7 @@ from splade_edge.runtime.errors import SpladeEdgeWarning
 
 from .conftest import Cli
 
-COMMANDS = ["index", "search", "eval", "info", "check", "bench"]
+COMMANDS = ["index", "add", "update", "delete", "compact", "search", "eval", "info", "check", "bench"]
 
 
 def test_help_lists_every_command(cli_process: Cli) -> None:
@@ -28,7 +28,7 @@ def test_help_of_a_command_has_examples(cli: Cli, name: str) -> None:
     out = cli(name, "--help").stdout
     assert f"splade-edge {name} " in out.partition("examples:")[2]
     assert "default: None" not in out
-    if name in ("index", "search", "eval"):
+    if name in ("index", "add", "update", "search", "eval"):
         assert "(default: the CPUs this process may use)" in " ".join(out.split())
         assert "(default: " in out
 

@@ -32,7 +32,7 @@ class Tree:
 
     @classmethod
     def load(cls, root: Path) -> Tree:
-        files = sorted(p for p in root.rglob("*") if p.is_file())
+        files = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix != ".lock")  # that of a lock is no data
         return cls(root, {p.relative_to(root).as_posix(): p.read_bytes() for p in files})
 
     def get(self, name: str) -> bytes:

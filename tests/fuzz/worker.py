@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import random
 import shutil
 import traceback
@@ -67,10 +68,18 @@ def _judge(path: Path, tree: Tree, pristine: dict[str, Answer], *, repair: bool)
             return f"{question}: another answer in silence"
     found = check(path)
     if found is None:
-        return "check finds nothing" if tree.changed else None
+        return "check finds nothing" if any(not _same_json(tree, name) for name in tree.changed) else None
     if (fault := _fault_of(found, names)) is not None:
         return f"check: {fault}"
     return _judge_repair(path, pristine) if repair and (path / "segments").exists() else None
+
+
+def _same_json(tree: Tree, name: str) -> bool:
+    """Whether a manifest still says the same: other white space is no damage."""
+    try:
+        return Path(name).name in MANIFESTS and bool(json.loads(tree.get(name)) == json.loads(tree.original[name]))
+    except ValueError:
+        return False
 
 
 def _manifests(tree: Tree) -> list[bytes]:
@@ -93,7 +102,9 @@ def _judge_repair(path: Path, pristine: dict[str, Answer]) -> str | None:
             return f"the repaired index is damaged: {found}"
         if not report.lost:
             answers = probe(output)
-            wrong = [question for question in pristine if answers.get(question) != pristine[question]]
+            # A segment that is written anew is without its deleted documents, which these two still count.
+            asked = pristine.keys() - {"fields", "terms"}
+            wrong = [question for question in sorted(asked) if answers.get(question) != pristine[question]]
             if wrong:
                 return f"lost nothing, yet answers differ: {wrong} {answers[wrong[0]]}"
     except SpladeEdgeError as error:
