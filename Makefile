@@ -1,6 +1,7 @@
 # make demo    environment, export of the default pair with its parity table, an index of the sample corpus, five searches
 # make test    environment, all tests (kernels also with the JIT off) but those that take minutes each
 # make test-full   those too: both Efficient SPLADE pairs at their real sizes (6 GB, 10 minutes)
+# make fuzz    10,000 random mutations of indexes and artifacts: an error that names the file, or the very same answers
 # make soak    a writer of an index, killed 1,000 times and cut at every file operation (15 minutes)
 # make lint    ruff and mypy        make bench   the figures of the README (see benchmarks/README.md)
 # make dist    dist/*.whl with the default pair inside, tried in an environment of its own
@@ -13,7 +14,7 @@ TEST := .venv-test/bin
 # Set-up must not reach for a hub: nothing here downloads a model.
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-full soak lint dist bench clean
+.PHONY: demo test test-full soak fuzz lint dist bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -28,6 +29,9 @@ test: .venv-test/ready
 
 soak: .venv-test/ready
 	$(TEST)/python -m benchmarks.soak --kills 1000 --cuts
+
+fuzz: .venv-test/ready
+	$(TEST)/python -m tests.fuzz --mutations 10000
 
 lint: .venv-test/ready
 	$(TEST)/ruff check .

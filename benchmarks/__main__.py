@@ -16,7 +16,7 @@ from pathlib import Path
 from .processes import module
 from .report import say
 
-_NAMES = ("scorer", "indexing", "filters", "encoder", "startup", "quality")
+_NAMES = ("scorer", "indexing", "resident", "filters", "encoder", "startup", "quality")
 _DEMO = Path("benchmarks/data/demo")
 
 
@@ -70,7 +70,7 @@ def _commands(name: str, args: argparse.Namespace) -> list[list[str]]:
         )
         engines = ["--engines", args.engines] if args.engines else []
         return [module(name, *sizes, "--k", args.k, *engines, "--output", str(args.output), *work, *written)]
-    if name == "indexing":
+    if name in ("indexing", "resident"):
         sizes = ["--documents", "50000", "--memory", "32M"] if args.quick else ["--documents", "1000000"]
         return [module(name, *sizes, *work, *written)]
     if name == "filters":

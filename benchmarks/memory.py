@@ -32,6 +32,12 @@ def memory_mb() -> tuple[float, float]:
     return now, peak
 
 
+def resident_mb() -> dict[str, float]:
+    """Resident ``anonymous`` memory, and pages of mapped ``files``, in MB (10^6); zeros where there is no /proc."""
+    anonymous, files = _status("RssAnon", "RssFile")
+    return {"anonymous": anonymous, "files": files}
+
+
 def _status(*names: str) -> list[float]:
     try:
         with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123 - pathlib would be an import

@@ -1,4 +1,4 @@
-"""The hook of ``splade-edge verify``: measure an artifact's parity again, where its source is at hand."""
+"""The hook of ``splade-edge check``: measure an artifact's parity again, where its source is at hand."""
 
 from __future__ import annotations
 

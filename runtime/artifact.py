@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -102,11 +102,11 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     family: str
     pooling: str
     activation: str
-    vocab_size: int
+    vocab_size: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
     vocabulary_sha256: str
-    max_length: int
-    special_tokens: dict[str, int]
-    dropped_terms: list[int]
+    max_length: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+    special_tokens: dict[str, Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]]
+    dropped_terms: list[Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]]
     variants: list[Variant]
     source: Source
     made_by: str

@@ -29,6 +29,7 @@ from .index.layout import (
 from .index.writer import IndexWriter, PassageSpan
 from .locking import writer_lock
 from .passages import Passages, split
+from .shards import Note, ShardStore, encode_in_shards
 from .staging import check_writable_target, staged_directory
 from .vectors import SparseBatch, SparseVector
 
@@ -67,6 +68,8 @@ def build_index(
     reorder: bool = False,
     block_max: bool = True,
     force: bool = False,
+    resume: str | Path | None = None,
+    note: Note | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> IndexManifest:
     """Encode documents and write the index directory ``output`` in one step: on an error or a kill there is none.
@@ -76,9 +79,12 @@ def build_index(
     it). ``fields``: names of stored fields that get an index, for filters that read no documents.
     ``bad_lines`` decides what happens to a duplicate id (default: an error). Encoding holds one look-ahead window of
     texts; the postings are held to ``memory_bytes``. ``reorder`` and ``block_max``: see :class:`IndexWriter`.
+    ``resume``: a directory where encoded vectors are kept until the index is there; the same call after a kill or an
+    error encodes only what is missing, and ends with the same bytes. ``note`` is told in a line what is used again.
 
-    Raises InputError (no documents, output exists), CorpusError (a bad line), ArtifactError (encoders that do not fit
-    together or of the wrong side), StorageError (disk full); nothing is written then.
+    Raises InputError (no documents, output exists, ``resume`` in use or something else), CorpusError (a bad line),
+    ArtifactError (encoders that do not fit together or of the wrong side), StorageError (disk full); there is no index
+    then.
     """
     output = Path(output)
     check_writable_target(output, manifest=MANIFEST_NAME, force=force)
@@ -91,6 +97,7 @@ def build_index(
         # What a writer added meanwhile would be lost. (Windows cannot rename a directory with an open file in it.)
         if sys.platform != "win32" and (output / MANIFEST_NAME).is_file():
             held.enter_context(writer_lock(output / LOCK_NAME))
+        shards = held.enter_context(_kept_shards(resume, document_encoder, note))
         staging = held.enter_context(staged_directory(output, manifest=MANIFEST_NAME, force=force))
         writer = IndexWriter(
             staging,
@@ -103,7 +110,7 @@ def build_index(
         )
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(writer.abort)
-            truncated = encode_all(writer, records, document_encoder, passages, bad_lines, progress)
+            truncated = encode_all(writer, records, document_encoder, passages, bad_lines, progress, shards)
             if writer.documents == 0:
                 raise InputError("the corpus has no documents; nothing was written")
             with storage_errors(output):
@@ -132,6 +139,21 @@ def build_index(
     return manifest
 
 
+@contextlib.contextmanager
+def _kept_shards(directory: str | Path | None, encoder: Encoder, note: Note | None) -> Iterator[ShardStore | None]:
+    """The vectors of an earlier call, or None; they are kept unless the block ends without an error."""
+    if directory is None:
+        yield None
+        return
+    store = ShardStore(Path(directory), encoder, note)
+    keep = True
+    try:
+        yield store
+        keep = False
+    finally:
+        store.close(keep=keep)
+
+
 class Sink(Protocol):
     """What takes documents and their vectors, in the same order: see :class:`IndexWriter`."""
 
@@ -153,6 +175,7 @@ def encode_all(
     passages: Passages | None,
     bad_lines: BadLines,
     progress: Callable[[Progress], None] | None,
+    shards: ShardStore | None = None,
 ) -> int:
     """Encode and write all documents; returns how many units were cut at the encoder's maximum length."""
     spans: deque[PassageSpan] = deque()
@@ -173,7 +196,7 @@ def encode_all(
         if progress is not None and done:
             progress(Progress(done[-1].document + 1, writer.units, 0.0))
 
-    for encoded in encoder.encode(texts()):
+    for encoded in encode_in_shards(encoder, texts(), shards):
         truncated += encoded.truncated
         vectors.append(encoded.vector if encoded.known else SparseVector(encoded.vector[0][:0], encoded.vector[1][:0]))
         if len(vectors) == _BATCH:

@@ -86,29 +86,51 @@ def read_manifest(
         raise IntegrityError(f"{path} is damaged ({failure}); copy or make the directory again") from None
 
 
+def damaged_files(root: Path, files: dict[str, FileEntry]) -> dict[str, str]:
+    """Listed files that are not as listed, by name, with the reason.
+
+    Raises IntegrityError for one that this user may not read: it may well be whole.
+    """
+    damaged = {}
+    for name, entry in files.items():
+        path = safe_join(root, name)
+        reason = _wrong_size(path, entry)
+        try:
+            if reason is None and sha256_file(path) != entry.sha256:
+                reason = "is damaged (its SHA-256 does not match)"
+        except PermissionError as error:
+            raise IntegrityError(f"cannot read {path}: {error.strerror}; allow it, or copy {root} again") from None
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+        if reason is not None:
+            damaged[name] = reason
+    return damaged
+
+
 def check_sizes(root: Path, files: dict[str, FileEntry]) -> None:
     """Every listed file exists with the listed size. Raises IntegrityError naming the first that does not."""
     for name, entry in files.items():
         path = safe_join(root, name)
-        try:
-            size = path.stat().st_size
-        except OSError:
-            raise IntegrityError(f"{path} is missing; copy or make {root} again") from None
-        if size != entry.size:
-            raise IntegrityError(f"{path} has {size} bytes instead of {entry.size}; copy or make {root} again")
+        if reason := _wrong_size(path, entry):
+            raise IntegrityError(f"{path} {reason}; copy or make {root} again")
 
 
 def check_hashes(root: Path, files: dict[str, FileEntry]) -> None:
     """Every listed file has the listed size and SHA-256. Raises IntegrityError naming the first that does not."""
     check_sizes(root, files)
     for name, entry in files.items():
-        path = safe_join(root, name)
-        try:
-            found = sha256_file(path)
-        except OSError as error:
-            raise IntegrityError(f"cannot read {path}: {error.strerror}; copy or make {root} again") from None
-        if found != entry.sha256:
-            raise IntegrityError(f"{path} is damaged (its SHA-256 does not match); copy or make {root} again")
+        for reason in damaged_files(root, {name: entry}).values():
+            raise IntegrityError(f"{safe_join(root, name)} {reason}; copy or make {root} again")
+
+
+def _wrong_size(path: Path, entry: FileEntry) -> str | None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return "is missing"
+    if not path.is_file():
+        return "is not a file"
+    return None if size == entry.size else f"has {size} bytes instead of {entry.size}"
 
 
 def _indented(body: dict[str, Any]) -> bytes:

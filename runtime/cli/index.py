@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Encode documents and write an index directory that holds all a device needs to search: 8-bit impacts by term, the
-stored documents, and the query encoder."""
+stored documents, and the query encoder.
+
+Encoded vectors are kept in DIR.partial/ (8 bytes a posting) until the index is there: after a kill or an error the same
+command goes on where it was. Nothing of it is used for other texts, another encoder or other options."""
 _EXAMPLES = """\
 corpus formats (.gz may follow any name):
   .jsonl   BEIR, an object a line: "_id", "title" (optional), "text"; all other keys are stored as metadata
@@ -116,6 +119,9 @@ class IndexCommand:
             action="store_true",
             help="leave out the block-max data: an index of 3 bytes a posting instead of 5.5, slower for few results",
         )
+        parser.add_argument(
+            "--no-resume", action="store_true", help="keep no encoded vectors, and use none that were kept"
+        )
         add_engine_arguments(parser)
         add_json_argument(parser, "the summary")
 
@@ -129,6 +135,7 @@ class IndexCommand:
         from ..indexing import build_index
         from ..lines import BadLines, ReadMeter, format_of, size_of
         from ..passages import Passages
+        from ..shards import partial_directory
         from ..staging import check_writable_target
         from ..where import parse_field
 
@@ -156,7 +163,8 @@ class IndexCommand:
         )
         bad_lines, meter = BadLines(args.on_error), ReadMeter()
         done = IndexingProgress(None if None in sizes else sum(size or 0 for size in sizes), meter)
-        with Progress("Encoding", "document", done.fraction) as bar:
+        partial = None if args.no_resume else partial_directory(output)
+        with _kept(partial), Progress("Encoding", "document", done.fraction) as bar:
             manifest = build_index(
                 output,
                 done.count(read_corpus(corpus, bad_lines, meter)),
@@ -170,7 +178,9 @@ class IndexCommand:
                 reorder=args.reorder,
                 block_max=not args.no_block_max,
                 force=args.force,
-                progress=partial(done.show, bar),
+                resume=partial,
+                note=lambda line: complain("note", line),
+                progress=lambda state: done.show(bar, state),
             )
         seconds = time.monotonic() - started
         for message in bad_lines.messages:
@@ -199,6 +209,17 @@ def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
     if not rest:
         raise InputError(f"name the corpus after {first}: splade-edge index {first} corpus.jsonl -o INDEX")
     return first, rest
+
+
+@contextmanager
+def _kept(partial: Path | None) -> Iterator[None]:
+    """Say where the vectors are, should the command end early."""
+    try:
+        yield
+    except BaseException:
+        if partial is not None and any(partial.glob("*.shard")):
+            complain("note", f"what was encoded is kept in {partial}; the same command goes on from there")
+        raise
 
 
 class IndexingProgress:

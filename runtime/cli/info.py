@@ -22,7 +22,7 @@ FIELDS_SHOWN = 40
 
 
 class InfoCommand:
-    """Reads manifests; hashes are not checked (see verify)."""
+    """Reads manifests; hashes are not checked (see check)."""
 
     help = "show what an artifact, a pair or an index is"
 

@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
 from ..version import VERSION
-from . import bench, change, index, info, search, verify
+from . import bench, change, check, index, info, search
 from . import eval as eval_command
 from .command import Command
 from .console import complain, prepare_streams, printable
@@ -29,7 +29,7 @@ BUILT_IN: dict[str, Command] = {
     "search": search.SearchCommand(),
     "eval": eval_command.EvalCommand(),
     "info": info.InfoCommand(),
-    "verify": verify.VerifyCommand(),
+    "check": check.CheckCommand(),
     "bench": bench.BenchCommand(),
 }
 # Known plug-ins are listed without importing them: name -> (help, extra that brings what they need).
@@ -37,6 +37,7 @@ KNOWN_PLUG_INS = {
     "export": ("export a checkpoint or a pair to ONNX and OpenVINO, with proof of parity", "export"),
     "train": ("train a query and a document encoder on your own retrieval sets", "train"),
 }
+ALIASES = {"check": ["verify"]}  # other names of commands
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -159,7 +160,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _add(commands: argparse._SubParsersAction[Parser], name: str, command: Command, about: str | None = None) -> None:
-    parser = commands.add_parser(name, help=about or command.help, formatter_class=HelpFormatter)
+    parser = commands.add_parser(
+        name, aliases=ALIASES.get(name, ()), help=about or command.help, formatter_class=HelpFormatter
+    )
     command.add_arguments(parser)
     parser.set_defaults(run_command=command)
 

@@ -66,6 +66,8 @@ class Encoder:
         self._pad_id = pad_id if pad_id < self.vocab_size else 0
         self._kept: npt.NDArray[np.bool_] | None = None  # terms that may have weight; None: all
         if manifest.dropped_terms:
+            if max(manifest.dropped_terms) >= self.vocab_size:
+                raise ArtifactError(f"{artifact.path} drops a term beyond its {self.vocab_size}; export it again")
             self._kept = np.ones(self.vocab_size, np.bool_)
             self._kept[manifest.dropped_terms] = False
         self._own_terms = manifest.kind != "encoder"

@@ -8,9 +8,11 @@ filters are in a file of their own (fields.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,9 +70,13 @@ class Added(NamedTuple):
     keys: dict[tuple[str, ...], list[Key]]
 
 
-def _crc(id: str, title: str, text: str, metadata: str) -> int:  # noqa: A002 - the column's name
-    a, b, c, d = id.encode(), title.encode(), text.encode(), metadata.encode()
-    return zlib.crc32(b"".join((_LENGTH(len(a)), a, _LENGTH(len(b)), b, _LENGTH(len(c)), c, _LENGTH(len(d)), d)))
+def row_crc(ordinal: int, fields: Sequence[str]) -> int:
+    """The checksum of a row: CRC-32, begun with the ordinal, over id, title, text and metadata as FORMAT.md says."""
+    parts = []
+    for field in fields:
+        data = field.encode()
+        parts += [_LENGTH(len(data)), data]
+    return zlib.crc32(b"".join(parts), ordinal)
 
 
 def _metadata(document: Document) -> tuple[str, dict[tuple[str, ...], list[Key]]]:
@@ -111,7 +117,7 @@ class DocumentWriter:
                 continue
             fields = (document.id, document.title, document.text, metadata)
             ordinal = self.count + len(rows)
-            rows.append((ordinal, *fields, _crc(*fields)))
+            rows.append((ordinal, *fields, row_crc(ordinal, fields)))
             results.append(Added(ordinal, document, keys))
         if not self._insert_all(rows):
             return self._add_each(results, rows)
@@ -135,7 +141,8 @@ class DocumentWriter:
             row = next(remaining)
             try:
                 with self._file.writing():
-                    self._connection.execute(f"INSERT {_INSERT}", (self.count, *row[1:]))
+                    values = (self.count, *row[1:-1], row_crc(self.count, row[1:-1]))
+                    self._connection.execute(f"INSERT {_INSERT}", values)
             except sqlite3.IntegrityError:
                 results[place] = DuplicateIdError(f"the id {row[1]!r} was used before; ids must be unique")
             else:
@@ -153,9 +160,9 @@ class DocumentWriter:
     def copy(self, rows: Sequence[StoredRow]) -> list[Added]:
         """Store rows of another segment, whose checksums were compared, under new ordinals."""
         with self._file.writing():
-            self._connection.executemany(
-                f"INSERT {_INSERT}", [(self.count + i, *row[1:]) for i, row in enumerate(rows)]
-            )
+            numbered = [(self.count + i, *row[1:-1]) for i, row in enumerate(rows)]
+            values = [(*row, row_crc(row[0], row[1:])) for row in numbered]
+            self._connection.executemany(f"INSERT {_INSERT}", values)
         added = []
         for i, row in enumerate(rows):
             metadata = _DECODER.decode(row.metadata)
@@ -174,15 +181,19 @@ class DocumentWriter:
 
 
 class DocumentReader:
-    """Reads a segment's documents; safe from several threads."""
+    """Reads a segment's documents; safe from several threads. ``sha256`` is the file's, as the manifest has it."""
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: Path, count: int, sha256: str | None = None) -> None:
         self._file = SqliteReader(path)
         self.count = count
+        self._sha256 = sha256
+        self._lock = threading.Lock()
+        self._bytes = path.open("rb")  # to be hashed when it must be, whatever lies at the path by then
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
         self._file.close()
+        self._bytes.close()
 
     def get(self, ordinals: Sequence[int]) -> list[Document]:
         """The documents of these ordinals, in this order.
@@ -232,16 +243,31 @@ class DocumentReader:
             yield rows
 
     def find(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
-        """The (id, ordinal) of the documents that have one of these ids; deleted ones may have it too."""
+        """The (id, ordinal) of the documents that have one of these ids; deleted ones may have it too.
+
+        What is found is checked as any row is. That nothing is found no row can prove, so the first time the SHA-256 of
+        the whole file does.
+        """
         for start in range(0, len(ids), _BATCH):
-            part = list(ids[start : start + _BATCH])
+            part = list(dict.fromkeys(ids[start : start + _BATCH]))
             marks = ",".join("?" * len(part))
-            for document_id, ordinal in self._file.query(
-                f"SELECT id, ordinal FROM documents WHERE id IN ({marks})", part
-            ):
-                if not 0 <= ordinal < self.count:
-                    raise self._file.damaged(f"document {ordinal} is beyond the last")
-                yield document_id, ordinal
+            rows = self._file.query(f"SELECT {_ROW} FROM documents WHERE id IN ({marks})", part)
+            found = [(self._document(row).id, int(row[0])) for row in rows]
+            for document_id, ordinal in found:
+                if document_id not in part or not 0 <= ordinal < self.count:
+                    raise self._file.damaged(f"the index of ids has document {ordinal} in another's place")
+            if len({document_id for document_id, _ in found}) < len(part):
+                self._check_hash()
+            yield from found
+
+    def _check_hash(self) -> None:
+        with self._lock:
+            if self._sha256 is None:
+                return
+            self._bytes.seek(0)
+            if hashlib.file_digest(self._bytes, "sha256").hexdigest() != self._sha256:
+                raise self._file.damaged("its SHA-256 does not match")
+            self._sha256 = None
 
     def ids(self) -> Iterator[tuple[str, int]]:
         """All (id, ordinal) by id, in the order of its bytes."""
@@ -259,10 +285,9 @@ class DocumentReader:
 
     def _document(self, row: tuple[Any, ...]) -> Document:
         ordinal, document_id, title, text, metadata, crc = row
-        if (
-            not (type(document_id) is type(title) is type(text) is type(metadata) is str)
-            or _crc(document_id, title, text, metadata) != crc
-        ):
+        if not (type(document_id) is type(title) is type(text) is type(metadata) is str) or crc not in (
+            row_crc(start, (document_id, title, text, metadata)) for start in (ordinal, 0)
+        ):  # the first indexes began all checksums with 0
             raise self._file.damaged(f"document {ordinal} does not match its checksum")
         try:
             return Document(document_id, title, text, _DECODER.decode(metadata))

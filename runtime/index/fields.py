@@ -196,6 +196,9 @@ class FieldReader:
                 raise self._file.damaged(f"it is not of {self._documents} documents")
             try:
                 for name, *counts in self._file.query("SELECT name, numbers, strings, booleans, field FROM names"):
+                    types = [type(value) for value in (name, *counts)]
+                    if types[:4] != [str, int, int, int] or types[4] not in (int, type(None)):
+                        raise self._file.damaged("its table of names holds other types")
                     self._counts[parse_field(name)] = FieldCounts(*counts)
             except InputError as error:
                 raise self._file.damaged(str(error)) from None
@@ -221,6 +224,8 @@ class FieldReader:
         satisfies = key_test(comparison) if isinstance(comparison, Like) and not comparison.exact else None
         sql = statement(condition, values=satisfies is not None)
         for rows in self._file.query_in_parts(sql, parameters, _ROWS):
+            if not all(type(row[0]) is bytes for row in rows):
+                raise self._file.damaged("a list of documents is none")
             blob = b"".join(row[0] for row in rows if satisfies is None or satisfies(row[1]))
             if len(blob) % 4:
                 raise self._file.damaged("a list of documents is cut short")

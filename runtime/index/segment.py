@@ -32,6 +32,7 @@ from .layout import (
 )
 from .postings import checksum
 
+_ROW_FILES = "chunk_impacts.u8, span_postings.u16 or chunk_postings.u8"
 # Smaller arrays are read, not mapped: a map takes a page at least, and a file descriptor, and segments may be many.
 SMALL = 1 << 18
 _SAME_ORDER = np.empty(0, np.uint32)
@@ -86,7 +87,11 @@ class Segment:
         self.term_rows = np.full(self.vocab_size, -1, np.int32)
         self.term_rows[self.chunk_terms] = np.arange(entry.rows, dtype=np.int32)
         self.spread = self._spread()
-        self.documents = DocumentReader(safe_join(root, f"{entry.path}/{DOCUMENTS_FILE}"), entry.documents)
+        documents = f"{entry.path}/{DOCUMENTS_FILE}"
+        listed = manifest.files.get(documents)
+        if listed is None:
+            raise IntegrityError(f"{root}: its manifest does not list {documents}; copy the index again")
+        self.documents = DocumentReader(safe_join(root, documents), entry.documents, listed.sha256)
         fields = f"{entry.path}/{FIELDS_FILE}"
         listed = manifest.files.get(fields)
         self.fields = FieldReader(safe_join(root, fields), entry.documents, listed.sha256) if listed else None
@@ -183,7 +188,10 @@ class Segment:
             a, b = self.posting_range(term)
             units, impacts = self.posting_units[a:b], self.posting_impacts[a:b]
             if checksum(units, impacts) != int(self.term_checksums[term]):
-                raise self._damaged("posting", f"the postings of term {term} do not match their checksum")
+                raise self._damaged(
+                    "posting_units.u16 or posting_impacts.u8",
+                    f"the postings of term {term} do not match their checksum",
+                )
             if units.size and self._largest_unit(term) >= self.units:
                 raise self._damaged("posting_units", f"term {term} has a unit beyond the last")
             if self.term_rows[term] >= 0:
@@ -195,7 +203,7 @@ class Segment:
         if checksum(*(a[row] for a in (self.chunk_impacts, self.span_postings, self.chunk_postings))) != int(
             self.chunk_checksums[row]
         ):
-            raise self._damaged("chunk", f"the block-max data of term {term} do not match their checksum")
+            raise self._damaged(_ROW_FILES, f"the block-max data of term {term} do not match their checksum")
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
         # the offsets of each window, and after its last chunk the length of its block
         offsets = np.zeros((-(-self.units // WINDOW), WINDOW // CHUNK + 1), np.int64)
@@ -298,11 +306,14 @@ class Segment:
         if not np.array_equal(maxima, self.chunk_impacts[row]) or not np.array_equal(
             before - first, self._offsets(row)
         ):
-            raise self._damaged("chunk", f"block-max data of term {term} that are not its own")
+            raise self._damaged(_ROW_FILES, f"block-max data of term {term} that are not its own")
 
     def _damaged(self, name: str, detail: str) -> IntegrityError:
         path = self.root / self.entry.path
-        return IntegrityError(f"{path}: {name} is damaged ({detail}); copy the index again or build it anew")
+        return IntegrityError(
+            f"{path}: {name} is damaged ({detail}); copy the index again, build it anew, or save what is left with: "
+            f"splade-edge check {self.root} --repair"
+        )
 
 
 def _is_order(units: U32) -> bool:

@@ -105,4 +105,5 @@ class SqliteReader:
 
     def damaged(self, detail: str) -> IntegrityError:
         """The error for a fault of this file."""
+        detail = " ".join(detail.split())  # SQLite quotes a damaged schema with its line ends
         return IntegrityError(f"{self._path} is damaged ({detail}); copy the index again or build it anew")

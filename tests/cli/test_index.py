@@ -116,7 +116,7 @@ def test_layouts_give_the_same_answers(cli: Cli, tiny_pair: Path, corpus: Path, 
     assert (segment.reordered, segment.rows > 0) == (option == "--reorder", option == "--reorder")
     answers = [cli("search", index, "the cat in the rain", "--json").stdout for index in (plain, other)]
     assert answers[0] == answers[1]
-    cli("verify", other)
+    cli("check", other)
 
 
 def test_the_index_carries_encoders(cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from splade_edge.runtime.errors import SpladeEdgeWarning
 
 from .conftest import Cli
 
-COMMANDS = ["index", "add", "update", "delete", "compact", "search", "eval", "info", "verify", "bench"]
+COMMANDS = ["index", "add", "update", "delete", "compact", "search", "eval", "info", "check", "bench"]
 
 
 def test_help_lists_every_command(cli_process: Cli) -> None:

@@ -140,7 +140,7 @@ def test_info_lists_the_fields(cli: Cli, dated: Path) -> None:
     lines = [" ".join(line.split()) for line in cli("info", dated).stdout.splitlines()]
     assert "field: lang 10 strings" in lines
     assert "field: year 10 numbers, with an index" in lines
-    assert "ok" in cli("verify", dated).stdout
+    assert "ok" in cli("check", dated).stdout
 
 
 def test_fields_of_an_index(cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,184 @@
+"""``splade-edge check``: is every byte of an artifact, a pair or an index as it was written? If not, what is left?"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .command import add_json_argument
+from .console import json_line, plural, printable, write_out
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact
+
+_DESCRIPTION = """\
+Check the SHA-256 of every file and, for an index, postings and stored documents. For an artifact the parity with
+PyTorch is repeated where the [export] extra and the source checkpoint are at hand. `splade-edge verify` is another name
+of this command.
+
+--repair writes what can be saved of a damaged index, and says what was lost. It keeps what a checksum proves (posting
+lists, documents, graphs), makes again what follows from it (maxima, block-max data, indexes of fields), and drops the
+rest. The repaired index is checked in full and then takes the old one's place in one step."""
+_EXAMPLES = """\
+examples:
+  splade-edge check artifact/
+  splade-edge check artifact/ --source naver/efficient-splade-VI-BT-large-query
+  splade-edge check index/ --json
+  splade-edge check index/ --repair
+  splade-edge check index/ --repair -o repaired/"""
+HOOK_GROUP, HOOK_NAME = "splade_edge.hooks", "repeat_parity"
+
+
+class CheckCommand:
+    """Checks hashes (and an index's contents); repairs an index; repeats parity through a hook of the export extra."""
+
+    help = "check every byte of an artifact, a pair or an index; repair an index"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """See :class:`Command`."""
+        parser.description = _DESCRIPTION
+        parser.epilog = _EXAMPLES
+        parser.add_argument("directory", metavar="DIR", help="an artifact, a pair or an index")
+        parser.add_argument(
+            "--repair", action="store_true", help="put an index of what can be saved in the place of a damaged one"
+        )
+        parser.add_argument(
+            "-o", "--output", metavar="DIR", help="leave the damaged index as it is and write the repaired one here"
+        )
+        parser.add_argument(
+            "--field",
+            metavar="NAME",
+            action="append",
+            dest="fields",
+            help="a stored field that gets an index where these are made again (again for more; default: those that "
+            "had one)",
+        )
+        parser.add_argument(
+            "--source",
+            metavar="CHECKPOINT",
+            help="of an artifact: where the checkpoint is now (default: the place its manifest names, if that is a "
+            "directory)",
+        )
+        parser.add_argument("--no-parity", action="store_true", help="do not repeat the parity")
+        add_json_argument(parser, "the checks")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Print a line for each check made and each not made. A failed check raises."""
+        from ..artifact import MANIFEST_NAME
+        from ..errors import InputError
+        from ..index.layout import MANIFEST_NAME as INDEX_MANIFEST_NAME
+
+        path = Path(args.directory)
+        if not any((path / name).exists() for name in (MANIFEST_NAME, INDEX_MANIFEST_NAME)):
+            raise InputError(
+                f"{path} is no artifact, pair or index: it has neither {MANIFEST_NAME} nor {INDEX_MANIFEST_NAME}"
+            )
+        is_index = (path / INDEX_MANIFEST_NAME).exists()
+        if is_index and args.source:
+            raise InputError("--source is for artifacts; an index has no checkpoint to compare with")
+        if args.repair and not is_index:
+            raise InputError(f"{path} is an artifact, and --repair is for an index; export it or copy it again")
+        for option in ("output", "fields"):
+            if getattr(args, option) and not args.repair:
+                raise InputError(f"--{option.removesuffix('s')} is for --repair; add it")
+        if args.repair:
+            report = _repair(path, args)
+            path = Path(args.output) if args.output and report["damaged"] else path
+        else:
+            report = {}
+        checks = _check_index(path) if is_index else _check_artifacts(path, args.source, parity=not args.no_parity)
+        if args.json:
+            write_out(json_line({"path": str(path), "checks": checks, **report}))
+            return 0
+        for line in _lines(report):
+            write_out(printable(line))
+        for check in checks:
+            mark = "ok" if check["done"] else "not checked"
+            write_out(f"{mark}: {printable(check['what'])}")
+        return 0
+
+
+def _repair(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    from ..index.repair import repair_index
+
+    repair = repair_index(path, args.output, fields=args.fields)
+    return {
+        "damaged": repair.damaged,
+        "rebuilt": repair.rebuilt,
+        "lost": repair.lost,
+        "rescued": None if repair.rescued is None else str(repair.rescued),
+    }
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    """A repair, for people."""
+    if not report:
+        return []
+    if not report["damaged"]:
+        return ["nothing is damaged; nothing was written"]
+    lines = [f"damaged: {name} {reason}" for name, reason in report["damaged"].items()]
+    lines += [f"made again: {name}" for name in report["rebuilt"]]
+    lines += [f"lost: {what}" for what in report["lost"]] or ["lost: nothing"]
+    if report["rescued"]:
+        lines.append(f"saved: documents that are not in the index any more, in {report['rescued']}; add them again")
+    return lines
+
+
+def _check_index(path: Path) -> list[dict[str, Any]]:
+    from ..artifact import open_artifact
+    from ..files import safe_join
+    from ..index.repair import check_index
+
+    index = check_index(path)
+    m = index.manifest
+    gone = sum(s.deleted for s in m.segments)
+    deleted = f" and {gone:,} deleted ones, in {plural(len(m.segments), 'segment')}" if gone else ""
+    checks = [
+        _done(f"{path}: SHA-256 of {len(m.files)} files"),
+        _done(f"{path}: {sum(s.postings for s in m.segments):,} postings, {len(index):,} stored documents{deleted}"),
+    ]
+    for relative in (m.query_encoder, m.document_encoder):
+        if relative is not None:
+            encoder = open_artifact(safe_join(path, relative), check=False)
+            checks.append(_done(f"{encoder.path}: SHA-256 of {len(encoder.manifest.files)} files"))
+    return checks
+
+
+def _check_artifacts(path: Path, source: str | None, *, parity: bool) -> list[dict[str, Any]]:
+    from ..artifact import open_all
+
+    artifacts = open_all(path)
+    checks = [_done(f"{a.path}: SHA-256 of {len(a.manifest.files)} files") for a in artifacts]
+    for artifact in artifacts:
+        what = f"{artifact.path}: parity with PyTorch"
+        if not parity:
+            checks.append(_not_done(f"{what} (--no-parity)"))
+            continue
+        missing = repeat_parity(artifact, source)
+        checks.append(_not_done(f"{what} ({missing})") if missing else _done(what))
+    return checks
+
+
+def repeat_parity(artifact: Artifact, source: str | None) -> str | None:
+    """Ask the hook to repeat the parity; returns why it could not, None if it did. Raises ParityError."""
+    points = list(importlib.metadata.entry_points(group=HOOK_GROUP, name=HOOK_NAME))
+    if not points:
+        return "the [export] part of splade-edge is not installed"
+    try:
+        hook: Callable[[Artifact, str | None], str | None] = points[0].load()
+        return hook(artifact, source)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("splade_edge"):
+            raise
+        return f"it needs the [export] extra: pip install 'splade-edge[export]' (no module {error.name})"
+
+
+def _done(what: str) -> dict[str, Any]:
+    return {"what": what, "done": True}
+
+
+def _not_done(what: str) -> dict[str, Any]:
+    return {"what": what, "done": False}

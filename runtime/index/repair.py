@@ -1,0 +1,312 @@
+"""Finding every damaged file of an index, and an index of what can be saved in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
+from ..artifact import Artifact, ArtifactManifest, copy_artifact, open_artifact, variant_files
+from ..corpus import Document
+from ..encoder.tokenizer import TextTokenizer
+from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeError
+from ..files import safe_join, staged_file, storage_errors
+from ..locking import writer_lock
+from ..manifest import FileEntry, damaged_files, describe_file, read_manifest, write_manifest
+from ..staging import staged_directory
+from .index import Index
+from .layout import DOCUMENTS_FILE, INDEX_FORMAT, LOCK_NAME, MANIFEST_NAME, VERSION, IndexManifest, SegmentEntry
+from .salvage import SegmentSalvage, documents_of
+from .salvage_postings import Bools, UnusableSegmentError
+from .segment import refuse_future, segment_files
+from .tombstones import read_tombstones
+
+RESCUED_SUFFIX = ".rescued.jsonl"
+_NAMED = 5  # of damaged files, so many are named in an error
+_SIDES = ("query", "document")
+
+
+class BeyondRepairError(IntegrityError):
+    """Nothing of an index can be searched any more. ``rescued``: how many documents were saved."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was ``damaged`` (file below the index -> reason), which of these files were ``rebuilt``, and what was
+    ``lost``, a line each; where nothing was, the index answers as it did. ``rescued``: a file of documents that could
+    be read but are not in the index any more, in BEIR form; None if there are none.
+    """
+
+    damaged: dict[str, str]
+    rebuilt: list[str]
+    lost: list[str]
+    rescued: Path | None
+
+
+def read_index_manifest(path: Path) -> IndexManifest:
+    """The manifest of an index. Raises IndexFormatError (none, too new), IntegrityError (damaged)."""
+    return read_manifest(
+        path / MANIFEST_NAME, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IndexFormatError
+    )
+
+
+def find_damage(path: Path, manifest: IndexManifest) -> dict[str, str]:
+    """The files that are not as the manifest (or that of an encoder) lists them: name below the index -> reason."""
+    damaged = damaged_files(path, manifest.files)
+    for relative in (manifest.query_encoder, manifest.document_encoder):
+        if relative is not None and f"{relative}/{ARTIFACT_MANIFEST}" not in damaged:
+            directory = safe_join(path, relative)
+            files = open_artifact(directory, check=False).manifest.files
+            damaged |= {f"{relative}/{name}": reason for name, reason in damaged_files(directory, files).items()}
+    return damaged
+
+
+def check_index(path: str | Path) -> Index:
+    """Check every byte of an index and its encoders, and open it. Raises IntegrityError that names damaged files."""
+    path = Path(path)
+    while True:
+        manifest = read_index_manifest(path)
+        refuse_future(manifest, path)
+        damaged = find_damage(path, manifest)
+        if damaged and read_index_manifest(path) != manifest:
+            continue  # replaced by a writer while we read it
+        if damaged:
+            names = [f"{path / name} {reason}" for name, reason in damaged.items()]
+            more = f"; and {len(names) - _NAMED} more files" if len(names) > _NAMED else ""
+            raise IntegrityError(
+                f"{'; '.join(names[:_NAMED])}{more}; copy the index again, or save the rest with: "
+                f"splade-edge check {path} --repair"
+            )
+        index = Index.open(path)
+        index.check()
+        return index
+
+
+def repair_index(path: str | Path, output: str | Path | None = None, *, fields: Sequence[str] | None = None) -> Repair:
+    """Write an index of what can be saved of ``path``, checked in full, in its place (in one step) or to ``output``.
+
+    An index without damage is left alone, and none is written. ``fields``: names of stored fields that get an index
+    where that has to be made again; None: those that had one.
+
+    Raises BeyondRepairError (its documents are saved as far as they can be read), InputError (``output`` exists),
+    IndexFormatError, StorageError.
+    """
+    path = Path(path)
+    target = Path(output) if output is not None else path
+    rescue = target.with_name(target.name + RESCUED_SUFFIX)
+    if rescue.exists():
+        raise InputError(f"{rescue} exists, of an earlier repair; move it away")
+    try:
+        manifest = read_index_manifest(path)
+    except IntegrityError as error:
+        raise _beyond_repair(path, str(error), rescue) from None
+    refuse_future(manifest, path)
+    damaged = find_damage(path, manifest)
+    if not damaged:
+        with Index.open(path) as index:
+            index.check()
+        return Repair({}, [], [], None)
+    with contextlib.ExitStack() as held:
+        if output is None and sys.platform != "win32":  # what a writer changed meanwhile would be lost
+            held.enter_context(writer_lock(path / LOCK_NAME))
+            if read_index_manifest(path) != manifest:
+                raise IntegrityError(f"{path} was changed while it was read; run the command again")
+        staging = held.enter_context(staged_directory(target, manifest=MANIFEST_NAME, force=output is None))
+        repair = _Repairing(path, manifest, damaged, staging, fields)
+        repair.segments()
+        if manifest.segments and not repair.kept:
+            raise _beyond_repair(path, "; ".join(repair.reasons), rescue)
+        repair.encoders()
+        repair.commit()
+        with Index.open(staging) as index:
+            index.check()
+        if repair.unusable:
+            _write_documents(rescue, (document for one in repair.unusable for _, document in one.documents()))
+    return Repair(damaged, repair.rebuilt, repair.lost, rescue if repair.unusable else None)
+
+
+class _Repairing:
+    """One repair: the new index grows in ``staging``."""
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: IndexManifest,
+        damaged: Mapping[str, str],
+        staging: Path,
+        fields: Sequence[str] | None,
+    ) -> None:
+        self._path = path
+        self._manifest = manifest
+        self._damaged = damaged
+        self._staging = staging
+        self._fields = fields
+        self._files: dict[str, FileEntry] = {}
+        self.kept: list[SegmentEntry] = []
+        self.unusable: list[SegmentSalvage] = []
+        self.reasons: list[str] = []
+        self.rebuilt: list[str] = []
+        self.lost: list[str] = []
+        self._sides: dict[str, str | None] = {}
+
+    def segments(self) -> None:
+        """Copy whole segments, make damaged ones again, leave out what cannot be searched."""
+        for place, entry in enumerate(self._manifest.segments):
+            names = list(segment_files(self._manifest, entry))
+            names += [entry.tombstones] if entry.tombstones else []
+            if not self._damaged.keys() & set(names):
+                for name in names:
+                    self._copy(name)
+                self.kept.append(entry)
+                continue
+            deleted = self._deleted(place)
+            salvage = SegmentSalvage(
+                self._path, self._manifest, entry, self._damaged.keys(), deleted, self._term_name
+            )  # fmt: skip
+            directory = safe_join(self._staging, entry.path)
+            try:
+                with storage_errors(self._staging):
+                    new = salvage.write(directory, self._fields)
+            except UnusableSegmentError as error:
+                shutil.rmtree(directory, ignore_errors=True)
+                self.unusable.append(salvage)
+                self.reasons.append(str(error))
+                self.lost.append(f"{entry.path}, {entry.live:,} documents: {error}")
+                continue
+            self.kept.append(new.entry)
+            self.rebuilt += new.rebuilt
+            self.lost += new.lost
+            for file in sorted(directory.iterdir()):
+                self._files[f"{entry.path}/{file.name}"] = describe_file(file)
+
+    def _deleted(self, place: int) -> Bools | None:
+        """The deleted documents of a segment. Where their file is damaged, those that a later one has replaced."""
+        entry = self._manifest.segments[place]
+        if entry.tombstones not in self._damaged:
+            return read_tombstones(self._path, self._manifest, entry)
+        later: set[str] = set()
+        for other in self._manifest.segments[place + 1 :]:
+            file = safe_join(self._path, f"{other.path}/{DOCUMENTS_FILE}")
+            later.update(document.id for _, document in documents_of(file, other.documents))
+        deleted = np.zeros(entry.documents, np.bool_)
+        file = safe_join(self._path, f"{entry.path}/{DOCUMENTS_FILE}")
+        own = [(ordinal, document.id) for ordinal, document in documents_of(file, entry.documents)]
+        for ordinal, document_id in reversed(own):
+            deleted[ordinal] = document_id in later
+            later.add(document_id)
+        unknown = entry.deleted - int(deleted.sum())
+        if unknown > 0:
+            self.lost.append(
+                f"which {unknown:,} of the {entry.documents:,} documents of {entry.path} were deleted: they are in "
+                "the index again; delete them again"
+            )
+        return deleted
+
+    def _term_name(self, term: int) -> str:
+        return repr(self._vocabulary[term]) if self._vocabulary else str(term)
+
+    @cached_property
+    def _vocabulary(self) -> list[str]:
+        """The terms by id, from an encoder's tokenizer; empty where none can be read."""
+        for relative in (self._manifest.query_encoder, self._manifest.document_encoder):
+            if relative is not None:
+                with contextlib.suppress(SpladeEdgeError):
+                    path = safe_join(self._path, f"{relative}/tokenizer.json")
+                    tokenizer = TextTokenizer(path, 1 << 20)
+                    return tokenizer.vocabulary(self._manifest.vocab_size)
+        return []
+
+    def encoders(self) -> None:
+        """Copy the encoders with the graphs that are whole."""
+        for side in _SIDES:
+            relative = getattr(self._manifest, f"{side}_encoder")
+            self._sides[f"{side}_encoder"] = None
+            if relative is None:
+                continue
+            prefix = f"{relative}/"
+            damaged = {name.removeprefix(prefix) for name in self._damaged if name.startswith(prefix)}
+            try:
+                kept = self._copy_encoder(relative, damaged)
+            except SpladeEdgeError as error:
+                shutil.rmtree(self._staging / relative, ignore_errors=True)
+                remedy = ": search with --query-encoder PAIR" if side == "query" else ""
+                self.lost.append(f"the {side} encoder ({error}){remedy}")
+                continue
+            self.lost += [f"{prefix}{name}" for name in sorted(kept)]
+            self._sides[f"{side}_encoder"] = relative
+            name = f"{prefix}{ARTIFACT_MANIFEST}"
+            self._files[name] = describe_file(self._staging / name)
+
+    def _copy_encoder(self, relative: str, damaged: set[str]) -> set[str]:
+        """Copy an encoder without the graphs of damaged files; returns the files that are left out."""
+        directory = safe_join(self._path, relative)
+        if ARTIFACT_MANIFEST in damaged:
+            raise IntegrityError(f"{directory / ARTIFACT_MANIFEST} is damaged")
+        manifest: ArtifactManifest = open_artifact(directory, check=False).manifest
+        if "tokenizer.json" in damaged:
+            raise IntegrityError(f"{directory / 'tokenizer.json'} is damaged")
+        left_out = {name for v in manifest.variants if damaged & set(variant_files(v)) for name in variant_files(v)}
+        left_out |= damaged
+        whole = {name: entry for name, entry in manifest.files.items() if name not in left_out}
+        variants = [v for v in manifest.variants if not left_out & set(variant_files(v))]
+        copy = safe_join(self._staging, relative)
+        with storage_errors(self._staging):
+            copy.mkdir(parents=True)
+            copy_artifact(
+                Artifact(directory, msgspec.structs.replace(manifest, files=whole, variants=variants)),
+                copy,
+                lambda _: True,
+            )
+        return left_out
+
+    def commit(self) -> None:
+        """Write the manifest of what was kept."""
+        manifest = msgspec.structs.replace(
+            self._manifest,
+            files=dict(sorted(self._files.items())),
+            generation=self._manifest.generation + 1,
+            segments=self.kept,
+            **self._sides,
+        )
+        write_manifest(self._staging / MANIFEST_NAME, manifest)
+
+    def _copy(self, name: str) -> None:
+        target = safe_join(self._staging, name)
+        with storage_errors(self._staging):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(safe_join(self._path, name), target)
+            self._files[name] = describe_file(target)
+        if self._files[name] != self._manifest.files[name]:
+            raise IntegrityError(f"{safe_join(self._path, name)} changed while it was copied; run the command again")
+
+
+def _beyond_repair(path: Path, reason: str, rescue: Path) -> BeyondRepairError:
+    """Save all documents that can be read; the error says where they are."""
+    files = sorted(path.glob(f"segments/*/{DOCUMENTS_FILE}"))
+    count = _write_documents(rescue, (document for file in files for _, document in documents_of(file)))
+    if not count:
+        rescue.unlink()
+        return BeyondRepairError(f"{path} is beyond repair, and none of its documents can be read ({reason})")
+    return BeyondRepairError(
+        f"{path} is beyond repair ({reason}); its {count:,} documents that can be read are in {rescue}: "
+        "index them again"
+    )
+
+
+def _write_documents(path: Path, documents: Iterable[Document]) -> int:
+    """Write documents in BEIR form; returns how many."""
+    count = 0
+    with staged_file(path) as file:
+        for document in documents:
+            line = {**document.metadata, "_id": document.id, "title": document.title, "text": document.text}
+            file.write(msgspec.json.encode(line).decode() + "\n")
+            count += 1
+    return count
