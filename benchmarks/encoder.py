@@ -82,9 +82,11 @@ def _encoders(args: argparse.Namespace) -> tuple[dict[str, Call], list[str], Cal
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime import Searcher
     from splade_edge.runtime.encoder import Encoder
+    from splade_edge.runtime.jit import use_kernels
     from splade_edge.runtime.vectors import from_dense
 
     torch.set_num_threads(1)
+    use_kernels()
     checkpoint = open_checkpoint(args.checkpoint, role="query", options=OpenOptions())
     reference = ReferenceEncoder(checkpoint)
     searcher = Searcher.open(args.index, threads=1)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..encoder import Encoder
 from ..errors import SpladeEdgeError
+from ..jit import use_kernels
 from ..searcher import Searcher
 from .machine import memory_mb
 
@@ -126,6 +127,7 @@ def main() -> None:
     """Answer commands until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what an engine prints is no answer
+    use_kernels()
     bench = Bench()
     for line in sys.stdin.buffer:
         command: dict[str, Any] = json.loads(line)

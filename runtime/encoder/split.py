@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .. import jit
 from ..artifact import BODY_OUTPUT_NAMES, DecoderPart
 from ..errors import ArtifactError
 from ..vectors import SparseVector
@@ -36,14 +37,13 @@ class SplitSession(Session):
         self._graph = OnnxGraph(path, threads, BODY_OUTPUT_NAMES, part.body)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._terms: npt.NDArray[np.int32] | None = None
-        self._decoder: Decoder | None = None
+        self._decoder: NumpyDecoder | KernelDecoder | None = None
         self._lock = threading.Lock()
 
     def restricted(self, terms: npt.NDArray[np.int32]) -> SplitSession:
         """This session with the decoder rows of these terms only (ascending)."""
         session = copy.copy(self)
-        session._terms, session._lock = terms, threading.Lock()
-        session._decoder = session._make_decoder()
+        session._terms, session._lock, session._decoder = terms, threading.Lock(), None
         return session
 
     def vectors(self, input_ids: Ids, attention_mask: Ids) -> list[SparseVector]:
@@ -61,9 +61,8 @@ class SplitSession(Session):
             raise ArtifactError(
                 f"{self.path}: its graph does not give finite {self._hidden} values a token; export it again"
             )
-        with self._lock:
-            decoder = self._decoder = self._decoder or self._make_decoder()
         lengths = attention_mask.sum(axis=1).tolist()
+        decoder = self._decoder_for(sum(lengths))
         vectors = [decoder.decode(activations[i, : lengths[i]], scale[i, 0, 0]) for i in range(batch)]
         if not all(np.isfinite(vector.values).all() for vector in vectors):
             raise ArtifactError(f"{self.path} gives weights that are not finite; use another precision")
@@ -79,10 +78,24 @@ class SplitSession(Session):
     def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
         return self.run(input_ids, attention_mask)
 
-    def _make_decoder(self) -> Decoder:
-        import numba
+    def _decoder_for(self, positions: int) -> Decoder:
+        """The decoder that so many positions are given to: made when it is first needed."""
+        decoder = self._decoder
+        if isinstance(decoder, KernelDecoder):
+            return decoder
+        count = len(self._rows.scale) if self._terms is None else len(self._terms)
+        numpy = jit.in_numpy(NumpyDecoder.nanoseconds(count, self._hidden, positions))
+        with self._lock:
+            if self._decoder is None or not (numpy or isinstance(self._decoder, KernelDecoder)):
+                self._decoder = self._make_decoder(numpy=numpy)
+            return self._decoder
 
-        if numba.config.DISABLE_JIT:  # the kernel is made of instructions and has no other form
+    def _make_decoder(self, *, numpy: bool) -> NumpyDecoder | KernelDecoder:
+        if not numpy:
+            import numba
+
+            numpy = bool(numba.config.DISABLE_JIT)  # the kernel is made of instructions and has no other form
+        if numpy:
             return NumpyDecoder(self._rows, self._terms, self._activation)
         return KernelDecoder(self._rows, self._terms, self._activation, self._pool, self.threads)
 

@@ -16,7 +16,8 @@ from ..artifact import is_pair
 from ..corpus import Document
 from ..errors import IndexFormatError, InputError, IntegrityError
 from ..manifest import check_hashes, check_sizes, read_manifest
-from ..scorer.search import AllowedUnits, SegmentScorer
+from ..scorer.either import Scorer
+from ..scorer.query import AllowedUnits
 from ..threads import resolve_threads
 from ..vectors import SparseVector
 from ..where import Predicate
@@ -40,7 +41,7 @@ class Index:
         self.path = path
         self.manifest = manifest
         self._segment = Segment(path, manifest, manifest.segments[0])
-        self._scorer = SegmentScorer(self._segment)
+        self._scorer = Scorer(self._segment)
         self._selector = Selector(self._segment.documents, self._segment.fields)
         self._latest_filter: tuple[npt.NDArray[np.bool_] | None, AllowedUnits | None] = (None, None)
 

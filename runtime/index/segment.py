@@ -14,6 +14,7 @@ from ..errors import IndexFormatError, IntegrityError
 from ..files import safe_join, sha256_file
 from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
 from ..scorer.arrays import I64, U8, U16, U32, U64
+from .checksum import checksum
 from .documents import DocumentReader
 from .fields import FieldReader
 from .layout import (
@@ -27,7 +28,6 @@ from .layout import (
     chunks,
     segment_arrays,
 )
-from .postings import checksum
 
 _SAME_ORDER = np.empty(0, np.uint32)
 _SAME_ORDER.flags.writeable = False  # as mapped arrays are: kernels are compiled once

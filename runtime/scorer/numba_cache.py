@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 import numba
 
 from ..errors import SpladeEdgeWarning
+from ..jit import on_compile
 
 F = TypeVar("F", bound=Callable[..., object])
 _warned = False
@@ -30,10 +31,6 @@ def kernel(function: F) -> F:
         cache.save_overload = _forgiving(cache.save_overload)
         cache.load_overload = _telling(cache.load_overload)
     return cast(F, dispatcher)
-
-
-# Called once, when a kernel is not in the cache and has to be compiled.
-on_compile: list[Callable[[], None]] = []
 
 
 def _telling(load: Callable[..., object]) -> Callable[..., object]:
