@@ -22,8 +22,9 @@ from .report import Report, add_report_arguments, publish, say
 
 Call = Callable[[str], object]
 _TEXTS = 12
+_ENGINES = {"onnx": "ONNX", "openvino": "OpenVINO", "kernel": "our kernels,"}
 _ST = "sentence-transformers"
-_SEARCH = "ONNX int8, our decoder, terms of the index"
+_SEARCH = "a search (terms of the index)"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,16 +103,17 @@ def _encoders(args: argparse.Namespace) -> tuple[dict[str, Call], list[str], Cal
     for path in artifacts:
         artifact = Encoder.open(path, "query", threads=1).artifact
         for variant in artifact.manifest.variants:
-            name = f"{ {'onnx': 'ONNX', 'openvino': 'OpenVINO'}[variant.backend] } {variant.precision}"
+            name = f"{_ENGINES[variant.backend]} {variant.precision}"
             if name in seen:
                 continue
             seen.add(name)
             whole = Encoder(artifact, msgspec.structs.replace(variant, decoder=None), threads=1)
             calls[name] = whole.encode_query
             if variant.decoder is not None:
-                calls[f"{name}, our decoder, all terms"] = Encoder(artifact, variant, threads=1).encode_query
-    if searcher.encoder.variant.decoder is not None:
-        calls[_SEARCH] = searcher.encode_for_search
+                ours = Encoder(artifact, variant, threads=1)
+                calls[f"{name}, our decoder, all terms"] = ours.encode_query
+                calls[f"{name}, our decoder, terms of the index"] = ours.restricted(searcher.index.terms).encode_query
+    calls[_SEARCH] = searcher.encode_for_search
     config = checkpoint.model.config
     sizes = {
         "layers": config.num_hidden_layers, "hidden": config.hidden_size,

@@ -1,7 +1,7 @@
 """From process start to the first answer: CPU time, wall time, peak memory, and which step takes them.
 
-The command ``splade-edge search`` is run as a user runs it, in fresh processes: as it pleases (a search of a small index
-is NumPy's), and with Numba's kernels, whose disk cache is filled (warm) or empty (cold). Then the same steps are timed
+The command ``splade-edge search`` is run as a user runs it, in fresh processes: as it pleases (with a small index that
+is in NumPy), and with Numba's kernels, whose disk cache is filled (warm) or empty (cold). Then the same steps are timed
 one by one. Files are in the system's page cache throughout.
 """
 
@@ -22,7 +22,7 @@ from .report import Report, add_report_arguments, publish, say
 _AS_IT_PLEASES, _WARM, _COLD = "as it pleases", "kernels, warm", "kernels, cold"
 # The command with kernels from the start.
 _KERNELS = "from splade_edge.runtime import jit; jit.use_kernels(); from splade_edge.runtime.cli.main import run; run()"
-_NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+_NAMES = {"kernel": "our kernels", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--query", default="which country rationed gasoline")
     parser.add_argument("--query-encoder", metavar="DIR", help="for an index without one")
-    parser.add_argument("--backend", default="onnx,openvino", metavar="LIST")
+    parser.add_argument("--backend", default="kernel,onnx,openvino", metavar="LIST")
     parser.add_argument(
         "--repeat", type=int, default=7, metavar="N", help="processes for each figure; medians are shown"
     )

@@ -50,8 +50,11 @@ Function = Literal[
     "quantize_dynamic",
     "compress_weights",
     "quantize_activations",
+    "write_kernel",
 ]
 AUTO = "auto"
+# Made for our own kernels beside the default of the ONNX backend, where they know the architecture.
+KERNEL = "kernel"
 _EVERY_POOLING: frozenset[str] = frozenset(get_args(Pooling))
 
 
@@ -119,6 +122,7 @@ RECIPES: tuple[Recipe, ...] = (
         "decoder-vnni", "quantize_dynamic", pools_first=False, reduce_range=False, operators=("MatMul",), leave_out=1.0
     ),
     _onnx("embeddings", "quantize_dynamic", pools_first=False, reduce_range=True, operators=("Gather",)),
+    _onnx("kernel", "write_kernel"),
     _openvino("weights", "compress_weights", mode="INT8_ASYM"),
     _openvino("activations", "quantize_activations", overflow_fix=True),
     _openvino("activations-vnni", "quantize_activations", overflow_fix=False),

@@ -37,3 +37,10 @@ def use_kernels() -> None:
     """
     global _left
     _left = -1.0
+
+
+def is_off() -> bool:
+    """Whether Numba is told not to compile (``NUMBA_DISABLE_JIT``)."""
+    import numba
+
+    return bool(numba.config.DISABLE_JIT)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import positive_int, positive_ints, positive_seconds
+from .command import BACKENDS, positive_int, positive_ints, positive_seconds
 from .console import cell, complain, json_line, new_console, new_table, write_out
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class BenchCommand:
         parser.add_argument(
             "--threads", type=positive_int, default=1, metavar="N", help="threads of an encoder while texts are timed"
         )
-        parser.add_argument("--backend", choices=("onnx", "openvino"), help="only this engine")
+        parser.add_argument("--backend", choices=BACKENDS, help="only this engine")
         parser.add_argument("--precision", choices=("fp32", "int8"), help="only this precision")
         parser.add_argument(
             "--query-encoder", metavar="DIR", help="for an index, another query encoder (default: the index's own)"

@@ -6,6 +6,8 @@ import argparse
 import re
 from typing import Protocol
 
+BACKENDS = ("kernel", "onnx", "openvino")
+
 
 class Command(Protocol):
     """A subcommand: built in, or the value of an entry point in the group ``splade_edge.commands``.
@@ -71,7 +73,9 @@ def byte_size(text: str) -> int:
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """``--backend``, ``--precision`` and ``--threads``."""
     parser.add_argument(
-        "--backend", choices=("onnx", "openvino"), help="engine that runs the encoder (default: onnx if exported)"
+        "--backend",
+        choices=BACKENDS,
+        help="engine that runs the encoder: ours (kernel), or another (default: the first of these that is exported)",
     )
     parser.add_argument("--precision", choices=("fp32", "int8"), help="encoder graph (default: int8 if exported)")
     parser.add_argument(

@@ -71,3 +71,8 @@ def _warn() -> None:
 def inline_kernel(function: F) -> F:
     """Like :func:`kernel`, for small helpers that kernels call: never cached by themselves."""
     return cast(F, numba.njit(nogil=True)(function))
+
+
+def vector_kernel(function: F) -> F:
+    """Like :func:`inline_kernel`, with divisions as NumPy's: one that may raise an error cannot be vectorized."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
