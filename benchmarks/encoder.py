@@ -2,7 +2,8 @@
 the decoder over the terms of the index alone.
 
 All in one process with one thread, in turns: each round takes every text through every encoder, starting with another
-one. A text's time is its minimum over the rounds, a figure the mean over texts. The bound is that of ``encoder_bound``.
+one. A text's time is the CPU time of the process, which has one thread: what else runs on the machine counts least then.
+It is the minimum over the rounds, a figure the mean over texts. The bound is that of ``encoder_bound``.
 """
 
 from __future__ import annotations
@@ -166,9 +167,9 @@ def _in_turns(
                 call = calls[name]
                 call(found[0])  # what the encoder before left in the caches is not this one's matter
                 for j, text in enumerate(found):
-                    start = time.perf_counter()
+                    start = time.process_time()
                     call(text)
-                    best[name][length][j] = min(best[name][length][j], time.perf_counter() - start)
+                    best[name][length][j] = min(best[name][length][j], time.process_time() - start)
     return {name: {n: float(1e3 * values.mean()) for n, values in by.items()} for name, by in best.items()}
 
 

@@ -6,6 +6,8 @@ Commands and answers are JSON, a line each, on standard input and output: ``{"do
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -15,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice, product
 from typing import Any
 
+from ..approximation import measure_approximation
 from ..encoder import Encoder
-from ..errors import SpladeEdgeError
+from ..errors import InputError, SpladeEdgeError
 from ..jit import use_kernels
 from ..searcher import Searcher
 from .machine import memory_mb
@@ -96,6 +99,18 @@ class Bench:
             tokens.append(len(tokenizer.encode(text).ids))
             terms.append(len(vector.indices))
         return {"encode": encode, "score": score, "read": read, "whole": whole, "tokens": tokens, "terms": terms}
+
+    def approximate(self, texts: list[str], k: int, shares: Sequence[float]) -> dict[str, Any]:
+        """Recall of approximate search with each share, and milliseconds of it and of exact search; none where no text
+        finds anything.
+        """
+        assert self._searcher is not None
+        queries = [self._searcher.encode_for_search(text) for text in texts]
+        found: dict[str, Any] = {}
+        with contextlib.suppress(InputError):
+            for share in shares:
+                found[str(share)] = dataclasses.asdict(measure_approximation(self._searcher.index, queries, k, share))
+        return found
 
     def serve(self, texts: list[str], k: int, clients: int, seconds: float) -> dict[str, Any]:
         """Queries answered from so many threads at once in about so many seconds."""

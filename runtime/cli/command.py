@@ -61,6 +61,11 @@ def share(text: str) -> float:
     return value
 
 
+def shares(text: str) -> list[float]:
+    """Numbers above 0, up to 1, separated by commas, each once, the largest first."""
+    return sorted({share(part.strip()) for part in text.split(",")}, reverse=True)
+
+
 def byte_size(text: str) -> int:
     """A size in bytes: ``512M``, ``2G``, ``65536``; K, M, G are powers of 1024."""
     match = re.fullmatch(r"([0-9]{1,15})([KMG]?)(i?B)?", text, re.IGNORECASE)

@@ -175,23 +175,23 @@ class Transformer:
             inner = multiply(gelu(multiply(values, *next(products))), *next(products))
             values = normalize(values + inner, self.norms[2 * layer + 2], epsilon)
         values = normalize(gelu(multiply(values, *next(products))), self.norms[-1], epsilon)
-        scale = np.maximum(np.abs(values).max(), SMALLEST) / LEVELS
-        return to_bytes(values, scale).astype(np.uint8), np.float32(scale)
+        largest = np.maximum(np.abs(values).max(), SMALLEST)
+        return to_bytes(values, LEVELS / largest).astype(np.uint8), np.float32(largest / LEVELS)
 
 
-def to_bytes(values: F32, scale: Any) -> F32:
-    """Whole numbers around 128 in units of ``scale``, as floats."""
-    rounded: F32 = (values / scale + ROUNDER) - ROUNDER + ZERO
+def to_bytes(values: F32, levels: Any) -> F32:
+    """Whole numbers around 128, so many ``levels`` a unit, as floats."""
+    rounded: F32 = (values * levels + ROUNDER) - ROUNDER + ZERO
     return rounded
 
 
 def multiply(values: F32, matrix: npt.NDArray[np.int8], scale: F32, bias: F32) -> F32:
     """``values`` ``[length, columns]``, quantized token by token, times int8 ``[rows, columns]``."""
-    token_scale = (np.maximum(np.abs(values).max(axis=1), SMALLEST) / LEVELS)[:, None]
+    largest = np.maximum(np.abs(values).max(axis=1, keepdims=True), SMALLEST)
     dtype = np.float32 if 127 * 128 * matrix.shape[1] < _EXACT else np.float64
-    signed = (to_bytes(values, token_scale) - ZERO).astype(dtype)
+    signed = (to_bytes(values, LEVELS / largest) - ZERO).astype(dtype)
     sums = (signed @ matrix.astype(dtype).T).astype(np.float32)
-    product: F32 = sums * (token_scale * scale) + bias
+    product: F32 = sums * (largest / LEVELS * scale) + bias
     return product
 
 
@@ -208,8 +208,8 @@ def normalize(values: F32, norm: F32, epsilon: np.float32) -> F32:
     """Layer normalization; ``norm``: gain and bias."""
     size = np.float32(values.shape[1])
     values = values - sum_of_rows(values) / size
-    deviation = np.sqrt(sum_of_rows(values * values) / size + epsilon)
-    normalized: F32 = values / deviation * norm[0] + norm[1]
+    factor = np.float32(1) / np.sqrt(sum_of_rows(values * values) / size + epsilon)
+    normalized: F32 = values * factor * norm[0] + norm[1]
     return normalized
 
 
@@ -256,5 +256,5 @@ def attend(mixed: F32, heads: int) -> F32:
     for j in range(length):
         total += weights[:, j]
         context += weights[:, j, :, None] * values[:, j, None, :]
-    context /= total[:, :, None]
+    context *= (np.float32(1) / total)[:, :, None]
     return np.ascontiguousarray(context.transpose(1, 0, 2)).reshape(length, hidden)

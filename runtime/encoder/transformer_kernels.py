@@ -41,18 +41,19 @@ def largest_magnitude(row: F32, lanes: F32) -> Any:
 
 
 @vector_kernel
-def to_bytes(row: F32, scale: Any, out: U8) -> None:
-    """Whole numbers around 128 in units of ``scale``."""
+def to_bytes(row: F32, levels: Any, out: U8) -> None:
+    """Whole numbers around 128, so many ``levels`` a unit."""
     for i in range(row.size):
-        out[i] = np.uint8(np.int32((row[i] / scale + ROUNDER) - ROUNDER + ZERO))
+        out[i] = np.uint8(np.int32((row[i] * levels + ROUNDER) - ROUNDER + ZERO))
 
 
 @vector_kernel
 def quantize(values: F32, out: U8, scales: F32, lanes: F32) -> None:
     """Each row of ``values`` as bytes around 128, and its scale."""
     for p in range(values.shape[0]):
-        scales[p] = max(largest_magnitude(values[p], lanes), SMALLEST) / LEVELS
-        to_bytes(values[p], scales[p], out[p])
+        largest = max(largest_magnitude(values[p], lanes), SMALLEST)
+        scales[p] = largest / LEVELS
+        to_bytes(values[p], LEVELS / largest, out[p])
 
 
 @vector_kernel
@@ -114,9 +115,9 @@ def normalize(row: F32, work: F32, gain: F32, bias: F32, epsilon: Any, lanes: F3
     for i in range(row.size):
         row[i] -= mean
         work[i] = row[i] * row[i]
-    deviation = np.sqrt(sum_of(work, lanes) / size + epsilon)
+    factor = ONE / np.sqrt(sum_of(work, lanes) / size + epsilon)
     for i in range(row.size):
-        row[i] = row[i] / deviation * gain[i] + bias[i]
+        row[i] = row[i] * factor * gain[i] + bias[i]
 
 
 @vector_kernel
@@ -198,9 +199,9 @@ def attend(mixed: F32, length: int, heads: int, out: F32, queries: F32, scores: 
                     all_out, i * hidden + at + d, hidden,
                 )  # fmt: skip
         for i in range(length):
-            context = out[i, at : at + width]
+            context, share = out[i, at : at + width], ONE / total[i]
             for d in range(width):
-                context[d] /= total[i]
+                context[d] *= share
 
 
 @vector_kernel
@@ -274,7 +275,6 @@ def encode(
         gelu(result[p])
         normalize(result[p], work, norms[2 * layers + 1, 0], norms[2 * layers + 1, 1], epsilon, lanes)
         largest = max(largest, largest_magnitude(result[p], lanes))
-    text_scale = largest / LEVELS
     for p in range(length):
-        to_bytes(result[p], text_scale, activations[p])
-    return text_scale
+        to_bytes(result[p], LEVELS / largest, activations[p])
+    return largest / LEVELS
