@@ -41,7 +41,7 @@ def main() -> None:
     steps = _Steps()
     engine = {"onnx": "onnxruntime"}.get(args.backend, args.backend)
     for module in ("numpy", "numba", "tokenizers", engine):
-        if module != "numba" or args.kernels:
+        if module != "kernel" and (module != "numba" or args.kernels):  # "kernel" is no engine
             importlib.import_module(module)
         steps.done(f"import {module if module != engine else 'engine'}")
     from splade_edge.runtime.artifact import open_artifact

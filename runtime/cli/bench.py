@@ -153,7 +153,8 @@ def _bench_index(path: Path, args: argparse.Namespace) -> tuple[IndexReport, str
         report = measure_index(
             path, queries, ks=args.k or DEFAULT_KS, clients=args.clients or _doubling(available_cpus()),
             threads=args.threads, seconds=args.seconds, shares=args.approximate or DEFAULT_SHARES,
-            query_encoder=args.query_encoder, backend=args.backend, precision=args.precision, report=stack.enter_context(Steps()).say,
+            query_encoder=args.query_encoder, backend=args.backend, precision=args.precision,
+            report=stack.enter_context(Steps()).say,
         )  # fmt: skip
     return report, note
 
