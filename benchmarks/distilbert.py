@@ -1,6 +1,7 @@
 """A DistilBERT with random weights, as a query encoder and as a document encoder: PyTorch, ONNX Runtime, our kernels.
 
-All in one process with one thread, in turns; a figure is the least CPU time of a text of so many tokens over the rounds.
+All in one process with one thread, in turns; a figure is the least CPU time over the rounds, of a text of so many
+tokens.
 """
 
 from __future__ import annotations

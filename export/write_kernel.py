@@ -102,7 +102,9 @@ def obstacle(checkpoint: Checkpoint, largest: int | None = None) -> str:
         return f"our kernels pool by the maximum, not by {checkpoint.pooling}"
     if getattr(config, names.activation) != "gelu":
         return f"our kernels compute gelu, not {getattr(config, names.activation)}"
-    if getattr(config, "position_embedding_type", None) not in (None, "absolute") or getattr(config, "is_decoder", 0):
+    if getattr(config, "position_embedding_type", None) not in (None, "absolute") or getattr(
+        config, "is_decoder", False
+    ):
         return "our kernels add absolute positions and look both ways"
     part = _part(model, names)
     if largest is not None and part.hidden > largest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from .. import jit
 from ..artifact import TransformerPart
+from ..errors import ArtifactError
 from .backends import Ids
 from .split import Activated, DecodingSession
 from .transformer import Transformer
@@ -30,20 +32,23 @@ class TransformerSession(DecodingSession):
         numpy = jit.in_numpy(sum(map(self._transformer.nanoseconds, lengths))) or jit.is_off()
         encode = self._in_numpy if numpy else self._in_kernel
         texts = [row[:length] for row, length in zip(input_ids, lengths, strict=True)]
-        if self._pool is None or len(texts) == 1:
-            return list(map(encode, texts))
-        return list(self._pool.map(encode, texts))
+        each = map if self._pool is None or len(texts) == 1 else self._pool.map
+        found = list(each(encode, texts))
+        if not all(math.isfinite(scale) for _, scale in found):
+            raise ArtifactError(f"{self.path} gives activations that are not finite; use another backend")
+        return found
 
     def _in_numpy(self, ids: Ids) -> Activated:
         return self._transformer.encode(self._transformer.embed(ids, 0))
 
     def _in_kernel(self, ids: Ids) -> Activated:
-        from . import transformer_kernels as kernels
+        from .products import TILES
+        from .transformer_kernels import encode
 
         t, part = self._transformer, self._transformer.part
-        room = max(ids.size, next((size for size in kernels.TILES if size >= ids.size), ids.size))
+        room = max(ids.size, next((size for size in TILES if size >= ids.size), ids.size))
         activations = np.empty((ids.size, part.hidden), np.uint8)
-        scale = kernels.encode(
+        scale = encode(
             t.embed(ids, room), ids.size, part.layers, part.heads, part.inner, self._epsilon, t.rows, t.offset,
             t.scale, t.bias, t.norms, activations,
         )  # fmt: skip

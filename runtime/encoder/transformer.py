@@ -189,8 +189,9 @@ def multiply(values: F32, matrix: npt.NDArray[np.int8], scale: F32, bias: F32) -
     """``values`` ``[length, columns]``, quantized token by token, times int8 ``[rows, columns]``."""
     largest = np.maximum(np.abs(values).max(axis=1, keepdims=True), SMALLEST)
     dtype = np.float32 if 127 * 128 * matrix.shape[1] < _EXACT else np.float64
-    signed = (to_bytes(values, LEVELS / largest) - ZERO).astype(dtype)
-    sums = (signed @ matrix.astype(dtype).T).astype(np.float32)
+    signed: npt.NDArray[Any] = (to_bytes(values, LEVELS / largest) - ZERO).astype(dtype)
+    widened: npt.NDArray[Any] = matrix.astype(dtype)
+    sums = (signed @ widened.T).astype(np.float32)
     product: F32 = sums * (largest / LEVELS * scale) + bias
     return product
 
