@@ -162,4 +162,6 @@ def test_an_empty_query_and_an_empty_index(tmp_path: Path) -> None:
     with numpy_alone():
         for some, terms in ((index, []), (empty, [0, 4])):
             ordinals, scores = some.search_vectors(terms, [1.0] * len(terms))
-            assert (ordinals.dtype, scores.dtype, ordinals.size, scores.size) == (np.uint32, np.float64, 0, 0)
+            assert ordinals.dtype == np.dtype(np.uint32)
+            assert scores.dtype == np.dtype(np.float64)
+            assert ordinals.size == scores.size == 0
