@@ -26,6 +26,9 @@ ones where activations are quantized too, so that x86 without VNNI does not satu
     openvino activations-half-vnni    .99849  20.6    30.1
     openvino activations-decoder-vnni .99841  22.5    34.1
 
+``kernel`` is no graph: the encoder in int8 for our own kernels (:mod:`write_kernel`), which is as near as ``rows-vnni``
+and right on every CPU. Small query encoders get it beside the default.
+
 No recipe is right for every checkpoint: what costs nothing on a small encoder ruins a large one. The defaults,
 ``vocabulary`` and ``weights``, keep the encoder's activations in float32 and are right on every CPU; ``--recipe auto``
 tries all on the checkpoint at hand (:mod:`choose`).
