@@ -32,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_report_arguments(parser)
     args = parser.parse_args(argv)
     from splade_edge.runtime.index import Index
+    from splade_edge.runtime.jit import use_kernels
     from splade_edge.runtime.scorer import kernels
 
+    use_kernels()
     index, collection = Index.open(args.index), Collection(args.collection)
     report = Report(
         "What bounds a search", ["queries", ">k", "way", ">KB", ">read ms", ">GB/s", ">search ms", ">search / read"]
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 (kernels.BY_CHUNKS, "visits", read_by_visits),
                 (kernels.BY_POSTINGS, "scan", read_by_scan),
             ):
-                index._scorer.way = way
+                index._scorer.by_kernels.way = way
                 parts = [bytes_of(index, query) for query in queries]
                 size = float(np.mean([sum(a.nbytes for a in part) for part in parts]))
                 read = _mean_seconds([_reading(part) for part in parts])

@@ -84,7 +84,9 @@ class SpladeEdge(Engine):
 
     def open(self, directory: Path) -> None:
         from splade_edge.runtime.index import Index
+        from splade_edge.runtime.jit import use_kernels
 
+        use_kernels()
         self._index = Index.open(directory / "index")
 
     def search(self, query: Query, k: int) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.writer import IndexWriter
+from splade_edge.runtime.jit import use_kernels
 from splade_edge.runtime.vectors import SparseBatch
 
 from .processes import measure, module
@@ -126,6 +127,7 @@ def _answer(path: Path, where: str, repeat: int) -> dict[str, Any]:
 
 def _search(args: argparse.Namespace, collection: Collection, filters: list[str]) -> list[dict[str, Any]]:
     """Mean over queries of each query's fastest of three searches, the filters in turns."""
+    use_kernels()
     index = Index.open(args.work / "index")
     masks = {"none": None, **{where: index.select(where).allowed for where in filters}}
     found = []

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from splade_edge.runtime.artifact import Variant, open_artifact
+from splade_edge.runtime.artifact import Artifact, Variant, open_artifact
 from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.writer import IndexWriter
@@ -101,14 +101,15 @@ def run_set(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:
 
 def system_name(variant: Variant) -> str:
     """``ONNX int8 (dynamic)``: as the tables name a graph."""
-    engine = {"onnx": "ONNX", "openvino": "OpenVINO"}[variant.backend]
+    engine = {"onnx": "ONNX", "openvino": "OpenVINO", "kernel": "ours,"}[variant.backend]
     recipe = f" ({variant.recipe})" if variant.recipe else ""
     return f"{engine} {variant.precision}{recipe}"
 
 
 def variants_of(pair: str, wanted: str) -> list[Variant]:
-    """The document graphs to run, fp32 before int8. The query side is run with the same backend and precision."""
-    found = open_artifact(pair, "document").manifest.variants
+    """The graphs to run, fp32 before int8. A side that has no such graph is run with its default of that precision."""
+    of_sides = (open_artifact(pair, side).manifest.variants for side in ("document", "query"))
+    found = list({(v.backend, v.precision): v for variants in of_sides for v in reversed(variants)}.values())
     names = wanted.split(",") if wanted else [f"{v.backend}-{v.precision}" for v in found]
     return [v for v in sorted(found, key=lambda v: (v.precision, v.backend)) if f"{v.backend}-{v.precision}" in names]
 
@@ -162,15 +163,14 @@ def run_teacher(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outco
 
 def run_variant(data: RetrievalSet, variant: Variant, args: argparse.Namespace) -> Outcome:
     """One exported graph, end to end: texts to an index directory, queries to document ids."""
-    encoder = CachedEncoder(open_artifact(args.pair, "document"), variant, args.threads, args.work)
+    documents = open_artifact(args.pair, "document")
+    encoder = CachedEncoder(documents, _alike(documents, variant), args.threads, args.work)
     args.work.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="index-", dir=args.work))
     try:
         manifest = build_index(place / "index", data.documents, encoder, open_artifact(args.pair, "query"))
         carried = open_artifact(place / "index" / str(manifest.query_encoder))
-        query_encoder = CachedEncoder(
-            carried, carried.variant(variant.backend, variant.precision), args.threads, args.work
-        )
+        query_encoder = CachedEncoder(carried, _alike(carried, variant), args.threads, args.work)
         searcher = Searcher(Index.open(place / "index"), query_encoder, args.threads)
         texts = [query.text for query in data.queries]
         ranks = [[hit.id for hit in hits] for hits in searcher.search_many(texts, DEPTH)]
@@ -194,6 +194,12 @@ def idle_weight(vectors: SparseBatch, tokenizer: Path) -> float:
     size = 1 + max(int(vectors.indices.max(initial=0)), *opened.get_vocab().values())
     idle = silent_terms(opened, ["special", "stop words", "punctuation"], size)
     return float(vectors.values[idle[vectors.indices]].sum(dtype=np.float64) / vectors.values.sum(dtype=np.float64))
+
+
+def _alike(artifact: Artifact, variant: Variant) -> Variant:
+    """The artifact's graph of the same backend and precision, or else its default of the precision."""
+    same = [v for v in artifact.manifest.variants if (v.backend, v.precision) == (variant.backend, variant.precision)]
+    return artifact.variant(variant.backend if same else None, variant.precision)
 
 
 def summarise(data: RetrievalSet, outcomes: dict[str, Outcome]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """From process start to the first answer: CPU time, wall time, peak memory, and which step takes them.
 
-The command ``splade-edge search`` is run as a user runs it, in fresh processes, with Numba's disk cache empty (cold)
-and filled (warm); then the same steps are timed one by one. Files are in the system's page cache throughout.
+The command ``splade-edge search`` is run as a user runs it, in fresh processes: as it pleases (with a small index that
+is in NumPy), and with Numba's kernels, whose disk cache is filled (warm) or empty (cold). Then the same steps are timed
+one by one. Files are in the system's page cache throughout.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import Any
 from .processes import ChildError, Usage, measure, module
 from .report import Report, add_report_arguments, publish, say
 
-_CACHES = ("warm", "cold")
-_NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+_AS_IT_PLEASES, _WARM, _COLD = "as it pleases", "kernels, warm", "kernels, cold"
+# The command with kernels from the start.
+_KERNELS = "from splade_edge.runtime import jit; jit.use_kernels(); from splade_edge.runtime.cli.main import run; run()"
+_NAMES = {"kernel": "our kernels", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,19 +36,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--query", default="which country rationed gasoline")
     parser.add_argument("--query-encoder", metavar="DIR", help="for an index without one")
-    parser.add_argument("--backend", default="onnx,openvino", metavar="LIST")
+    parser.add_argument("--backend", default="kernel,onnx,openvino", metavar="LIST")
     parser.add_argument(
         "--repeat", type=int, default=7, metavar="N", help="processes for each figure; medians are shown"
+    )
+    parser.add_argument(
+        "--cold", type=int, default=1, metavar="N", help="processes that compile all kernels, some 10 s each; 0: none"
     )
     parser.add_argument("--cpu", type=int, metavar="N", help="pin to this core (default: not pinned)")
     add_report_arguments(parser)
     args = parser.parse_args(argv)
     notes, results = [], {}
     for backend in args.backend.split(","):
-        for cache in _CACHES:
-            say(f"{backend}, {cache} cache")
+        for way in (_AS_IT_PLEASES, _WARM, *([_COLD] if args.cold else [])):
+            say(f"{backend}, {way}")
             try:
-                results[f"{backend} {cache}"] = _run(args, backend, cache)
+                results[f"{backend}: {way}"] = _run(args, backend, way)
             except ChildError as error:
                 notes.append(f"{_NAMES[backend]} is left out: {error}")
                 break
@@ -56,18 +62,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     publish(args, "startup", [totals, steps], results)
 
 
-def _run(args: argparse.Namespace, backend: str, cache: str) -> dict[str, Any]:
+def _run(args: argparse.Namespace, backend: str, way: str) -> dict[str, Any]:
     extra = ["--backend", backend] + (["--query-encoder", args.query_encoder] if args.query_encoder else [])
-    search = [args.python, "-m", "splade_edge.runtime.cli.main", "search", args.index, args.query, *extra]
-    stages = [args.python, *module("startup_stages", args.index, args.query, *extra)[1:]]
+    program = ["-m", "splade_edge.runtime.cli.main"] if way == _AS_IT_PLEASES else ["-c", _KERNELS]
+    search = [args.python, *program, "search", args.index, args.query, *extra]
+    flag = [] if way == _AS_IT_PLEASES else ["--kernels"]
+    stages = [args.python, *module("startup_stages", args.index, args.query, *flag, *extra)[1:]]
     with ExitStack() as stack:
 
         def place() -> str:
             return stack.enter_context(tempfile.TemporaryDirectory())
 
         shared = place()
-        whole = _repeat(search, args, lambda: shared if cache == "warm" else place(), warm_up=cache == "warm")
-        parts = _repeat(stages, args, lambda: shared if cache == "warm" else place(), warm_up=cache == "warm")
+        whole = _repeat(search, args, place if way == _COLD else lambda: shared, way)
+        parts = [] if way == _COLD else _repeat(stages, args, lambda: shared, way)
     runs = [json.loads(usage.output.splitlines()[-1]) for usage in parts]
     steps = [
         {"step": rows[0]["step"], **{x: statistics.median(r[x] for r in rows) for x in ("cpu", "wall", "resident_mb")}}
@@ -77,29 +85,28 @@ def _run(args: argparse.Namespace, backend: str, cache: str) -> dict[str, Any]:
         **{x: statistics.median(getattr(usage, x) for usage in whole) for x in ("cpu", "wall", "peak_mb")},
         "cpu_range": [min(u.cpu for u in whole), max(u.cpu for u in whole)],
         "steps": steps,
-        "versions": runs[0]["versions"],
+        "versions": runs[0]["versions"] if runs else {},
     }
 
 
-def _repeat(
-    command: Sequence[str], args: argparse.Namespace, cache: Callable[[], str], *, warm_up: bool
-) -> list[Usage]:
-    if warm_up:
+def _repeat(command: Sequence[str], args: argparse.Namespace, cache: Callable[[], str], way: str) -> list[Usage]:
+    if way != _COLD:  # a run that fills the cache
         measure(command, cpu=args.cpu, env={"NUMBA_CACHE_DIR": cache()})
-    return [measure(command, cpu=args.cpu, env={"NUMBA_CACHE_DIR": cache()}) for _ in range(args.repeat)]
+    times = args.cold if way == _COLD else args.repeat
+    return [measure(command, cpu=args.cpu, env={"NUMBA_CACHE_DIR": cache()}) for _ in range(times)]
 
 
 def _totals(results: dict[str, dict[str, Any]]) -> Report:
     table = Report(
         "splade-edge search: process start to exit, one query",
-        ["engine", "kernel cache", ">CPU s", ">lowest–highest", ">wall s", ">peak MB"],
+        ["engine", "scorer and decoder", ">CPU s", ">lowest–highest", ">wall s", ">peak MB"],
     )
     for key, result in results.items():
-        backend, cache = key.split()
+        backend, way = key.split(": ")
         low, high = result["cpu_range"]
         table.rows.append(
             [
-                _NAMES[backend], cache, f"{result['cpu']:.2f}", f"{low:.2f}–{high:.2f}", f"{result['wall']:.2f}",
+                _NAMES[backend], way, f"{result['cpu']:.2f}", f"{low:.2f}–{high:.2f}", f"{result['wall']:.2f}",
                 f"{result['peak_mb']:.0f}",
             ]
         )  # fmt: skip
@@ -109,9 +116,9 @@ def _totals(results: dict[str, dict[str, Any]]) -> Report:
 def _steps(results: dict[str, dict[str, Any]]) -> Report:
     table = Report(
         "The same, step by step: CPU ms / resident MB after the step",
-        ["step", *(f">{_NAMES[key.split()[0]]}, {key.split()[1]}" for key in results)],
+        ["step", *(f">{_NAMES[key.split(': ')[0]]}, {key.split(': ')[1]}" for key in results if _COLD not in key)],
     )
-    columns = [result["steps"] for result in results.values()]
+    columns = [result["steps"] for key, result in results.items() if _COLD not in key]
     for rows in zip(*columns, strict=True):
         table.rows.append([rows[0]["step"], *(f"{1e3 * row['cpu']:.1f} / {row['resident_mb']:.0f}" for row in rows)])
     totals = [sum(row["cpu"] for row in steps) * 1e3 for steps in columns]

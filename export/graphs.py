@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,10 +27,11 @@ from .split_decoder import split_decoder
 from .texts import SampleTexts
 from .to_onnx import write_onnx
 from .to_openvino import read_openvino, write_openvino
+from .write_kernel import write_kernel
 
-_SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
+_SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "kernel": ".bin"}
 _TABLE = "table.f32"
-FUNCTIONS: Mapping[Function, Callable[..., None]] = {
+FUNCTIONS: Mapping[Function, Callable[..., Any]] = {
     "quantize_vocabulary": quantize_vocabulary,
     "quantize_rows": quantize_rows,
     "quantize_blocks": quantize_blocks,
@@ -37,6 +39,7 @@ FUNCTIONS: Mapping[Function, Callable[..., None]] = {
     "quantize_dynamic": quantize_dynamic,
     "compress_weights": compress_weights,
     "quantize_activations": quantize_activations,
+    "write_kernel": write_kernel,
 }
 
 
@@ -44,7 +47,7 @@ def trace(checkpoint: Checkpoint, path: Path, calibration: SampleTexts) -> Quant
     """Write the float32 ONNX graph of an encoder, from which all others are made. Raises ExportError."""
     path.parent.mkdir(exist_ok=True)
     write_onnx(pooled_graph(checkpoint), SpladeExporterConfig(checkpoint.model.config), path)
-    return QuantizationSource(path, calibration_inputs(checkpoint, calibration))
+    return QuantizationSource(path, calibration_inputs(checkpoint, calibration), checkpoint)
 
 
 def write_fp32(source: QuantizationSource, directory: Path, backend: Backend) -> Variant:
@@ -64,12 +67,14 @@ def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name
 
     Raises ExportError if this graph cannot be quantized so.
     """
-    path = f"{recipe.backend}/{name or _int8_name(recipe)}{_SUFFIX[recipe.backend]}"
+    form = _form(recipe)
+    path = f"{form}/{name or _int8_name(recipe)}{_SUFFIX[form]}"
     target = directory / path
     target.parent.mkdir(exist_ok=True)
     try:
-        FUNCTIONS[recipe.function](source, target, **recipe.options)
-        halve_weights(target)
+        described = FUNCTIONS[recipe.function](source, target, **recipe.options)
+        if form != "kernel":
+            halve_weights(target)
     except (SpladeEdgeError, OSError, MemoryError):
         raise
     except Exception as error:  # the quantizers of three libraries, each with errors of its own
@@ -78,13 +83,16 @@ def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name
             f"the recipe {recipe.name!r} does not quantize this architecture for {recipe.backend} "
             f"({type(error).__name__}: {reason}); choose another --recipe"
         ) from error
-    variant = Variant(recipe.backend, "int8", path, recipe.name, recipe.isa, recipe.batch_invariant)
+    variant = Variant(form, "int8", path, recipe.name, recipe.isa, recipe.batch_invariant)
+    if form == "kernel":
+        return msgspec.structs.replace(variant, transformer=described)
     return split_decoder(directory, variant)
 
 
 def adopt(variant: Variant, recipe: Recipe, origin: Path, directory: Path) -> Variant:
     """Move a quantized graph that was made in ``origin`` to where :func:`write_int8` would have written it."""
-    path = f"{recipe.backend}/{_int8_name(recipe)}{_SUFFIX[recipe.backend]}"
+    form = _form(recipe)
+    path = f"{form}/{_int8_name(recipe)}{_SUFFIX[form]}"
     adopted = msgspec.structs.replace(variant, path=path)
     for old, new in zip(variant_files(variant), variant_files(adopted), strict=True):
         (directory / new).parent.mkdir(exist_ok=True)
@@ -108,6 +116,10 @@ def calibration_inputs(checkpoint: Checkpoint, texts: SampleTexts) -> list[Input
         if ids:
             inputs.append({"input_ids": np.array([ids], np.int64), "attention_mask": np.ones((1, len(ids)), np.int64)})
     return inputs
+
+
+def _form(recipe: Recipe) -> Backend:
+    return "kernel" if recipe.function == "write_kernel" else recipe.backend
 
 
 def _int8_name(recipe: Recipe) -> str:

@@ -47,11 +47,12 @@ from .parity import (
     measure,
     reference_vectors,
 )
-from .recipes import AUTO, choose_recipe
+from .recipes import AUTO, KERNEL, choose_recipe, recipe_named
 from .request import ExportRequest
 from .retrieval import RetrievalSet
 from .source import QuantizationSource
 from .texts import SampleTexts
+from .write_kernel import LARGEST, obstacle
 
 Run = Callable[[str, Callable[[], Any]], Any]
 _LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
@@ -144,8 +145,14 @@ class Job:
                 if draft.source is not None:
                     pooling, asked = draft.checkpoint.pooling, self.request.recipes.get(backend)
                     recipe = choose_recipe(backend, pooling, asked)
-                    what = f"{draft.checkpoint.role}: {backend} int8 ({recipe.name})"
-                    draft.variants.append(self.run(what, partial(write_int8, recipe, draft.source, draft.directory)))
+                    recipes = [recipe]
+                    if backend == "onnx" and asked is None and _is_for_kernels(draft.checkpoint):
+                        recipes.append(recipe_named("onnx", KERNEL))
+                    for chosen in recipes:
+                        what = f"{draft.checkpoint.role}: {backend} int8 ({chosen.name})"
+                        draft.variants.append(
+                            self.run(what, partial(write_int8, chosen, draft.source, draft.directory))
+                        )
         return chooser.choice() if chooser else None
 
     def _search(self, chooser: Chooser, backend: Backend, drafts: list[Draft], work: Path) -> None:
@@ -216,8 +223,19 @@ class Job:
 
     def _keeps(self, variant: Variant, made: list[Variant]) -> bool:
         """Whether a graph is part of the artifact, or was made for the comparison and for the int8 graph only."""
-        quantized = any(other.backend == variant.backend and other.precision == "int8" for other in made)
+        # What our kernels run was made with the ONNX graph's help.
+        stands_for = {"onnx": ("onnx", "kernel")}.get(variant.backend, (variant.backend,))
+        quantized = any(other.backend in stands_for and other.precision == "int8" for other in made)
         return self.request.fp32 or variant.precision == "int8" or not quantized
+
+
+def _is_for_kernels(checkpoint: Checkpoint) -> bool:
+    """Whether an encoder gets a form for our kernels without being asked: a small one for queries.
+
+    There int8 costs nothing that can be measured, and each search gains. Larger ones are ``--recipe auto``'s to judge.
+    """
+    small = checkpoint.role == "query" and checkpoint.model is not None
+    return small and not obstacle(checkpoint, LARGEST)
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill, indent
-from typing import get_args
 
 from ..models.custom_family import EXAMPLE
 from ..models.families import FAMILIES
@@ -36,7 +35,7 @@ families:
 
 a family file (my.toml):
 {family_file}"""
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
+BACKENDS: tuple[Backend, ...] = ("onnx", "openvino")
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

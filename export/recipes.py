@@ -26,6 +26,9 @@ ones where activations are quantized too, so that x86 without VNNI does not satu
     openvino activations-half-vnni    .99849  20.6    30.1
     openvino activations-decoder-vnni .99841  22.5    34.1
 
+``kernel`` is no graph: the encoder in int8 for our own kernels (:mod:`write_kernel`), which is as near as ``rows-vnni``
+and right on every CPU. Small query encoders get it beside the default.
+
 No recipe is right for every checkpoint: what costs nothing on a small encoder ruins a large one. The defaults,
 ``vocabulary`` and ``weights``, keep the encoder's activations in float32 and are right on every CPU; ``--recipe auto``
 tries all on the checkpoint at hand (:mod:`choose`).
@@ -50,8 +53,11 @@ Function = Literal[
     "quantize_dynamic",
     "compress_weights",
     "quantize_activations",
+    "write_kernel",
 ]
 AUTO = "auto"
+# Made for our own kernels beside the default of the ONNX backend, where they know the architecture.
+KERNEL = "kernel"
 _EVERY_POOLING: frozenset[str] = frozenset(get_args(Pooling))
 
 
@@ -119,6 +125,7 @@ RECIPES: tuple[Recipe, ...] = (
         "decoder-vnni", "quantize_dynamic", pools_first=False, reduce_range=False, operators=("MatMul",), leave_out=1.0
     ),
     _onnx("embeddings", "quantize_dynamic", pools_first=False, reduce_range=True, operators=("Gather",)),
+    _onnx("kernel", "write_kernel"),
     _openvino("weights", "compress_weights", mode="INT8_ASYM"),
     _openvino("activations", "quantize_activations", overflow_fix=True),
     _openvino("activations-vnni", "quantize_activations", overflow_fix=False),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from ..models.checkpoint import Checkpoint
 from ..runtime.artifact import OUTPUT_NAME
 from ..runtime.telemetry import no_telemetry
 
@@ -32,11 +33,12 @@ class Statistics:
 
 
 class QuantizationSource:
-    """The float32 ONNX graph at ``path`` and its calibration ``inputs``."""
+    """The float32 ONNX graph at ``path``, its calibration ``inputs``, and the ``checkpoint`` it was traced from."""
 
-    def __init__(self, path: Path, inputs: Sequence[Inputs]) -> None:
+    def __init__(self, path: Path, inputs: Sequence[Inputs], checkpoint: Checkpoint | None = None) -> None:
         self.path = path
         self.inputs = inputs
+        self.checkpoint = checkpoint
 
     @cached_property
     def products(self) -> list[str]:

@@ -57,7 +57,7 @@ def encoder_cache(directory: Path, encoder: Encoder) -> VectorCache:
     """The cache of one encoder's vectors."""
     artifact, variant = encoder.artifact, encoder.variant
     manifest = artifact.manifest
-    engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy"}[variant.backend]
+    engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy", "kernel": "numpy"}[variant.backend]
     key = [
         *(sha256_file(artifact.file(name)) for name in (*variant_files(variant), "tokenizer.json")),
         f"{manifest.kind} {manifest.max_length} {manifest.dropped_terms} {variant.batch_invariant}",

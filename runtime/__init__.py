@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .index import Index
     from .index.transaction import Commit
     from .indexing import build_index
+    from .jit import use_kernels
     from .lines import BadLines
     from .passages import Passages
     from .searcher import Explanation, Hit, Searcher
@@ -66,6 +67,7 @@ _HOMES = {
     "measure_approximation": "approximation",
     "open_artifact": "artifact",
     "read_corpus": "corpus",
+    "use_kernels": "jit",
 }
 
 __all__ = [
@@ -100,6 +102,7 @@ __all__ = [
     "measure_approximation",
     "open_artifact",
     "read_corpus",
+    "use_kernels",
 ]
 
 

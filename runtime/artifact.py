@@ -3,6 +3,7 @@
     DIR/splade_edge.json      manifest (ArtifactManifest)
     DIR/tokenizer.json        Hugging Face ``tokenizers`` file
     DIR/onnx/…  DIR/openvino/…   one pooled graph per (backend, precision)
+    DIR/kernel/int8.bin       an encoder for our own kernels
     DIR/table.f32             instead of graphs, where a text's weights are looked up (float32 [vocab])
     DIR/parity.json  DIR/README.md   the proof against PyTorch, and the model card
 
@@ -30,16 +31,17 @@ from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_man
 MANIFEST_NAME = "splade_edge.json"
 ARTIFACT_FORMAT = "splade-edge-artifact"
 PAIR_FORMAT = "splade-edge-pair"
-VERSION = 3  # 3 added decoders beside graphs, 2 `kind` and tables; 1 had encoders only
+VERSION = 4  # 4 added encoders for our own kernels, 3 decoders beside graphs, 2 `kind` and tables
 
 Role = Literal["query", "document", "both"]
 Side = Literal["query", "document"]
-Backend = Literal["onnx", "openvino"]
-Form = Literal["onnx", "openvino", "table"]
+Backend = Literal["onnx", "openvino", "kernel"]
+Form = Literal["onnx", "openvino", "kernel", "table"]
 # How a text becomes a vector. All but "encoder" give weight to the text's own terms alone: what the graph gives them
 # ("masked encoder"), a stored weight ("look-up"), or 1 ("bag of words").
 Kind = Literal["encoder", "masked encoder", "look-up", "bag of words"]
 Precision = Literal["fp32", "int8"]
+_PREFERRED: tuple[Form, ...] = ("table", "kernel", "onnx", "openvino")
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "weights"
 BODY_OUTPUT_NAMES = ("activations", "activation_scale")
@@ -62,13 +64,29 @@ class DecoderPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bias: int
 
 
+class TransformerPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sizes of an encoder that runs in our own kernels: a BERT with its masked-language-model head.
+
+    ``inner`` is the width between the two products of the feed-forward part, ``positions`` the longest text; ``tied``:
+    the word embeddings are the decoder's rows. The file is laid out by :mod:`splade_edge.runtime.encoder.transformer`.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    inner: int
+    positions: int
+    epsilon: float
+    tied: bool
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One exported graph, or the table in its place.
 
     ``path`` is the file to load; ``recipe`` names how it was quantized ("" for fp32); ``isa`` the CPUs it is right on
     ("any", or "vnni": x86 with VNNI, and every other architecture); ``batch_invariant`` is false where a text's vector
     would depend on its batch neighbours, so that the runtime encodes one text at a time; ``decoder`` is where
-    its vocabulary decoder lies, for graphs that can go without.
+    its vocabulary decoder lies, for graphs that can go without; ``transformer`` describes an encoder of form "kernel".
     """
 
     backend: Form
@@ -78,6 +96,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     isa: str
     batch_invariant: bool
     decoder: DecoderPart | None = None
+    transformer: TransformerPart | None = None
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,7 +152,8 @@ class Artifact:
         return self.manifest.role in (side, "both")
 
     def variant(self, backend: Form | None = None, precision: Precision | None = None) -> Variant:
-        """The graph to run: as asked, else ONNX before OpenVINO and int8 before fp32. A table fits any question.
+        """The graph to run: as asked, else our kernels before ONNX before OpenVINO, and int8 before fp32. A table fits
+        any question.
 
         Of graphs that differ in ``isa`` alone, this CPU decides; one that it computes wrongly is taken only if there is
         no other. Raises ArtifactError that lists what there is.
@@ -148,7 +168,7 @@ class Artifact:
             want = " ".join(x for x in (backend, precision) if x)
             raise ArtifactError(f"{self.path} has no {want} graph (it has: {have}); export it, or choose one of these")
         runnable = [v for v in found if supports(v.isa)] or found
-        return min(runnable, key=lambda v: (v.backend != "onnx", v.precision != "int8", v.isa == "any"))
+        return min(runnable, key=lambda v: (_PREFERRED.index(v.backend), v.precision != "int8", v.isa == "any"))
 
     def file(self, relative: str) -> Path:
         """Absolute path of a file of this artifact."""

@@ -72,14 +72,14 @@ def vocabulary(architecture: str) -> int:
     return len(tokenizer(architecture)) + (3 if architecture == "modernbert" else 0)
 
 
-def config(architecture: str, *, tied: bool = True) -> Any:
+def config(architecture: str, *, tied: bool = True, intermediate: int = SIZE["intermediate"]) -> Any:
     """The configuration of a tiny ``bert``, ``distilbert``, ``roberta`` or ``modernbert`` model."""
     common = {"vocab_size": vocabulary(architecture), "tie_word_embeddings": tied}
     bert = {
         "hidden_size": SIZE["hidden"],
         "num_hidden_layers": SIZE["layers"],
         "num_attention_heads": SIZE["heads"],
-        "intermediate_size": SIZE["intermediate"],
+        "intermediate_size": intermediate,
     }
     if architecture == "bert":
         return transformers.BertConfig(**common, **bert, max_position_embeddings=SIZE["positions"])
@@ -103,7 +103,7 @@ def config(architecture: str, *, tied: bool = True) -> Any:
         dim=SIZE["hidden"],
         n_layers=SIZE["layers"],
         n_heads=SIZE["heads"],
-        hidden_dim=SIZE["intermediate"],
+        hidden_dim=intermediate,
         max_position_embeddings=SIZE["positions"],
     )
 
@@ -116,10 +116,16 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     max_length: int | None = 32,
+    intermediate: int = SIZE["intermediate"],
 ) -> Path:
-    """A random masked-language model whose SPLADE vectors are sparse and differ from text to text."""
+    """A random masked-language model whose SPLADE vectors are sparse and differ from text to text.
+
+    ``intermediate`` of a multiple of 32 makes one that runs in our kernels too.
+    """
     torch.manual_seed(seed)
-    model = transformers.AutoModelForMaskedLM.from_config(config(architecture, tied=tied)).eval()
+    model = transformers.AutoModelForMaskedLM.from_config(
+        config(architecture, tied=tied, intermediate=intermediate)
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+from splade_edge.runtime.jit import use_kernels
 from splade_edge.runtime.telemetry import no_telemetry
 
 from . import tiny
@@ -13,6 +14,9 @@ from . import tiny
 if tiny.HAS_OPENVINO:
     with no_telemetry():  # whatever a test imports later, the engine has the silent stub
         importlib.import_module("openvino")
+
+
+use_kernels()  # of the processes that tests start, those that ask little use NumPy
 
 
 @pytest.fixture(scope="session")

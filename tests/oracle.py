@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
+from splade_edge.runtime import jit
 from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.writer import IndexWriter
@@ -53,3 +57,11 @@ def write_index(path: Path, dense: np.ndarray, *, scale: float | None = 1.0, bat
         writer.add_vectors(csr(rows))
     writer.finish()
     return Index.open(path)
+
+
+@contextmanager
+def numpy_alone() -> Iterator[None]:
+    """What is searched and decoded within is never done by a kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jit, "_left", float("inf"))
+        yield

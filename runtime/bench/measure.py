@@ -44,8 +44,9 @@ class GraphReport:
 @dataclass
 class IndexReport:
     """An index with its query encoder: seconds to open both; latency of encoding by tokens, and for each k of scoring,
-    of reading the documents and of the whole; queries a second by number of clients; resident memory (MB, 10^6) after
-    opening and at most.
+    of reading the documents and of the whole; queries a second by number of clients; by share, what ``approximate``
+    search of the first k finds (recall, milliseconds of scoring, exact and approximate); resident memory (MB, 10^6)
+    after opening and at most.
     """
 
     documents: int
@@ -59,6 +60,7 @@ class IndexReport:
     read: dict[int, Latency]
     whole: dict[int, Latency]
     queries_a_second: dict[int, float]
+    approximate: dict[str, dict[str, float]]
     opened_mb: float
     peak_mb: float
 
@@ -125,13 +127,15 @@ def measure_index(
     clients: Sequence[int],
     threads: int,
     seconds: float,
+    shares: Sequence[float] = (),
     query_encoder: str | None = None,
     backend: str | None = None,
     precision: str | None = None,
     report: Report = lambda _: None,
 ) -> IndexReport:
     """An index with these queries: about ``seconds`` of single queries, then as many for each number of ``clients``
-    (threads that ask at once, each with an encoder of one thread), with the first of ``ks``.
+    (threads that ask at once, each with an encoder of one thread), with the first of ``ks``; then approximate searches
+    with each of ``shares`` beside exact ones.
     """
     settings = {"path": str(path), "query_encoder": query_encoder, "backend": backend, "precision": precision}
     order = [queries[i] for i in np.random.default_rng(_SEED).permutation(len(queries))]
@@ -159,6 +163,8 @@ def measure_index(
             report(f"{number} at once")
             answer = worker.ask("serve", texts=order, k=ks[0], clients=number, seconds=seconds)
             served[number] = answer["queries"] / answer["seconds"]
+        report("approximate search")
+        approximate = worker.ask("approximate", texts=order, k=ks[0], shares=list(shares))
         peak_mb = worker.ask("memory")["most"]
     parts = {part: {k: Latency.of(times) for k, times in lists.items()} for part, lists in by_k.items()}
     return IndexReport(
@@ -166,7 +172,7 @@ def measure_index(
         open_seconds=opened["seconds"], tokens=float(np.mean(found["tokens"])), terms=float(np.mean(found["terms"])),
         encode=_by_length({"seconds": found["encode"], "tokens": found["tokens"]}),
         score=parts["score"], read=parts["read"], whole=parts["whole"], queries_a_second=served,
-        opened_mb=opened_mb, peak_mb=peak_mb,
+        approximate=approximate, opened_mb=opened_mb, peak_mb=peak_mb,
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ Commands and answers are JSON, a line each, on standard input and output: ``{"do
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -15,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice, product
 from typing import Any
 
+from ..approximation import measure_approximation
 from ..encoder import Encoder
-from ..errors import SpladeEdgeError
+from ..errors import InputError, SpladeEdgeError
+from ..jit import use_kernels
 from ..searcher import Searcher
 from .machine import memory_mb
 
@@ -96,6 +100,18 @@ class Bench:
             terms.append(len(vector.indices))
         return {"encode": encode, "score": score, "read": read, "whole": whole, "tokens": tokens, "terms": terms}
 
+    def approximate(self, texts: list[str], k: int, shares: Sequence[float]) -> dict[str, Any]:
+        """Recall of approximate search with each share, and milliseconds of it and of exact search; none where no text
+        finds anything.
+        """
+        assert self._searcher is not None
+        queries = [self._searcher.encode_for_search(text) for text in texts]
+        found: dict[str, Any] = {}
+        with contextlib.suppress(InputError):
+            for share in shares:
+                found[str(share)] = dataclasses.asdict(measure_approximation(self._searcher.index, queries, k, share))
+        return found
+
     def serve(self, texts: list[str], k: int, clients: int, seconds: float) -> dict[str, Any]:
         """Queries answered from so many threads at once in about so many seconds."""
         assert self._searcher is not None
@@ -126,6 +142,7 @@ def main() -> None:
     """Answer commands until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what an engine prints is no answer
+    use_kernels()
     bench = Bench()
     for line in sys.stdin.buffer:
         command: dict[str, Any] = json.loads(line)

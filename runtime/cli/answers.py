@@ -67,7 +67,7 @@ def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_searcher(args: argparse.Namespace) -> Searcher:
     """The searcher that the arguments ask for. A person at a terminal is told if kernels have to be compiled."""
-    from ..scorer.numba_cache import on_compile
+    from ..jit import on_compile
     from ..searcher import Searcher
 
     searcher = Searcher.open(

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import positive_int, positive_ints, positive_seconds
+from .command import BACKENDS, positive_int, positive_ints, positive_seconds, shares
 from .console import cell, complain, json_line, new_console, new_table, write_out
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ Times are of single calls, as this machine gave them: percentiles of all calls, 
 in a process of its own, whose memory is shown; --backend and --precision choose fewer, where memory is scarce. Nothing
 else should run meanwhile; the load before is shown."""
 DEFAULT_KS = (10, 100, 1000)
+DEFAULT_SHARES = (0.9, 0.8)
 QUERY_LENGTHS, DOCUMENT_LENGTHS = (8, 16, 32), (64, 128, 256)
 MADE_TEXTS = 50  # of each length
 BULK = 64  # documents encoded at a time where none are given
@@ -74,12 +75,18 @@ class BenchCommand:
             help="threads that search an index at once (default: 1, 2, 4, … up to the CPUs this process may use)",
         )
         parser.add_argument(
+            "--approximate",
+            type=shares,
+            metavar="X,X",
+            help="shares for approximate search (see splade-edge search), whose recall is measured (default: 0.9,0.8)",
+        )
+        parser.add_argument(
             "--seconds", type=positive_seconds, default=2.0, metavar="S", help="time for each case and graph"
         )
         parser.add_argument(
             "--threads", type=positive_int, default=1, metavar="N", help="threads of an encoder while texts are timed"
         )
-        parser.add_argument("--backend", choices=("onnx", "openvino"), help="only this engine")
+        parser.add_argument("--backend", choices=BACKENDS, help="only this engine")
         parser.add_argument("--precision", choices=("fp32", "int8"), help="only this precision")
         parser.add_argument(
             "--query-encoder", metavar="DIR", help="for an index, another query encoder (default: the index's own)"
@@ -124,7 +131,7 @@ class BenchCommand:
 def _refuse_options(args: argparse.Namespace, *, is_index: bool) -> None:
     from ..errors import InputError
 
-    wrong = ("documents", "lengths") if is_index else ("k", "clients", "query_encoder")
+    wrong = ("documents", "lengths") if is_index else ("k", "clients", "approximate", "query_encoder")
     for name in wrong:
         if getattr(args, name) is not None:
             option = "-k" if name == "k" else "--" + name.replace("_", "-")
@@ -145,8 +152,9 @@ def _bench_index(path: Path, args: argparse.Namespace) -> tuple[IndexReport, str
     with ExitStack() as stack:
         report = measure_index(
             path, queries, ks=args.k or DEFAULT_KS, clients=args.clients or _doubling(available_cpus()),
-            threads=args.threads, seconds=args.seconds, query_encoder=args.query_encoder, backend=args.backend,
-            precision=args.precision, report=stack.enter_context(Steps()).say,
+            threads=args.threads, seconds=args.seconds, shares=args.approximate or DEFAULT_SHARES,
+            query_encoder=args.query_encoder, backend=args.backend, precision=args.precision,
+            report=stack.enter_context(Steps()).say,
         )  # fmt: skip
     return report, note
 
@@ -252,6 +260,10 @@ def _index_tables(index: IndexReport) -> list[tuple[str, Table]]:
     for clients, rate in index.queries_a_second.items():
         ratio = "–" if math.isnan(one) else f"{rate / one:.2f}"
         served.add_row(f"{clients:,}", f"{rate:,.1f}", ratio)
+    approximate = new_table("share", ">recall", ">ms", ">exact ms", ">times as fast")
+    for share, found in index.approximate.items():
+        fast, exact = found["approximate_ms"], found["exact_ms"]
+        approximate.add_row(share, f"{found['recall']:.4f}", f"{fast:.3f}", f"{exact:.3f}", f"{exact / fast:.2f}")
     memory = new_table("", ">")
     memory.show_header = False
     memory.add_row("opened in", f"{index.open_seconds:.2f} s")
@@ -261,7 +273,11 @@ def _index_tables(index: IndexReport) -> list[tuple[str, Table]]:
         f"{index.documents:,} documents; queries of {index.tokens:.1f} tokens and {index.terms:.1f} terms on average; "
         f"{index.backend} {index.precision}"
     )
-    return [(title, latency), (f"k = {min(index.score):,}", served), ("Process", memory)]
+    first = f"k = {min(index.score):,}"
+    tables = [(title, latency), (first, served)]
+    if index.approximate:
+        tables.append((f"Approximate scoring (--approximate), {first}", approximate))
+    return [*tables, ("Process", memory)]
 
 
 def _encoder_tables(graphs: list[GraphReport]) -> list[tuple[str, Table]]:

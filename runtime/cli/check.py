@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,7 +163,9 @@ def _check_artifacts(path: Path, source: str | None, *, parity: bool) -> list[di
 
 def repeat_parity(artifact: Artifact, source: str | None) -> str | None:
     """Ask the hook to repeat the parity; returns why it could not, None if it did. Raises ParityError."""
-    points = list(importlib.metadata.entry_points(group=HOOK_GROUP, name=HOOK_NAME))
+    from importlib.metadata import entry_points
+
+    points = list(entry_points(group=HOOK_GROUP, name=HOOK_NAME))
     if not points:
         return "the [export] part of splade-edge is not installed"
     try:

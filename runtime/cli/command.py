@@ -6,6 +6,8 @@ import argparse
 import re
 from typing import Protocol
 
+BACKENDS = ("kernel", "onnx", "openvino")
+
 
 class Command(Protocol):
     """A subcommand: built in, or the value of an entry point in the group ``splade_edge.commands``.
@@ -59,6 +61,11 @@ def share(text: str) -> float:
     return value
 
 
+def shares(text: str) -> list[float]:
+    """Numbers above 0, up to 1, separated by commas, each once, the largest first."""
+    return sorted({share(part.strip()) for part in text.split(",")}, reverse=True)
+
+
 def byte_size(text: str) -> int:
     """A size in bytes: ``512M``, ``2G``, ``65536``; K, M, G are powers of 1024."""
     match = re.fullmatch(r"([0-9]{1,15})([KMG]?)(i?B)?", text, re.IGNORECASE)
@@ -71,7 +78,9 @@ def byte_size(text: str) -> int:
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """``--backend``, ``--precision`` and ``--threads``."""
     parser.add_argument(
-        "--backend", choices=("onnx", "openvino"), help="engine that runs the encoder (default: onnx if exported)"
+        "--backend",
+        choices=BACKENDS,
+        help="engine that runs the encoder: ours (kernel), or another (default: the first of these that is exported)",
     )
     parser.add_argument("--precision", choices=("fp32", "int8"), help="encoder graph (default: int8 if exported)")
     parser.add_argument(

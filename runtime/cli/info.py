@@ -88,7 +88,7 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
                 "runs_here": supports(v.isa),
                 "used_here": v == artifact.variant(v.backend, v.precision),
                 "batch_invariant": v.batch_invariant,
-                "decodes": "all terms" if v.decoder is None else "any terms",
+                "decodes": "all terms" if v.decoder is None and v.transformer is None else "any terms",
                 "bytes": sum(m.files[name].size for name in variant_files(v)),
             }
             for v in m.variants

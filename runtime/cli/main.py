@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
-from ..version import VERSION
 from . import bench, change, check, index, info, search
 from . import eval as eval_command
 from .command import Command
-from .console import complain, prepare_streams, printable
+from .console import complain, prepare_streams, printable, write_out
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "splade_edge.commands"
 BUILT_IN: dict[str, Command] = {
@@ -48,6 +49,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and where help is; exit with 2."""
         self.exit(2, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
+
+
+class _ShowVersion(argparse.Action):
+    """``--version``. The version is looked up when it is asked for."""
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        from ..version import VERSION
+
+        write_out(f"splade-edge {VERSION}")
+        raise SystemExit(0)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -133,11 +144,11 @@ def _run(arguments: list[str]) -> int:
         epilog="`splade-edge COMMAND --help` has the options and examples of a command.",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"splade-edge {VERSION}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for built_in, command in BUILT_IN.items():
         _add(commands, built_in, command)
-    plug_ins = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    plug_ins = {} if name in BUILT_IN else _plug_ins()
     for plug_in in sorted((KNOWN_PLUG_INS.keys() | plug_ins.keys()) - BUILT_IN.keys()):
         about = KNOWN_PLUG_INS.get(plug_in, (f"plug-in ({getattr(plug_ins.get(plug_in), 'value', '')})",))[0]
         if plug_in == name:
@@ -167,7 +178,14 @@ def _add(commands: argparse._SubParsersAction[Parser], name: str, command: Comma
     parser.set_defaults(run_command=command)
 
 
-def _load(name: str, point: importlib.metadata.EntryPoint | None) -> Command:
+def _plug_ins() -> dict[str, EntryPoint]:
+    # Imported here: it takes a tenth of what a small search does.
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _load(name: str, point: EntryPoint | None) -> Command:
     """A plug-in's command. Raises MissingExtraError where what it imports is not installed."""
     if point is None:
         raise MissingExtraError(f"splade-edge {name}", KNOWN_PLUG_INS[name][1])

@@ -20,6 +20,8 @@ Weights = npt.NDArray[np.float32]
 _PARALLEL = 1 << 27
 # Rows that the NumPy form holds as floats at a time.
 _ROWS = 2048
+# What it takes, in nanoseconds: a weight made a float, and multiplied.
+_WIDEN, _MULTIPLY = 0.6, 0.04
 # Beyond this, sums of products are not whole in float32.
 _EXACT = 1 << 24
 
@@ -88,6 +90,11 @@ class NumpyDecoder(Decoder):
         exact = 127 * 128 * rows.weights.shape[1] < _EXACT
         self._dtype: npt.DTypeLike = np.float32 if exact else np.float64
 
+    @staticmethod
+    def nanoseconds(rows: int, hidden: int, positions: int) -> float:
+        """About how long so many positions take."""
+        return rows * hidden * (_WIDEN + _MULTIPLY * positions)
+
     def _above_zero(self, activations: Activations, scale: np.float32) -> tuple[npt.NDArray[np.int32], Weights]:
         signed: npt.NDArray[Any] = activations.astype(self._dtype) - 128
         rows = self._rows
@@ -115,13 +122,13 @@ class KernelDecoder(Decoder):
         threads: int = 1,
     ) -> None:
         super().__init__(rows, terms, activation)
-        from . import decoder_kernels as kernels
+        from . import decoder_kernels, products
 
-        self._kernels = kernels
+        self._decode, self._tiles, self._block = decoder_kernels.decode, products.TILES, products.BLOCK
         self._pool, self._threads = pool, threads
         kept = rows.take(terms)
         count, self._hidden = kept.weights.shape
-        block, group = kernels.BLOCK, kernels.GROUP
+        block, group = products.BLOCK, products.GROUP
         self._blocks = -(-count // block)
         places = self._blocks * block
         # The rows beyond the last term: products of 0 and a bias under 0, so that they are never above zero.
@@ -142,7 +149,7 @@ class KernelDecoder(Decoder):
         length = len(activations)
         if activations.dtype != np.uint8 or activations.shape != (length, self._hidden) or not length:
             raise ValueError(f"activations are {activations.dtype} {activations.shape}, not uint8 [>0, {self._hidden}]")
-        room = next((size for size in self._kernels.TILES if size >= length), length)
+        room = next((size for size in self._tiles if size >= length), length)
         if room > length:  # a position twice does not change the maximum
             activations = activations[np.arange(room) % length]
         if self._pool is None or length * self._packed.size < _PARALLEL:
@@ -155,9 +162,9 @@ class KernelDecoder(Decoder):
     def _part(
         self, activations: Activations, scale: np.float32, first: int, last: int
     ) -> tuple[npt.NDArray[np.int32], Weights]:
-        room = (last - first) * self._kernels.BLOCK
+        room = (last - first) * self._block
         places, sums = np.empty(room, np.int32), np.empty(room, np.float32)
-        found = self._kernels.decode(
+        found = self._decode(
             first, last, self._packed, self._offset, self._scale, self._bias, activations.reshape(-1),
             len(activations), self._hidden, scale, places, sums,
         )  # fmt: skip

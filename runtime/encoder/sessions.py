@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ..artifact import Artifact, Variant
+from ..errors import ArtifactError
 from .backends import OnnxSession, OpenVinoSession, Session, TableSession
+from .own import TransformerSession
 from .split import SplitSession
 
 _SESSIONS: dict[str, type[Session]] = {"onnx": OnnxSession, "openvino": OpenVinoSession, "table": TableSession}
@@ -16,5 +18,11 @@ def open_session(artifact: Artifact, variant: Variant, threads: int) -> Session:
     if variant.decoder is not None:
         return SplitSession(
             path, variant.decoder, manifest.activation, manifest.vocab_size, manifest.max_length, threads
+        )
+    if variant.backend == "kernel":
+        if variant.transformer is None:
+            raise ArtifactError(f"{artifact.path}: its manifest does not describe {variant.path}; export it again")
+        return TransformerSession(
+            path, variant.transformer, manifest.activation, manifest.vocab_size, manifest.max_length, threads
         )
     return _SESSIONS[variant.backend](path, manifest.vocab_size, manifest.max_length, threads)

@@ -4,67 +4,58 @@ from __future__ import annotations
 
 import copy
 import threading
+from abc import abstractmethod
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import jit
 from ..artifact import BODY_OUTPUT_NAMES, DecoderPart
 from ..errors import ArtifactError
 from ..vectors import SparseVector
 from .backends import Ids, OnnxGraph, Session, Weights, check_inputs
 from .decoder import ACTIVATIONS, Decoder, DecoderRows, KernelDecoder, NumpyDecoder
 
+# uint8 activations [length, hidden] around 128, and what they are in units of.
+Activated = tuple[npt.NDArray[np.uint8], np.float32]
 
-class SplitSession(Session):
-    """The body of a graph in ONNX Runtime, and its decoder in a kernel of our own.
 
-    Gives what the whole graph gives, up to the last bit of a logarithm. Only the rows that are decoded are held in
-    memory; those of all terms are read from the file when they are first asked for.
+class DecodingSession(Session):
+    """A session whose vocabulary decoder is ours. Only the rows that are decoded are held in memory; those of all terms
+    are read from the file when they are asked for.
     """
 
-    def __init__(
-        self, path: Path, part: DecoderPart, activation: str, vocab_size: int, max_length: int, threads: int
-    ) -> None:
+    def __init__(self, path: Path, activation: str, vocab_size: int, max_length: int, threads: int) -> None:
         super().__init__(path, vocab_size, max_length, threads)
         if activation not in ACTIVATIONS:
             raise ArtifactError(f"{path} has the activation {activation!r}, unknown here; upgrade splade-edge")
-        self._hidden = part.hidden
         self._activation = activation
-        self._rows = _map_rows(path, part, vocab_size)
-        self._graph = OnnxGraph(path, threads, BODY_OUTPUT_NAMES, part.body)
+        self._rows: DecoderRows
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._terms: npt.NDArray[np.int32] | None = None
-        self._decoder: Decoder | None = None
+        self._decoder: NumpyDecoder | KernelDecoder | None = None
         self._lock = threading.Lock()
 
-    def restricted(self, terms: npt.NDArray[np.int32]) -> SplitSession:
+    @abstractmethod
+    def _activations(self, input_ids: Ids, attention_mask: Ids, lengths: list[int]) -> Iterable[Activated]:
+        """Of each text, what its decoder is given."""
+
+    def restricted(self, terms: npt.NDArray[np.int32]) -> DecodingSession:
         """This session with the decoder rows of these terms only (ascending)."""
         session = copy.copy(self)
-        session._terms, session._lock = terms, threading.Lock()
-        session._decoder = session._make_decoder()
+        session._terms, session._lock, session._decoder = terms, threading.Lock(), None
         return session
 
     def vectors(self, input_ids: Ids, attention_mask: Ids) -> list[SparseVector]:
         """See :class:`Session`."""
         check_inputs(input_ids, attention_mask, self.vocab_size, self.max_length)
-        batch, length = input_ids.shape
-        activations, scale = self._graph.run(np.ascontiguousarray(input_ids), np.ascontiguousarray(attention_mask))
-        if (
-            activations.dtype != np.uint8
-            or activations.shape != (batch, length, self._hidden)
-            or scale.dtype != np.float32
-            or scale.shape != (batch, 1, 1)
-            or not np.isfinite(scale).all()
-        ):
-            raise ArtifactError(
-                f"{self.path}: its graph does not give finite {self._hidden} values a token; export it again"
-            )
-        with self._lock:
-            decoder = self._decoder = self._decoder or self._make_decoder()
-        lengths = attention_mask.sum(axis=1).tolist()
-        vectors = [decoder.decode(activations[i, : lengths[i]], scale[i, 0, 0]) for i in range(batch)]
+        lengths: list[int] = attention_mask.sum(axis=1).tolist()
+        activations = self._activations(input_ids, attention_mask, lengths)
+        decoder = self._decoder_for(sum(lengths))
+        vectors = [decoder.decode(*activated) for activated in activations]
         if not all(np.isfinite(vector.values).all() for vector in vectors):
             raise ArtifactError(f"{self.path} gives weights that are not finite; use another precision")
         return vectors
@@ -79,12 +70,52 @@ class SplitSession(Session):
     def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
         return self.run(input_ids, attention_mask)
 
-    def _make_decoder(self) -> Decoder:
-        import numba
+    def _decoder_for(self, positions: int) -> Decoder:
+        """The decoder that so many positions are given to: made when it is first needed."""
+        decoder = self._decoder
+        if isinstance(decoder, KernelDecoder):
+            return decoder
+        count, hidden = self._rows.weights.shape
+        if self._terms is not None:
+            count = len(self._terms)
+        numpy = jit.in_numpy(NumpyDecoder.nanoseconds(count, hidden, positions))
+        with self._lock:
+            if self._decoder is None or not (numpy or isinstance(self._decoder, KernelDecoder)):
+                self._decoder = self._make_decoder(numpy=numpy)
+            return self._decoder
 
-        if numba.config.DISABLE_JIT:  # the kernel is made of instructions and has no other form
+    def _make_decoder(self, *, numpy: bool) -> NumpyDecoder | KernelDecoder:
+        if numpy or jit.is_off():  # the kernel is made of instructions and has no other form
             return NumpyDecoder(self._rows, self._terms, self._activation)
         return KernelDecoder(self._rows, self._terms, self._activation, self._pool, self.threads)
+
+
+class SplitSession(DecodingSession):
+    """The body of a graph in ONNX Runtime, and its decoder in a kernel of our own.
+
+    Gives what the whole graph gives, up to the last bit of a logarithm.
+    """
+
+    def __init__(
+        self, path: Path, part: DecoderPart, activation: str, vocab_size: int, max_length: int, threads: int
+    ) -> None:
+        super().__init__(path, activation, vocab_size, max_length, threads)
+        self._rows = _map_rows(path, part, vocab_size)
+        self._graph = OnnxGraph(path, threads, BODY_OUTPUT_NAMES, part.body)
+
+    def _activations(self, input_ids: Ids, attention_mask: Ids, lengths: list[int]) -> Iterable[Activated]:
+        batch, length = input_ids.shape
+        activations, scale = self._graph.run(np.ascontiguousarray(input_ids), np.ascontiguousarray(attention_mask))
+        hidden = self._rows.weights.shape[1]
+        if (
+            activations.dtype != np.uint8
+            or activations.shape != (batch, length, hidden)
+            or scale.dtype != np.float32
+            or scale.shape != (batch, 1, 1)
+            or not np.isfinite(scale).all()
+        ):
+            raise ArtifactError(f"{self.path}: its graph does not give finite {hidden} values a token; export it again")
+        return [(activations[i, : lengths[i]], scale[i, 0, 0]) for i in range(batch)]
 
 
 def _map_rows(path: Path, part: DecoderPart, vocab_size: int) -> DecoderRows:

@@ -19,7 +19,8 @@ from ..artifact import is_pair
 from ..corpus import Document
 from ..errors import IndexFormatError, InputError, IntegrityError
 from ..manifest import check_hashes, check_sizes, read_manifest
-from ..scorer.search import AllowedUnits, SegmentScorer
+from ..scorer.either import Scorer
+from ..scorer.query import AllowedUnits
 from ..threads import resolve_threads
 from ..vectors import SparseVector
 from ..where import Predicate
@@ -286,7 +287,7 @@ class Index:
         return self.segments[0].segment
 
     @property
-    def _scorer(self) -> SegmentScorer:
+    def _scorer(self) -> Scorer:
         return self.segments[0].scorer
 
 
@@ -303,7 +304,7 @@ def open_segments(path: Path, manifest: IndexManifest, known: Sequence[LiveSegme
             live = next((live for live in known if live.segment.is_of(manifest, entry)), None)
             if live is None or not live.segment.retain():
                 segment = Segment(path, manifest, entry)
-                live = LiveSegment(segment, SegmentScorer(segment), deleted, documents, units)
+                live = LiveSegment(segment, Scorer(segment), deleted, documents, units)
             elif live.has_deleted(deleted):
                 live = live.at(documents, units)
             else:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from ..corpus import Document
 from ..scorer.arrays import U32, Bools
-from ..scorer.search import AllowedUnits, SegmentScorer
+from ..scorer.either import Scorer
+from ..scorer.query import AllowedUnits
 from .segment import Segment
 from .select import Selector
 
@@ -36,7 +37,7 @@ class LiveSegment:
     def __init__(
         self,
         segment: Segment,
-        scorer: SegmentScorer,
+        scorer: Scorer,
         deleted: Bools | None,
         first_document: int,
         first_unit: int,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..files import operations, storage_errors
 from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from . import invert
+from .checksum import checksum
 from .layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS, chunks, spans
 from .reorder import Sketcher
 
@@ -372,15 +372,6 @@ def move(
         keys.sort()
         units[a:b] = keys >> np.uint64(8)
         impacts[a:b] = keys.astype(np.uint8)
-
-
-def checksum(*arrays: npt.NDArray[Any]) -> int:
-    """CRC-32 of the bytes of contiguous arrays, one after the other; 0 of none."""
-    value = 0
-    for array in arrays:
-        if array.size:
-            value = zlib.crc32(array.view(np.uint8).data, value)
-    return value
 
 
 def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:

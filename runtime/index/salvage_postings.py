@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from ..errors import IntegrityError
 from ..scorer import WINDOW, WINDOW_BITS
+from .checksum import checksum
 from .layout import FREQUENT, SEGMENT_ARRAYS, SegmentEntry, array_shape
-from .postings import SegmentFiles, checksum
+from .postings import SegmentFiles
 
 Bools = npt.NDArray[np.bool_]
 I64 = npt.NDArray[np.int64]

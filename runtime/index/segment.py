@@ -17,6 +17,7 @@ from ..files import safe_join, sha256_file
 from ..manifest import FileEntry, check_hashes
 from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
 from ..scorer.arrays import I64, U8, U16, U32, U64
+from .checksum import checksum
 from .documents import DocumentReader
 from .fields import FieldReader
 from .layout import (
@@ -30,7 +31,6 @@ from .layout import (
     chunks,
     segment_arrays,
 )
-from .postings import checksum
 
 _ROW_FILES = "chunk_impacts.u8, span_postings.u16 or chunk_postings.u8"
 # Smaller arrays are read, not mapped: a map takes a page at least, and a file descriptor, and segments may be many.

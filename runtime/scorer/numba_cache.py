@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 import numba
 
 from ..errors import SpladeEdgeWarning
+from ..jit import on_compile
 
 F = TypeVar("F", bound=Callable[..., object])
 _warned = False
@@ -30,10 +31,6 @@ def kernel(function: F) -> F:
         cache.save_overload = _forgiving(cache.save_overload)
         cache.load_overload = _telling(cache.load_overload)
     return cast(F, dispatcher)
-
-
-# Called once, when a kernel is not in the cache and has to be compiled.
-on_compile: list[Callable[[], None]] = []
 
 
 def _telling(load: Callable[..., object]) -> Callable[..., object]:
@@ -74,3 +71,8 @@ def _warn() -> None:
 def inline_kernel(function: F) -> F:
     """Like :func:`kernel`, for small helpers that kernels call: never cached by themselves."""
     return cast(F, numba.njit(nogil=True)(function))
+
+
+def vector_kernel(function: F) -> F:
+    """Like :func:`inline_kernel`, with divisions as NumPy's: one that may raise an error cannot be vectorized."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy")(function))

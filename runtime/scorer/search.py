@@ -1,9 +1,8 @@
-"""Searching one segment with a query vector: validation, workspace, and the call of the kernels."""
+"""Searching one segment by the kernels: their workspace, and the call. Importing this loads Numba."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,23 +10,14 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from . import CHUNK, WINDOW, kernels
-from .arrays import U8, Bools, Sums
+from .arrays import Sums
+from .query import AllowedUnits, query_arrays
 
 if TYPE_CHECKING:
     from ..index.segment import Segment
 
-MAX_TERMS = 1 << 20
 MAX_RARE = 128  # terms without block-max data that chunks are visited for; with more, the postings are scanned
 _NONE_EXCLUDED = np.empty(0, np.bool_), np.empty(0, np.uint8)
-
-
-@dataclass(frozen=True)
-class AllowedUnits:
-    """A filter: ``units`` bool ``[units]`` in the segment's own order, ``chunks`` uint8: 1 where a chunk has one."""
-
-    units: Bools
-    chunks: U8
-    excluded: int
 
 
 class _Workspace:
@@ -94,15 +84,6 @@ class SegmentScorer:
             s.chunk_impacts, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
         )  # fmt: skip
 
-    def allow(self, units: Bools) -> AllowedUnits:
-        """The filter that lets the units pass where ``units``, bool by unit, is True."""
-        if self._segment.original.size:
-            units = units[self._segment.original]
-        units = _writeable(units)
-        firsts = np.arange(0, units.size, CHUNK)
-        chunks = np.logical_or.reduceat(units, firsts) if units.size else units
-        return AllowedUnits(units, chunks.view(np.uint8), units.size - int(np.count_nonzero(units)))
-
     def search(
         self,
         terms: npt.ArrayLike,
@@ -120,7 +101,7 @@ class SegmentScorer:
         ``floor``: units of a lower score are left out, and need not be scored.
         Raises InputError for anything else, IntegrityError for damaged postings.
         """
-        t, w = _query_arrays(terms, weights)
+        t, w = query_arrays(terms, weights)
         s = self._segment
         ws = self._workspaces.mine
         k = min(k, s.units)
@@ -156,24 +137,3 @@ class SegmentScorer:
             )  # fmt: skip
         n = kernels.take_best(n, k, ws.scores, ws.units)
         return ws.units[:n].copy(), ws.scores[:n].copy()
-
-
-def _query_arrays(
-    terms: npt.ArrayLike, weights: npt.ArrayLike
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Terms as int64 and weights as float32, contiguous. Raises InputError for what cannot be a query vector."""
-    try:
-        t = np.asarray(terms)
-        w = np.ascontiguousarray(weights, np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"terms and weights must be arrays of numbers ({error})") from None
-    if t.size and t.dtype.kind not in "iu":
-        raise InputError(f"terms must be integers, not {t.dtype}")
-    if t.ndim != 1 or t.shape != w.shape or t.size > MAX_TERMS:
-        raise InputError(f"terms and weights must be two arrays of one length, at most {MAX_TERMS}")
-    return _writeable(np.ascontiguousarray(t, np.int64)), _writeable(w)
-
-
-def _writeable(array: Any) -> Any:
-    """The array, or a copy of one that is read-only: to Numba that is another type, which it would compile for."""
-    return array if array.flags.writeable else array.copy()

@@ -31,7 +31,20 @@ def check_latency(latency: dict[str, float]) -> None:
 
 def test_an_index(cli: Cli, index: Path, queries: Path) -> None:
     about = json.loads(
-        cli("bench", index, "--queries", queries, "-k", "2,1", "--clients", "1,3", *QUICK, "--json").stdout
+        cli(
+            "bench",
+            index,
+            "--queries",
+            queries,
+            "-k",
+            "2,1",
+            "--clients",
+            "1,3",
+            "--approximate",
+            "0.5,0.9",
+            *QUICK,
+            "--json",
+        ).stdout
     )
     assert (about["kind"], about["queries"]) == ("index", f"{len(QUERIES)} queries of yours")
     found = about["index"]
@@ -45,6 +58,10 @@ def test_an_index(cli: Cli, index: Path, queries: Path) -> None:
         check_latency(latency)
     assert found["whole"]["2"]["mean"] > found["score"]["2"]["mean"]
     assert found["queries_a_second"].keys() == {"1", "3"}
+    assert found["approximate"].keys() == {"0.9", "0.5"}
+    for share in found["approximate"].values():
+        assert 0 < share["recall"] <= 1
+        assert min(share["exact_ms"], share["approximate_ms"]) > 0
     assert all(rate > 0 for rate in found["queries_a_second"].values())
     assert about["machine"]["cpus"] >= 1
     if sys.platform == "linux":

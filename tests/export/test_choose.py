@@ -119,6 +119,23 @@ def test_the_fastest_that_holds_is_shipped_and_the_rest_explained(tmp_path: Path
     assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]], "the same input, another result"
 
 
+def test_a_form_for_our_kernels_is_a_candidate(tmp_path: Path, judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        choose, "recipes_for", lambda *_: [choose_recipe("onnx", "max", name) for name in ("kernel", "vocabulary")]
+    )
+    cost = {"kernel": 0.3, "vocabulary": 0.6}
+    monkeypatch.setattr(
+        choose, "milliseconds", lambda encoders, sides: {n: {s: cost.get(n, 1.0) for s in sides} for n in encoders}
+    )
+    checkpoint = checkpoints.write_checkpoint(tmp_path / "c", intermediate=64)
+    export(auto(tmp_path / "out", checkpoint, judged, max_ndcg_drop=0.1, search_cache=tmp_path / "cache"))
+    artifact = open_artifact(tmp_path / "out")
+    assert [(v.backend, v.path) for v in artifact.manifest.variants if v.precision == "int8"] == [
+        ("kernel", "kernel/int8.bin")
+    ]
+    assert Encoder(artifact, threads=1).variant.backend == "kernel"
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_runtime_picks_by_the_cpu_and_says_so(
     tmp_path: Path, bert: Path, judged: Path, monkeypatch: pytest.MonkeyPatch

@@ -49,7 +49,7 @@ def test_an_unknown_recipe_lists_those_there_are() -> None:
 def traced(request, tmp_path_factory: pytest.TempPathFactory):
     """A checkpoint and a directory with its float32 ONNX graph and tokenizer."""
     directory = tmp_path_factory.mktemp(request.param)
-    path = checkpoints.write_checkpoint(directory / "c", tied=request.param != "untied")
+    path = checkpoints.write_checkpoint(directory / "c", tied=request.param != "untied", intermediate=64)
     family = "splade-v1" if request.param == "sum" else "splade"
     checkpoint = open_checkpoint(str(path), options=OpenOptions(family=family))
     write_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
@@ -67,7 +67,7 @@ def test_each_recipe_gives_nearly_the_same_vectors_in_any_batch(traced, recipe, 
             graphs.write_int8(recipe, source, tmp_path)
         return
     variant = graphs.write_int8(recipe, source, tmp_path)
-    assert variant.path.startswith(f"{recipe.backend}/int8{'-vnni' if recipe.isa == 'vnni' else ''}.")
+    assert variant.path.startswith(f"{variant.backend}/int8{'-vnni' if recipe.isa == 'vnni' else ''}.")
     (tmp_path / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
     int8 = open_encoder(checkpoint, tmp_path, variant)
     fp32 = open_encoder(checkpoint, directory, Variant("onnx", "fp32", "onnx/fp32.onnx", "", "any", True))

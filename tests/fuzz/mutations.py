@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from splade_edge.runtime.artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
+from splade_edge.runtime.index.checksum import checksum
 from splade_edge.runtime.index.layout import MANIFEST_NAME as INDEX_MANIFEST
-from splade_edge.runtime.index.postings import checksum
 
 MANIFESTS = (INDEX_MANIFEST, ARTIFACT_MANIFEST)
 # What an engine of others reads is not forged: a made-up model or tokenizer is theirs to refuse.

@@ -112,7 +112,7 @@ def test_threads_share_a_text(threads: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 @needs_jit
 def test_the_best_instruction_is_chosen() -> None:
-    from splade_edge.runtime.encoder.decoder_kernels import instruction
+    from splade_edge.runtime.encoder.products import instruction
 
     assert instruction({"avx2", "avxvnni", "avx512vnni", "avx512vl"}) == "avx512-vnni"
     assert instruction({"avx2", "avxvnni"}) == "avx-vnni"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.errors import IndexFormatError, InputError, IntegrityError
 from splade_edge.runtime.index import Index, postings
+from splade_edge.runtime.index.checksum import checksum
 from splade_edge.runtime.index.documents import DuplicateIdError
 from splade_edge.runtime.index.layout import KTH_LEVELS, MANIFEST_NAME, SEGMENT_ARRAYS, VERSION, IndexManifest
 from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
 from splade_edge.runtime.manifest import describe_file, read_manifest, write_manifest
 from splade_edge.runtime.vectors import SparseBatch
 
-from tests.oracle import csr, quantize, top_k, write_index
+from tests.oracle import csr, numpy_alone, quantize, top_k, write_index
 
 SEGMENT = Path("segments/00000001")
 WITHOUT_PASSAGES = [name for name, spec in SEGMENT_ARRAYS.items() if spec.only != "passages"]
@@ -316,7 +318,7 @@ class TestValidation:
         arrays = {n: self.load(damaged, n).reshape(20, -1) for n in names}
         arrays[name][at] = value
         checksums = self.load(damaged, "chunk_checksums.u32")
-        checksums[at[0]] = postings.checksum(*(arrays[n][at[0]] for n in names))
+        checksums[at[0]] = checksum(*(arrays[n][at[0]] for n in names))
         rewrite(damaged, {name: arrays[name], "chunk_checksums.u32": checksums})
         index = Index.open(damaged)
         index.search_vectors([3, 5], [1.0, 1.0])
@@ -328,7 +330,7 @@ class TestValidation:
         rows = {n: self.load(damaged, n).reshape(20, -1) for n in names}
         rows["chunk_impacts.u8"][4, 2] -= 1
         checksums = self.load(damaged, "chunk_checksums.u32")
-        checksums[4] = postings.checksum(*(rows[n][4] for n in names))
+        checksums[4] = checksum(*(rows[n][4] for n in names))
         rewrite(damaged, {"chunk_impacts.u8": rows["chunk_impacts.u8"], "chunk_checksums.u32": checksums})
         with pytest.raises(IntegrityError, match="block-max data of term 4 that are not its own"):
             Index.open(damaged).check()
@@ -345,21 +347,22 @@ class TestValidation:
         of_terms, of_rows = np.zeros(20, np.uint32), np.zeros(20, np.uint32)
         for term in range(20):
             a, b = (int(pointers[block]) for block in term_blocks[term : term + 2])
-            of_terms[term] = postings.checksum(units[a:b], impacts[a:b])
+            of_terms[term] = checksum(units[a:b], impacts[a:b])
             starts = np.sort(rng.integers(0, min(b - a, 255) + 1, rows[names[2]].shape[1]))
             starts[0] = 0
             rows["span_postings.u16"][term] = 0
             rows["chunk_postings.u8"][term] = starts
-            of_rows[term] = postings.checksum(*(rows[n][term] for n in names))
+            of_rows[term] = checksum(*(rows[n][term] for n in names))
         changed = {"posting_units.u16": units, "term_checksums.u32": of_terms, "chunk_checksums.u32": of_rows}
         rewrite(damaged, {**rows, **changed})
         index = Index.open(damaged)
-        for way in range(3):
-            index._scorer.way = way
-            for k in (1, 50, 300):
-                for allowed in (None, rng.random(300) < 0.5):
-                    found, _ = index.search_vectors(range(20), rng.random(20), k, allowed=allowed)
-                    assert (found < 300).all()
+        for way in (*range(3), None):
+            index._scorer.by_kernels.way = way or 0
+            with nullcontext() if way is not None else numpy_alone():
+                for k in (1, 50, 300):
+                    for allowed in (None, rng.random(300) < 0.5):
+                        found, _ = index.search_vectors(range(20), rng.random(20), k, allowed=allowed)
+                        assert (found < 300).all()
         with pytest.raises(IntegrityError):
             index.check()
 

@@ -14,7 +14,7 @@ from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.scorer import WINDOW, kernels
 from splade_edge.runtime.vectors import SparseVector
 
-from tests.oracle import csr, top_k, write_index
+from tests.oracle import csr, numpy_alone, top_k, write_index
 
 NO_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 LARGE = pytest.mark.skipif(NO_JIT, reason="takes minutes without the compiler")
@@ -24,10 +24,14 @@ QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None, suppress_heal
 def assert_exact(index, impacts, terms, weights, k, allowed=None):
     expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale, allowed)
     for way in (kernels.CHEAPER, kernels.BY_CHUNKS, kernels.BY_POSTINGS):
-        index._scorer.way = way
+        index._scorer.by_kernels.way = way
         documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
         assert documents.tolist() == expected
         assert scores.tolist() == expected_scores
+    with numpy_alone():
+        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
+    assert documents.tolist() == expected
+    assert scores.tolist() == expected_scores
 
 
 def assert_exact_once(index, impacts, allowed):
@@ -248,7 +252,7 @@ class TestApproximate:
     @LARGE
     def test_all_scores_are_exact_and_the_share_bounds_what_is_missed(self, collection):
         index, impacts = collection
-        index._scorer.way = kernels.BY_CHUNKS
+        index._scorer.by_kernels.way = kernels.BY_CHUNKS
         missed = 0
         for seed in range(20):
             rng = np.random.default_rng(seed)
@@ -273,7 +277,7 @@ class TestApproximate:
             SparseVector(np.sort(rng.choice(30, 6, replace=False)).astype(np.int32), rng.random(6, np.float32))
             for _ in range(8)
         ]
-        index._scorer.way = kernels.BY_CHUNKS
+        index._scorer.by_kernels.way = kernels.BY_CHUNKS
         exact, rough = (measure_approximation(index, queries, 10, share) for share in (1.0, 0.2))
         assert exact.recall == 1.0
         assert 0 < rough.recall < 1
@@ -413,7 +417,7 @@ class TestQueries:
 def test_an_interrupt_between_kernels_does_no_harm(tmp_path, monkeypatch):
     impacts = np.random.default_rng(3).integers(0, 255, (20_000, 2))
     index = write_index(tmp_path / "index", impacts)
-    index._scorer.way = kernels.BY_POSTINGS
+    index._scorer.by_kernels.way = kernels.BY_POSTINGS
 
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -1,0 +1,211 @@
+"""int8 for our own kernels: the weights of a BERT-like encoder, taken from the checkpoint and not from its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from ..models.checkpoint import Checkpoint
+from ..runtime.artifact import TransformerPart
+from ..runtime.encoder.transformer import offsets, pack, problem_with, sections
+from ..runtime.errors import ExportError
+from .quantize_vocabulary import quantize_rows_of
+from .source import QuantizationSource, encoder_products
+
+F32 = npt.NDArray[np.float32]
+# The hidden size up to which int8 is safe without a look at the ranking: BERT-tiny has 128.
+LARGEST = 256
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where an architecture keeps its weights (``{}``: the layer's number) and its sizes."""
+
+    words: str
+    positions: str
+    types: str | None
+    norms: tuple[str, str, str, str]  # of the embeddings, after attention, after the feed-forward part, of the head
+    mixed: tuple[str, str, str]  # queries, keys, values
+    others: tuple[str, str, str]  # what joins the heads, the two of the feed-forward part
+    head: str
+    decoder: str
+    layers: str
+    hidden: str
+    heads: str
+    inner: str
+    activation: str
+
+
+_BERT = "bert.encoder.layer.{}."
+_DISTILBERT = "distilbert.transformer.layer.{}."
+_ARCHITECTURES: Mapping[str, _Names] = {
+    "BertForMaskedLM": _Names(
+        "bert.embeddings.word_embeddings",
+        "bert.embeddings.position_embeddings",
+        "bert.embeddings.token_type_embeddings",
+        (
+            "bert.embeddings.LayerNorm",
+            _BERT + "attention.output.LayerNorm",
+            _BERT + "output.LayerNorm",
+            "cls.predictions.transform.LayerNorm",
+        ),
+        (_BERT + "attention.self.query", _BERT + "attention.self.key", _BERT + "attention.self.value"),
+        (_BERT + "attention.output.dense", _BERT + "intermediate.dense", _BERT + "output.dense"),
+        "cls.predictions.transform.dense",
+        "cls.predictions.decoder",
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_act",
+    ),
+    "DistilBertForMaskedLM": _Names(
+        "distilbert.embeddings.word_embeddings",
+        "distilbert.embeddings.position_embeddings",
+        None,
+        (
+            "distilbert.embeddings.LayerNorm",
+            _DISTILBERT + "sa_layer_norm",
+            _DISTILBERT + "output_layer_norm",
+            "vocab_layer_norm",
+        ),
+        (_DISTILBERT + "attention.q_lin", _DISTILBERT + "attention.k_lin", _DISTILBERT + "attention.v_lin"),
+        (_DISTILBERT + "attention.out_lin", _DISTILBERT + "ffn.lin1", _DISTILBERT + "ffn.lin2"),
+        "vocab_transform",
+        "vocab_projector",
+        "n_layers",
+        "dim",
+        "n_heads",
+        "hidden_dim",
+        "activation",
+    ),
+}
+
+
+def obstacle(checkpoint: Checkpoint, largest: int | None = None) -> str:
+    """What keeps a checkpoint from running in our kernels, or from being of a hidden size of at most ``largest``; "" if
+    nothing.
+    """
+    model = checkpoint.model
+    names = _ARCHITECTURES.get(type(model).__name__)
+    if names is None:
+        return f"our kernels compute {', '.join(_ARCHITECTURES)}, not {type(model).__name__}"
+    config = model.config
+    if checkpoint.pooling != "max":
+        return f"our kernels pool by the maximum, not by {checkpoint.pooling}"
+    if getattr(config, names.activation) != "gelu":
+        return f"our kernels compute gelu, not {getattr(config, names.activation)}"
+    if getattr(config, "position_embedding_type", None) not in (None, "absolute") or getattr(
+        config, "is_decoder", False
+    ):
+        return "our kernels add absolute positions and look both ways"
+    part = _part(model, names)
+    if largest is not None and part.hidden > largest:
+        return f"it has {part.hidden} hidden values"
+    return problem_with(part)
+
+
+def write_kernel(source: QuantizationSource, target: Path) -> TransformerPart:
+    """Write the encoder of ``source.checkpoint`` for our kernels. Raises ExportError where :func:`obstacle` sees one.
+
+    All matrices get 8 bits and a scale a row, which is exact on every CPU: without VNNI the kernels multiply in 16
+    bits. The shift of a product's mean that rounding makes is taken back, as :mod:`quantize_rows` does.
+    """
+    reason = "a graph without its checkpoint" if source.checkpoint is None else obstacle(source.checkpoint)
+    if source.checkpoint is None or reason:
+        raise ExportError(f"not for our kernels ({reason}); choose another --recipe, or export with --no-int8")
+    model = source.checkpoint.model
+    names = _ARCHITECTURES[type(model).__name__]
+    part = _part(model, names)
+    weights = {name: tensor.detach().float().numpy() for name, tensor in model.state_dict().items()}
+    vocab_size = len(weights[f"{names.decoder}.weight"])
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "positions": weights[f"{names.positions}.weight"],
+        "decoder_bias": weights[f"{names.decoder}.bias"],
+        "norms": _norms(weights, names, part.layers),
+        **_products(weights, names, part.layers, _means(source)),
+    }
+    if names.types is not None:
+        arrays["positions"] = arrays["positions"] + weights[f"{names.types}.weight"][0]
+    for name, tensor in (("decoder", names.decoder), ("words", names.words)):
+        arrays[name], arrays[f"{name}_scale"] = quantize_rows_of(weights[f"{tensor}.weight"], 127)
+    starts, size = offsets(part, vocab_size)
+    data = np.zeros(size, np.uint8)
+    for name, (dtype, shape) in sections(part, vocab_size).items():
+        if arrays[name].shape != shape:
+            raise ExportError(f"the checkpoint's {name} have the shape {arrays[name].shape}, not {shape}")
+        found = np.ascontiguousarray(arrays[name], dtype).reshape(-1).view(np.uint8)
+        data[starts[name] : starts[name] + found.size] = found
+    target.write_bytes(data.data)
+    return part
+
+
+def _part(model: Any, names: _Names) -> TransformerPart:
+    config, weights = model.config, model.state_dict()
+    words, decoder = weights[f"{names.words}.weight"], weights[f"{names.decoder}.weight"]
+    return TransformerPart(
+        layers=int(getattr(config, names.layers)),
+        hidden=int(getattr(config, names.hidden)),
+        heads=int(getattr(config, names.heads)),
+        inner=int(getattr(config, names.inner)),
+        positions=len(weights[f"{names.positions}.weight"]),
+        epsilon=float(getattr(config, "layer_norm_eps", 1e-12)),
+        tied=words.shape == decoder.shape and bool((words == decoder).all()),
+    )
+
+
+def _norms(weights: Mapping[str, F32], names: _Names, layers: int) -> F32:
+    embeddings, attention, forward, head = names.norms
+    order = [embeddings, *(n.format(i) for i in range(layers) for n in (attention, forward)), head]
+    return np.stack([np.stack([weights[f"{n}.weight"], weights[f"{n}.bias"]]) for n in order])
+
+
+def _products(
+    weights: Mapping[str, F32], names: _Names, layers: int, means: Mapping[bytes, npt.NDArray[np.float64]]
+) -> dict[str, npt.NDArray[Any]]:
+    """All matrices packed, in the order of ``transformer.matrices``; scale, corrected bias and offset of each row."""
+    order: list[list[str]] = []
+    for layer in range(layers):
+        order.append([name.format(layer) for name in names.mixed])
+        order += [[name.format(layer)] for name in names.others]
+    order.append([names.head])
+    rows, scales, biases, sums = [], [], [], []
+    for together in order:
+        quantized, scale, bias = [], [], []
+        for name in together:
+            matrix = weights[f"{name}.weight"]
+            part, of_rows = quantize_rows_of(matrix, 127)
+            mean = means.get(matrix.tobytes())
+            shift = 0.0 if mean is None else (matrix - part * of_rows[:, None]).astype(np.float64) @ mean
+            quantized.append(part)
+            scale.append(of_rows)
+            bias.append((weights[f"{name}.bias"] + shift).astype(np.float32))
+        matrix_of_all = np.concatenate(quantized)
+        rows.append(pack(matrix_of_all))
+        scales += scale
+        biases += bias
+        sums.append(-128 * matrix_of_all.sum(axis=1, dtype=np.int32))
+    return {
+        "rows": np.concatenate(rows),
+        "scale": np.concatenate(scales),
+        "bias": np.concatenate(biases),
+        "offset": np.concatenate(sums),
+    }
+
+
+def _means(source: QuantizationSource) -> dict[bytes, npt.NDArray[np.float64]]:
+    """By the bytes of a matrix ``[rows, columns]``: the mean of what the calibration text multiplies it with."""
+    graph = onnx.load(source.path).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    means = {}
+    for node in encoder_products(graph):
+        matrix = np.ascontiguousarray(numpy_helper.to_array(tensors[node.input[1]]).T)
+        means[matrix.tobytes()] = source.statistics[node.name].mean
+    return means
