@@ -481,6 +481,7 @@ def visit(
     spread: float,
     levels: I64,
     keep: float,
+    floor: float,
     allowed: Bools,
     allowed_chunks: U8,
     excluded: int,
@@ -515,7 +516,7 @@ def visit(
     found_units: U32,
 ) -> tuple[int, int, float, float]:
     """Answer a query by visiting chunks: (DONE, candidates, …); or (SCAN, terms, bar, unit) where :func:`scan` is to do
-    it. :func:`take_best` makes the results of the candidates.
+    it. :func:`take_best` makes the results of the candidates. Units that score less than ``floor`` are not wanted.
     """
     code, n = read_query(terms, weights, term_blocks, term_rows, touched, kept, used, rows)
     if code != DONE or n == 0:
@@ -524,7 +525,8 @@ def visit(
     level = 0
     while level < levels.size and levels[level] < k + excluded:
         level += 1
-    bar = SMALLEST  # the k-th best score is at least this: k units have so large an impact in one term
+    # The k-th best score is at least this, or wanted to be: k units have so large an impact in one term.
+    bar = max(SMALLEST, floor)
     ceiling = 0.0
     heaviest = 0.0
     postings = 0.0

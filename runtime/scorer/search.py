@@ -110,12 +110,15 @@ class SegmentScorer:
         k: int,
         allowed: AllowedUnits | None = None,
         keep: float = 1.0,
+        floor: float = 0.0,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """(units uint32, scores float64 without the scale) of the top k, best first; units that share no term are left
         out.
 
         ``terms``: integers ``[n]``, distinct, in any order. ``weights``: float32 ``[n]``, finite, >= 0.
         ``allowed``: which units may be found; None: all. ``keep`` below 1: approximate, see :func:`kernels.visit`.
+        ``floor``: a score without the scale, such as the k-th best of other segments; units that score less are not
+        wanted, those that score as much are.
         Raises InputError for anything else, IntegrityError for damaged postings.
         """
         t, w = _query_arrays(terms, weights)
@@ -126,7 +129,7 @@ class SegmentScorer:
         mask, mask_chunks = _NONE_EXCLUDED if allowed is None else (allowed.units, allowed.chunks)
         while True:
             code, n, bar, unit = kernels.visit(
-                t, w, k, self.way, s.spread, self._levels, keep, mask, mask_chunks,
+                t, w, k, self.way, s.spread, self._levels, keep, floor, mask, mask_chunks,
                 0 if allowed is None else allowed.excluded, *self._of_visit, *ws.of_visit,
             )  # fmt: skip
             if code <= kernels.SCAN:

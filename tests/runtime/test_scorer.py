@@ -36,6 +36,10 @@ def assert_exact_once(index, impacts, allowed):
     assert (found[0].tolist(), found[1].tolist()) == expected
 
 
+# a score, the next above it, the next below it
+ROUND = (float, lambda score: float(np.nextafter(score, np.inf)), lambda score: float(np.nextafter(score, 0)))
+
+
 @st.composite
 def collections(draw):
     """Small collections from shapes that have broken scorers: ties, giant lists, empty documents, extreme impacts."""
@@ -235,6 +239,24 @@ class TestLayouts:
             impacts[term :: 300 + term, term] = 1 + term % 255
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         assert_exact(index, impacts, range(300), np.linspace(0.1, 2, 300), 20)
+
+
+class TestFloor:
+    @QUICK
+    @given(data=st.data(), impacts=collections(), layout=st.sampled_from(({}, {"reorder": True}, {"block_max": False})))
+    def test_nothing_below_it_and_all_of_it(self, data, impacts, layout, tmp_path_factory):
+        index = write_index(tmp_path_factory.mktemp("i") / "index", impacts, **layout)
+        query = data.draw(queries(impacts.shape[1]))
+        terms, weights = list(query), list(query.values())
+        for k in {1, 10, data.draw(st.integers(1, len(impacts)))}:
+            best, scores = top_k(impacts, terms, weights, k)
+            floors = [0.0, *(f(scores[data.draw(st.integers(0, len(scores) - 1))]) for f in ROUND if scores)]
+            for floor in floors:
+                expected = [pair for pair in zip(best, scores, strict=True) if pair[1] >= floor]
+                for way in (kernels.CHEAPER, kernels.BY_CHUNKS, kernels.BY_POSTINGS):
+                    index._scorer.way = way
+                    found = index._scorer.search(terms, weights, k, floor=floor)
+                    assert list(zip(*(x.tolist() for x in found), strict=True)) == expected
 
 
 @pytest.fixture(scope="module")
