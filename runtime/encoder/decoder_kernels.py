@@ -11,8 +11,6 @@ Rows are packed in blocks of 32 terms: for each group of 4 hidden values the 4 b
 load is one operand of VPDPBUSD (4 products of an unsigned and a signed byte added to an int32). A tile is 32 terms x
 up to 8 positions in registers. The instruction is chosen when the kernel is compiled, by the CPU that Numba compiles
 for: AVX-512 VNNI, AVX-VNNI, AVX2, or plain vector code that LLVM fits to any CPU; all give the same integers.
-
-All stands in this one file, because Numba finds a cached kernel stale only when the file of that kernel has changed.
 """
 
 from __future__ import annotations

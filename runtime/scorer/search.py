@@ -1,4 +1,4 @@
-"""Searching one segment with a query vector: validation, workspace, and the call of the kernels."""
+"""Searching one segment with a query vector: validation, workspace, and the call of the"""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from . import CHUNK, WINDOW, kernels
+from . import CHUNK, WINDOW
 from .arrays import U8, Bools, Sums
+from .bounds import CHUNKS, GROUPS
+from .chunks import BATCH
+from .query import BAD_TERM, SCAN, UNSORTED, UNTOUCHED
+from .scan import scan
+from .sorting import take_best
+from .visit import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
 
 if TYPE_CHECKING:
     from ..index.segment import Segment
@@ -35,12 +41,12 @@ class _Workspace:
 
     def __init__(self, windows: int) -> None:
         self.windows = windows
-        groups = windows * kernels.GROUPS
+        groups = windows * GROUPS
         self.tops = np.empty(windows, np.float64)
-        self.bounds = np.empty(windows * kernels.CHUNKS, np.uint16)
+        self.bounds = np.empty(windows * CHUNKS, np.uint16)
         self.peaks = np.empty(groups, np.uint16)
-        self.order = np.empty(2 * windows * kernels.CHUNKS, np.uint32)
-        self.sums = np.zeros(kernels.BATCH + CHUNK, np.float64)
+        self.order = np.empty(2 * windows * CHUNKS, np.uint32)
+        self.sums = np.zeros(BATCH + CHUNK, np.float64)
         self.whole_sums, self.float_sums = np.zeros(2 * WINDOW, np.int64), np.zeros(2 * WINDOW, np.float64)
         # Room for a whole window, though a strip has 4,096 units: whatever a posting list holds must fit.
         self.crossed = np.empty(WINDOW, np.uint16)
@@ -60,9 +66,9 @@ class _Workspace:
             self.starts = np.empty((terms, self.windows + 1), np.uint64)
         if k > self.k:
             self.k = k = max(128, k)
-            capacity = 2 * k + kernels.SLACK_FOUND + WINDOW
+            capacity = 2 * k + SLACK_FOUND + WINDOW
             self.scores, self.units = np.empty(capacity, np.float64), np.empty(capacity, np.uint32)
-        # the last arguments of kernels.visit
+        # the last arguments of visit
         self.of_visit: Any = (
             self.kept, self.used, self.whole, self.rows, self.starts, self.tops, self.bounds, self.peaks, self.order,
             self.places, self.sums, self.firsts, self.counts, self.scores, self.units,
@@ -85,10 +91,10 @@ class SegmentScorer:
         self._segment = segment
         self._levels = np.array(KTH_LEVELS, np.int64)
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
-        self.way = self.latest_way = kernels.CHEAPER
+        self.way = self.latest_way = CHEAPER
         self._workspaces = _Workspaces(-(-segment.units // WINDOW))
         s = segment
-        # the arguments of kernels.visit between the filter and the workspace
+        # the arguments of visit between the filter and the workspace
         self._of_visit: Any = (
             s.term_blocks, s.term_impacts, s.term_rows, s.touched, s.block_windows, s.block_impacts, s.block_postings,
             s.chunk_impacts, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
@@ -116,7 +122,7 @@ class SegmentScorer:
         out.
 
         ``terms``: integers ``[n]``, distinct, in any order. ``weights``: float32 ``[n]``, finite, >= 0.
-        ``allowed``: which units may be found; None: all. ``keep`` below 1: approximate, see :func:`kernels.visit`.
+        ``allowed``: which units may be found; None: all. ``keep`` below 1: approximate, see :func:`.visit.visit`.
         ``floor``: a score without the scale, such as the k-th best of other segments; units that score less are not
         wanted, those that score as much are.
         Raises InputError for anything else, IntegrityError for damaged postings.
@@ -128,34 +134,34 @@ class SegmentScorer:
         ws.reserve(t.size, k)
         mask, mask_chunks = _NONE_EXCLUDED if allowed is None else (allowed.units, allowed.chunks)
         while True:
-            code, n, bar, unit = kernels.visit(
+            code, n, bar, unit = visit(
                 t, w, k, self.way, s.spread, self._levels, keep, floor, mask, mask_chunks,
                 0 if allowed is None else allowed.excluded, *self._of_visit, *ws.of_visit,
             )  # fmt: skip
-            if code <= kernels.SCAN:
+            if code <= SCAN:
                 break
-            if code == kernels.UNTOUCHED:
+            if code == UNTOUCHED:
                 s.touch(t)
-            elif code == kernels.UNSORTED:
+            elif code == UNSORTED:
                 order = np.argsort(t, kind="stable")
                 t, w = t[order], w[order]
                 if (t[1:] == t[:-1]).any():
                     raise InputError("a query vector names a term twice; add up the weights of equal terms")
-            elif code == kernels.BAD_TERM:
+            elif code == BAD_TERM:
                 raise InputError(f"term {t[n]} of the query is outside the index's vocabulary of {s.vocab_size}")
             else:
                 raise InputError("query weights must be finite and not negative")
-        self.latest_way = kernels.BY_POSTINGS if code == kernels.SCAN else kernels.BY_CHUNKS
-        if code == kernels.SCAN:
+        self.latest_way = BY_POSTINGS if code == SCAN else BY_CHUNKS
+        if code == SCAN:
             whole = unit > 0.0
             weights_used: Sums = ws.whole if whole else ws.used
             sums: Sums = ws.whole_sums if whole else ws.float_sums
-            n = kernels.scan(
+            n = scan(
                 n, k, bar, unit if whole else 1.0, whole, mask, mask_chunks, weights_used, ws.rows, ws.starts,
                 ws.tops, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
                 sums, ws.crossed, ws.scores, ws.units,
             )  # fmt: skip
-        n = kernels.take_best(n, k, ws.scores, ws.units)
+        n = take_best(n, k, ws.scores, ws.units)
         return ws.units[:n].copy(), ws.scores[:n].copy()
 
 

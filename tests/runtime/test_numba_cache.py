@@ -15,12 +15,13 @@ PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from splade_edge.runtime.scorer import kernels
-assert kernels.__file__.startswith(sys.argv[1]), kernels.__file__
+from splade_edge.runtime.scorer import sorting
+assert sorting.__file__.startswith(sys.argv[1]), sorting.__file__
 scores = np.array([3.0, 9.0, 5.0])
-kernels.take_best(3, 2, scores, np.arange(3, dtype=np.uint32))
+sorting.take_best(3, 2, scores, np.arange(3, dtype=np.uint32))
 print(int(scores[1]))
-print(kernels.take_best.stats.cache_path)
+print(sorting.take_best.stats.cache_path)
+print(sum(sorting.take_best.stats.cache_hits.values()))
 """
 
 
@@ -88,6 +89,34 @@ def test_beside_the_source_by_default(copied):
     result = run(copied, HOME=str(copied))
     assert result.returncode == 0, result.stderr
     assert "SpladeEdgeWarning" not in result.stderr
+
+
+def test_a_change_in_a_helper_of_another_file_is_noticed(copied, tmp_path):
+    # take_best calls arithmetic of arrays.py here: a change there must reach the cached kernel, a new time must not
+    scorer = copied / "splade_edge/runtime/scorer"
+    helper = scorer / "arrays.py"
+    helper.write_text(helper.read_text() + "\n\nimport numba\n\n\n@numba.njit\ndef halved(x):\n    return x / 2\n")
+    sorting = scorer / "sorting.py"
+    changed = sorting.read_text().replace("from .arrays import", "from .arrays import halved,")
+    changed = changed.replace(
+        "    sort_results(scores, units, found)",
+        "    sort_results(scores, units, found)\n    scores[1] = halved(scores[1])",
+    )
+    assert changed.count("halved") == 2
+    sorting.write_text(changed)
+
+    def outcome():
+        result = run(copied, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        assert result.returncode == 0, result.stderr
+        value, _, hits = result.stdout.splitlines()
+        return int(value), int(hits)
+
+    assert outcome() == (2, 0)
+    assert outcome() == (2, 1)
+    os.utime(sorting, (1, 1))
+    assert outcome() == (2, 1)
+    helper.write_text(helper.read_text().replace("x / 2", "x * 2"))
+    assert outcome() == (10, 0)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
