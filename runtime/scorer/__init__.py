@@ -22,3 +22,4 @@ SPAN = 1 << SPAN_BITS
 # The units whose accumulators a scan holds at a time.
 STRIP_BITS = 12
 STRIP = 1 << STRIP_BITS
+STRIPS = WINDOW // STRIP  # of a window

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import CHUNK, CHUNK_BITS, WINDOW
-from .arrays import U8, U16, U32
+from .arrays import I64, U8, U16, U32
 from .numba_cache import inline_kernel
 
 CHUNKS = WINDOW // CHUNK  # of a window
@@ -60,6 +60,13 @@ def add_postings(bounds: U16, weight: Any, units: U16, impacts: U8, places: U16)
 
 
 @inline_kernel
+def keep_passing(bounds: U16, passing: U8) -> None:
+    """Set the bounds to 0 where ``passing`` is 0, not 1."""
+    for i in range(bounds.size):
+        bounds[i] *= passing[i]
+
+
+@inline_kernel
 def find_peaks(bounds: U16, peaks: U16) -> None:
     """``peaks[g]``: the highest bound in group g of a window's chunks."""
     peaks[:] = 0
@@ -70,9 +77,12 @@ def find_peaks(bounds: U16, peaks: U16) -> None:
 
 
 @inline_kernel
-def high_cut(values: U16, wanted: int) -> Any:
-    """A value that at least ``wanted`` of the values reach, and not many more; 0 where fewer are positive."""
-    counts = np.zeros(PEAK_BINS, np.int64)
+def high_cut(values: U16, wanted: int, counts: I64) -> Any:
+    """A value that at least ``wanted`` of the values reach, and not many more; 0 where fewer are positive. ``counts``,
+    int64, is workspace.
+    """
+    for b in range(PEAK_BINS):
+        counts[b] = 0
     for i in range(values.size):
         counts[values[i] >> np.uint16(PEAK_SHIFT)] += 1
     seen = 0
@@ -90,9 +100,9 @@ def needed(bar: float, step: float, keep: float) -> Any:
 
 
 @inline_kernel
-def best_of_groups(peaks: U16, bounds: U16, need: Any, wanted: int, order: U32) -> int:
+def best_of_groups(peaks: U16, bounds: U16, need: Any, wanted: int, order: U32, counts: I64) -> int:
     """The chunk of the highest bound in each of the ``wanted`` best groups or a few more: ``order[:…]``."""
-    cut = max(need, high_cut(peaks, wanted))
+    cut = max(need, high_cut(peaks, wanted, counts))
     count = 0
     for group in range(peaks.size):
         if peaks[group] >= cut and count < 2 * wanted:
@@ -121,13 +131,16 @@ def reaching(peaks: U16, bounds: U16, need: Any, order: U32) -> int:
 
 
 @inline_kernel
-def sort_chunks(order: U32, count: int, bounds: U16, least: Any) -> None:
-    """Sort ``order[:count]`` by bound, roughly descending: into buckets; ``order[count:2 count]`` is workspace."""
+def sort_chunks(order: U32, count: int, bounds: U16, least: Any, place: I64) -> None:
+    """Sort ``order[:count]`` by bound, roughly descending: into buckets; ``order[count:2 count]`` and ``place``, int64,
+    are workspace.
+    """
     top = least
     for i in range(count):
         top = max(top, bounds[order[i]])
     width = (np.uint32(top) - np.uint32(least)) // np.uint32(SORT_BUCKETS) + np.uint32(1)
-    place = np.zeros(SORT_BUCKETS + 1, np.int64)
+    for b in range(SORT_BUCKETS + 1):
+        place[b] = 0
     for i in range(count):
         place[(np.uint32(top) - np.uint32(bounds[order[i]])) // width + np.uint32(1)] += 1
     for b in range(SORT_BUCKETS):
@@ -136,4 +149,5 @@ def sort_chunks(order: U32, count: int, bounds: U16, least: Any) -> None:
         bucket = (np.uint32(top) - np.uint32(bounds[order[i]])) // width
         order[count + place[bucket]] = order[i]
         place[bucket] += 1
-    order[:count] = order[count : 2 * count]
+    for i in range(count):  # NumPy's assignment of a slice would compile for two seconds
+        order[i] = order[count + i]

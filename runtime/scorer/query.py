@@ -9,8 +9,9 @@ import numpy as np
 from .arrays import F32, F64, I32, I64, U8, U16, U64
 from .numba_cache import inline_kernel
 
-# What was found: results, that the postings are to be scanned, or what is wrong with the query.
-DONE, SCAN, UNSORTED, BAD_TERM, BAD_WEIGHT, UNTOUCHED = range(6)
+# What a kernel found, if not results: that the postings are to be scanned, that candidates are to be sorted, or what is
+# wrong with the query.
+DONE, SCAN, SORT, UNSORTED, BAD_TERM, BAD_WEIGHT, UNTOUCHED = range(0, -7, -1)
 
 
 @inline_kernel

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from . import CHUNK, CHUNK_BITS, STRIP, STRIP_BITS, WINDOW, WINDOW_BITS
-from .arrays import F64, I64, U8, U16, U32, U64, Bools, Sums
+from . import CHUNK, CHUNK_BITS, STRIP, STRIP_BITS, STRIPS, WINDOW, WINDOW_BITS
+from .arrays import I64, U8, U16, U64, Sums
 from .bounds import CHUNKS
 from .chunks import chunk_start
+from .memory import BAR, FOUND, TERMS, UNIT, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
-from .sorting import raise_bar
+from .sorting import NONE, raise_bar
 from .visit import SLACK_FOUND
 
-STRIPS = WINDOW // STRIP  # of a window
 # With fewer postings in a strip than this, their accumulators are cleared one by one.
 SPARSE = STRIP // 32
 
@@ -37,6 +37,15 @@ def lower_bound(units: U16, unit: Any) -> Any:
         low += half if units[low + half - np.uint64(1)] < unit else np.uint64(0)
         length -= half
     return low
+
+
+@inline_kernel
+def any_of(flags: U8) -> Any:
+    """Whether one is not 0."""
+    seen = np.uint8(0)
+    for i in range(flags.size):
+        seen |= flags[i]
+    return seen != 0
 
 
 @inline_kernel
@@ -76,74 +85,66 @@ def split_block(
 
 @kernel
 def scan(
-    n: int,
     k: int,
-    bar: float,
-    unit: float,
+    allowed: int,
+    segment: int,
+    workspace: int,
     whole: bool,
-    allowed: Bools,
-    allowed_chunks: U8,
     weights: Sums,
-    rows: I64,
-    starts: U64,
-    tops: F64,
-    span_postings: U16,
-    chunk_postings: U8,
-    units: U16,
-    impacts: U8,
-    n_units: int,
-    original: U32,
     accumulators: Sums,
-    crossed: U16,
-    found_scores: F64,
-    found_units: U32,
-) -> int:
-    """Answer a query by adding up all postings; returns how many candidates there are."""
+    least: Sums,
+) -> None:
+    """Answer a query by adding up all postings; leaves candidates for :func:`.sorting.take_best`.
+
+    ``weights``, ``accumulators`` and ``least`` (one value, workspace) are int64 where ``whole``, or float64. The
+    addresses are those that :func:`.visit.visit` had; it left the rest in the workspace.
+    """
+    s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
+    n, bar, unit = np.int64(ws.state[TERMS]), ws.state[BAR], ws.state[UNIT] if whole else 1.0
+    units, impacts, starts, splits = s.units, s.impacts, ws.starts, ws.splits
     # A unit indexes accumulators[WINDOW - base:], so that all strips use the same 4,096 of them.
     strip_sums = accumulators[WINDOW : WINDOW + STRIP]
-    least = np.empty(1, accumulators.dtype)  # of a candidate's accumulator
-    splits = np.empty((n, STRIPS + 1), np.uint64)
     limit = 2 * k + SLACK_FOUND
-    found = 0
-    ordered = original.size == 0
+    found = NONE
+    ordered = s.original.size == 0
     full = False  # whether bar is the score of a k-th candidate: then a later unit must beat it, for ties go to earlier
-    for w in range(tops.size):
-        if tops[w] < bar:
+    for w in range(ws.tops.size):
+        if ws.tops[w] < bar:
             continue
-        length = min(WINDOW, n_units - (w << WINDOW_BITS))
+        length = min(WINDOW, s.unit_count - (w << WINDOW_BITS))
         for j in range(n):
-            split_block(j, w, rows, starts, span_postings, chunk_postings, units, splits[j])
-        for s in range((length + STRIP - 1) >> STRIP_BITS):
-            base = (w << WINDOW_BITS) + (s << STRIP_BITS)
-            size = min(STRIP, n_units - base)
-            if allowed.size > 0:
+            split_block(j, w, ws.rows, starts, s.span_postings, s.chunk_postings, units, splits[j])
+        for strip in range((length + STRIP - 1) >> STRIP_BITS):
+            base = (w << WINDOW_BITS) + (strip << STRIP_BITS)
+            size = min(STRIP, s.unit_count - base)
+            if passing.units.size > 0:
                 first_chunk = base >> CHUNK_BITS
-                if not allowed_chunks[first_chunk : first_chunk + STRIP // CHUNK].any():
+                if not any_of(passing.chunks[first_chunk : first_chunk + STRIP // CHUNK]):
                     continue
             if whole:  # at least 1: bar / unit may be rounded to 0
                 least[0] = max(1.0, math.floor(bar / unit) + 1 if full and ordered else math.ceil(bar / unit))
             else:
                 least[0] = np.nextafter(bar, np.inf) if full and ordered else bar
-            within = accumulators[WINDOW - (s << STRIP_BITS) : 2 * WINDOW - (s << STRIP_BITS)]
-            crossings = 0
+            within = accumulators[WINDOW - (strip << STRIP_BITS) : 2 * WINDOW - (strip << STRIP_BITS)]
+            crossings = NONE
             postings = np.uint64(0)
             for j in range(n):
-                lo, hi = splits[j, s], splits[j, s + 1]
-                crossings = add_block(within, weights[j], units[lo:hi], impacts[lo:hi], least[0], crossed, crossings)
+                lo, hi = splits[j, strip], splits[j, strip + 1]
+                crossings = add_block(within, weights[j], units[lo:hi], impacts[lo:hi], least[0], ws.crossed, crossings)
                 postings += hi - lo
             for i in range(crossings):
-                at = np.int64(crossed[i] & np.uint16(STRIP - 1))
-                if at < size and (allowed.size == 0 or allowed[base + at]):
-                    found_scores[found] = strip_sums[at] * unit
-                    found_units[found] = base + at if ordered else original[base + at]
+                at = np.int64(ws.crossed[i] & np.uint16(STRIP - 1))
+                if at < size and (passing.units.size == 0 or passing.units[base + at]):
+                    ws.scores[found] = strip_sums[at] * unit
+                    ws.units[found] = base + at if ordered else s.original[base + at]
                     found += 1
             if postings < np.uint64(SPARSE):
                 for j in range(n):
-                    for p in range(splits[j, s], splits[j, s + 1]):
+                    for p in range(splits[j, strip], splits[j, strip + 1]):
                         strip_sums[units[p] & np.uint16(STRIP - 1)] = 0
             else:
                 strip_sums[:size] = 0
             if found >= limit:
-                found, bar = raise_bar(found, k, bar, found_scores, found_units)
+                found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
                 full = True
-    return found
+    ws.state[FOUND] = found

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from .arrays import F64, U32
+from .memory import FOUND, open_workspace
 from .numba_cache import inline_kernel, kernel
 
-# From so many results on they are sorted by radix.
-RADIX_FROM = 64
+# Up to so many results are sorted by insertion, more by radix.
+FEW = 64
 RADIX_BITS = 11
+RADIX = 1 << RADIX_BITS
+NONE: Any = np.int64(0)  # a literal 0 is another type to Numba, for which helpers would be compiled once more
 KEYS = float(1 << (2 * RADIX_BITS))
 
 
@@ -22,102 +25,91 @@ def ranks_below(score_a: float, unit_a: Any, score_b: float, unit_b: Any) -> boo
 
 
 @inline_kernel
-def sort_range(scores: F64, units: U32, first: int, last: int) -> None:
-    """Sort ``[first, last]`` best first, in place: quicksort, then insertion sort of short ranges."""
-    stack = np.empty((64, 2), np.int64)
-    depth = 1
-    stack[0, 0], stack[0, 1] = first, last
-    while depth > 0:
-        depth -= 1
-        low, high = stack[depth, 0], stack[depth, 1]
-        while high - low > 16:
-            middle = (low + high) >> 1
-            score, unit = scores[middle], units[middle]
-            i, j = low, high
-            while i <= j:
-                while ranks_below(score, unit, scores[i], units[i]):
-                    i += 1
-                while ranks_below(scores[j], units[j], score, unit):
-                    j -= 1
-                if i <= j:
-                    scores[i], scores[j] = scores[j], scores[i]
-                    units[i], units[j] = units[j], units[i]
-                    i += 1
-                    j -= 1
-            # keep the longer part for later, so that the stack stays within log2(size)
-            if j - low > high - i:
-                stack[depth, 0], stack[depth, 1] = low, j
-                low = i
-            else:
-                stack[depth, 0], stack[depth, 1] = i, high
-                high = j
-            depth += 1
-    for i in range(first + 1, last + 1):
-        score, unit = scores[i], units[i]
-        j = i - 1
-        while j >= first and ranks_below(scores[j], units[j], score, unit):
-            scores[j + 1] = scores[j]
-            units[j + 1] = units[j]
-            j -= 1
-        scores[j + 1] = score
-        units[j + 1] = unit
+def sort_range(scores: F64, units: U32, ranks: U32, first: int, last: int) -> None:
+    """Sort the candidates that ``ranks[first:last]`` names best first, in place: by insertion, or a heap of many."""
+    size = last - first
+    if size <= FEW:
+        for i in range(first + 1, last):
+            this = ranks[i]
+            j = i
+            while j > first and ranks_below(scores[ranks[j - 1]], units[ranks[j - 1]], scores[this], units[this]):
+                ranks[j] = ranks[j - 1]
+                j -= 1
+            ranks[j] = this
+        return
+    # A heap with the worst on top; first it is built from the middle down, then its top goes to the end.
+    start, end = size >> 1, size
+    while end > 1:
+        if start > 0:
+            start -= 1
+            this = ranks[first + start]
+        else:
+            end -= 1
+            this = ranks[first + end]
+            ranks[first + end] = ranks[first]
+        at = start
+        child = 2 * at + 1
+        while child < end:
+            below = ranks[first + child]
+            if child + 1 < end:
+                other = ranks[first + child + 1]
+                if ranks_below(scores[other], units[other], scores[below], units[below]):
+                    child += 1
+                    below = other
+            if not ranks_below(scores[below], units[below], scores[this], units[this]):
+                break
+            ranks[first + at] = below
+            at = child
+            child = 2 * at + 1
+        ranks[first + at] = this
 
 
 @inline_kernel
-def sort_results(scores: F64, units: U32, size: int) -> None:
-    """Sort best first (score descending, unit ascending).
+def sort_results(scores: F64, units: U32, size: int, ranks: U32, ranks_too: U32, keys: U32, counts: Any) -> None:
+    """``ranks[:size]``: the candidates best first.
 
     Two passes of a radix sort over scores scaled to 22 bits, then a comparison sort of each run of equal keys: the
     mispredicted branches of a comparison sort cost more than all else in a search for many results.
+    ``counts``: int64 ``[2 * RADIX]``, workspace, as are ``ranks_too`` and ``keys``.
     """
-    if size <= RADIX_FROM:
-        sort_range(scores, units, 0, size - 1)
-        return
-    least, most = scores[0], scores[0]
+    least, most = np.inf, -np.inf
     for i in range(size):
+        ranks[i] = i
         least = min(least, scores[i])
         most = max(most, scores[i])
-    if not most - least > 1e-290:  # all equal, or too close to scale
-        sort_range(scores, units, 0, size - 1)
+    if size <= FEW or not most - least > 1e-290:  # few, all equal, or too close to scale
+        sort_range(scores, units, ranks, NONE, size)
         return
     factor = (KEYS - 1) / (most - least)
-    keys = np.empty(size, np.uint32)
-    order = np.empty(size, np.uint32)
-    by_low = np.empty(size, np.uint32)
-    place = np.zeros((2, 1 << RADIX_BITS), np.uint32)
-    low_bits = np.uint32((1 << RADIX_BITS) - 1)
+    low_bits = np.uint32(RADIX - 1)
+    high = np.uint32(RADIX)
+    for v in range(2 * RADIX):
+        counts[v] = 0
     for i in range(size):
         key = np.uint32(min(max((most - scores[i]) * factor, 0.0), KEYS - 1.0))
         keys[i] = key
-        place[0, key & low_bits] += 1
-        place[1, key >> np.uint32(RADIX_BITS)] += 1
-    for p in range(2):
-        total = np.uint32(0)
-        for v in range(1 << RADIX_BITS):
-            count = place[p, v]
-            place[p, v] = total
-            total += count
+        counts[key & low_bits] += 1
+        counts[high + (key >> np.uint32(RADIX_BITS))] += 1
+    low_total, high_total = 0, 0
+    for v in range(RADIX):
+        low_count, high_count = counts[v], counts[RADIX + v]
+        counts[v], counts[RADIX + v] = low_total, high_total
+        low_total += low_count
+        high_total += high_count
     for i in range(size):
         v = keys[i] & low_bits
-        by_low[place[0, v]] = i
-        place[0, v] += 1
+        ranks_too[counts[v]] = i
+        counts[v] += 1
     for i in range(size):
-        v = keys[by_low[i]] >> np.uint32(RADIX_BITS)
-        order[place[1, v]] = by_low[i]
-        place[1, v] += 1
-    old_scores = np.empty(size, np.float64)
-    old_units = np.empty(size, np.uint32)
-    for i in range(size):
-        old_scores[i] = scores[i]
-        old_units[i] = units[i]
-    for i in range(size):
-        scores[i] = old_scores[order[i]]
-        units[i] = old_units[order[i]]
-    first = 0
+        this = ranks_too[i]
+        v = high + (keys[this] >> np.uint32(RADIX_BITS))
+        ranks[counts[v]] = this
+        counts[v] += 1
+    first = NONE
     for i in range(1, size + 1):
-        if i == size or keys[order[i]] != keys[order[first]]:
+        if i == size or keys[ranks[i]] != keys[ranks[first]]:
             if i - first > 1:
-                sort_range(scores, units, first, i - 1)
+                sort_range(scores, units, ranks, first, i)
             first = i
 
 
@@ -161,11 +153,22 @@ def raise_bar(found: int, k: int, bar: float, scores: F64, units: U32) -> tuple[
     return k, lowest
 
 
+@inline_kernel
+def hand_over(size: int, scale: float, scores: F64, units: U32, ranks: U32, out_units: U32, out_scores: F64) -> None:
+    """Write the results in the order of ``ranks``, scores times the scale."""
+    for i in range(size):
+        out_units[i] = units[ranks[i]]
+        out_scores[i] = scores[ranks[i]] * scale
+
+
 @kernel
-def take_best(found: int, k: int, scores: F64, units: U32) -> int:
-    """The k best candidates, sorted, in front; returns how many there are."""
+def take_best(k: int, scale: float, workspace: int, out_units: U32, out_scores: F64) -> int:
+    """Make the k best of the workspace's candidates the results, sorted; returns how many there are."""
+    ws = open_workspace(workspace)
+    found: Any = np.int64(ws.state[FOUND])
     if found > k:
-        select_top(scores, units, found, k)
-        found = k
-    sort_results(scores, units, found)
-    return found
+        select_top(ws.scores, ws.units, found, k)
+        found = np.int64(k)
+    sort_results(ws.scores, ws.units, found, ws.ranks, ws.ranks_too, ws.keys, ws.histogram)
+    hand_over(found, scale, ws.scores, ws.units, ws.ranks, out_units, out_scores)
+    return int(found)

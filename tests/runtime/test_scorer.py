@@ -495,7 +495,7 @@ class TestHelpers:
     @given(st.lists(st.integers(0, 65535), min_size=1, max_size=300), st.data())
     def test_high_cut(self, values, data):
         wanted = data.draw(st.integers(1, len(values)))
-        cut = int(bounds.high_cut(np.array(values, np.uint16), wanted))
+        cut = int(bounds.high_cut(np.array(values, np.uint16), wanted, np.empty(4096, np.int64)))
         assert cut == 0 or sum(v >= cut for v in values) >= wanted
         assert sum(v >= cut + (1 << bounds.PEAK_SHIFT) for v in values) < wanted or cut == 0
 
@@ -505,7 +505,7 @@ class TestHelpers:
         values = np.array(values, np.uint16)
         chunks = data.draw(st.permutations(range(values.size)))
         order = np.array([*chunks, *chunks], np.uint32)
-        bounds.sort_chunks(order, values.size, values, values.min())
+        bounds.sort_chunks(order, values.size, values, values.min(), np.empty(4096, np.int64))
         assert sorted(order[: values.size].tolist()) == list(range(values.size))
         width = (int(values.max()) - int(values.min())) // bounds.SORT_BUCKETS + 1
         assert (np.diff(values[order[: values.size]].astype(int)) < width).all()
@@ -520,8 +520,9 @@ class TestHelpers:
         scores = np.array([*(v * factor for v in values), *more], np.float64)
         units = np.random.default_rng(0).permutation(scores.size).astype(np.uint32)
         expected = sorted(zip(scores.tolist(), units.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
-        sorting.sort_results(scores, units, scores.size)
-        assert list(zip(scores.tolist(), units.tolist(), strict=True)) == expected
+        ranks, ranks_too, keys = (np.empty(scores.size, np.uint32) for _ in range(3))
+        sorting.sort_results(scores, units, scores.size, ranks, ranks_too, keys, np.empty(2 * sorting.RADIX, np.int64))
+        assert list(zip(scores[ranks].tolist(), units[ranks].tolist(), strict=True)) == expected
 
 
 def test_csr_of_the_oracle_is_what_it_says():
