@@ -44,7 +44,7 @@ assert invert.__file__.startswith(sys.argv[1]), invert.__file__
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 impacts = np.empty(3, np.uint8)
-invert.quantize(np.array([0.1, 2, 3], np.float32), 1.0, impacts)
+invert.quantize(np.array([0.1, 0, 2, 0, 3, 0], np.float32), 1.0, impacts)
 print(impacts.tolist())
 """
 
