@@ -131,6 +131,16 @@ def reaching(peaks: U16, bounds: U16, need: Any, order: U32) -> int:
 
 
 @inline_kernel
+def as_they_lie(bounds: U16, need: Any, order: U32) -> int:
+    """All chunks whose bound reaches ``need``, ascending: how many are in ``order``."""
+    count = 0
+    for chunk in range(np.uint64(bounds.size)):
+        order[np.uint64(count)] = chunk
+        count += bounds[chunk] >= need
+    return count
+
+
+@inline_kernel
 def sort_chunks(order: U32, count: int, bounds: U16, least: Any, place: I64) -> None:
     """Sort ``order[:count]`` by bound, roughly descending: into buckets; ``order[count:2 count]`` and ``place``, int64,
     are workspace.

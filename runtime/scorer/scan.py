@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import CHUNK, CHUNK_BITS, STRIP, STRIP_BITS, STRIPS, WINDOW, WINDOW_BITS
-from .arrays import I64, U8, U16, U64, Sums
+from .arrays import I64, U8, U16, U64, Bools, Sums
 from .bounds import CHUNKS
 from .chunks import chunk_start
 from .memory import BAR, FOUND, TERMS, UNIT, open_filter, open_postings, open_workspace
@@ -46,6 +46,13 @@ def any_of(flags: U8) -> Any:
     for i in range(flags.size):
         seen |= flags[i]
     return seen != 0
+
+
+@inline_kernel
+def forbid(sums: Sums, passing: Bools, lowest: Any) -> None:
+    """Set the sums of the units that do not pass to ``lowest``; the others are 0."""
+    for i in range(sums.size):
+        sums[i] = 0 if passing[i] else lowest
 
 
 @inline_kernel
@@ -96,8 +103,9 @@ def scan(
 ) -> None:
     """Answer a query by adding up all postings; leaves candidates for :func:`.sorting.take_best`.
 
-    ``weights``, ``accumulators`` and ``least`` (one value, workspace) are int64 where ``whole``, or float64. The
-    addresses are those that :func:`.visit.visit` had; it left the rest in the workspace.
+    ``weights``, ``accumulators`` and ``least`` are int64 where ``whole``, or float64; ``least[0]`` is workspace,
+    ``least[1]`` stays below 0 whatever is added. The addresses are those that :func:`.visit.visit` had; it left the
+    rest in the workspace.
     """
     s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
     n, bar, unit = np.int64(ws.state[TERMS]), ws.state[BAR], ws.state[UNIT] if whole else 1.0
@@ -126,19 +134,25 @@ def scan(
             else:
                 least[0] = np.nextafter(bar, np.inf) if full and ordered else bar
             within = accumulators[WINDOW - (strip << STRIP_BITS) : 2 * WINDOW - (strip << STRIP_BITS)]
-            crossings = NONE
             postings = np.uint64(0)
+            for j in range(n):
+                postings += splits[j, strip + 1] - splits[j, strip]
+            # A unit that may not be found begins so low that it cannot cross. With few postings, it is looked at when
+            # it has crossed.
+            forbidding = passing.units.size > 0 and postings > np.uint64(STRIP // 2)
+            if forbidding:
+                forbid(strip_sums[:size], passing.units[base : base + size], least[1])
+            crossings = NONE
             for j in range(n):
                 lo, hi = splits[j, strip], splits[j, strip + 1]
                 crossings = add_block(within, weights[j], units[lo:hi], impacts[lo:hi], least[0], ws.crossed, crossings)
-                postings += hi - lo
             for i in range(crossings):
                 at = np.int64(ws.crossed[i] & np.uint16(STRIP - 1))
                 if at < size and (passing.units.size == 0 or passing.units[base + at]):
                     ws.scores[found] = strip_sums[at] * unit
                     ws.units[found] = base + at if ordered else s.original[base + at]
                     found += 1
-            if postings < np.uint64(SPARSE):
+            if postings < np.uint64(SPARSE):  # and so none is forbidden
                 for j in range(n):
                     for p in range(splits[j, strip], splits[j, strip + 1]):
                         strip_sums[units[p] & np.uint16(STRIP - 1)] = 0

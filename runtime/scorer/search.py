@@ -46,7 +46,7 @@ class _Workspace:
         self._chunks = windows * CHUNKS
         self.state = np.zeros(4, np.float64)
         self.whole_sums, self.float_sums = np.zeros(2 * WINDOW, np.int64), np.zeros(2 * WINDOW, np.float64)
-        self.whole_least, self.float_least = np.zeros(1, np.int64), np.zeros(1, np.float64)
+        self.whole_least, self.float_least = np.array([0, -(1 << 62)]), np.array([0.0, -np.inf])
         self._of_segment: dict[str, npt.NDArray[Any]] = {
             "state": self.state,
             "tops": np.empty(windows, np.float64),

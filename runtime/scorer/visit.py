@@ -17,6 +17,7 @@ from .bounds import (
     GROUPS,
     add_maxima,
     add_postings,
+    as_they_lie,
     best_of_groups,
     find_peaks,
     keep_passing,
@@ -33,6 +34,7 @@ from .sorting import FEW, NONE, hand_over, raise_bar, sort_range
 # Which way to go: what costs less, or one of them (scan remains where there is no block-max data).
 CHEAPER, BY_CHUNKS, BY_POSTINGS = range(3)
 SLACK_FOUND = 16  # candidates beyond k before the bar is raised
+BEST = 256  # chunks that are sorted by their bounds where there are many
 STRETCH = 128  # chunks after which the choice of the way is looked at again
 LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
 SMALLEST = 5e-324  # every unit that shares a term scores at least this
@@ -110,9 +112,12 @@ def visit(
     bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare
     if way == BY_CHUNKS:
         scan_cost = np.inf
-    # How many chunks will reach the bar: fitted to collections of 100,000 and of 1,000,000 units.
-    visits = 17.0 * k**0.77 * (1.0 + n / 45.0) * (n_chunks / 15_625.0) ** 0.45 * s.figures[0] ** 3
-    visits = min(visits, np.float64(n_chunks))
+    # How many chunks will reach the bar: fitted to collections of 100,000 and of 1,000,000 units. The k best of a tenth
+    # of the units lie among the 10 k best of all.
+    remaining = np.float64(max(1, s.unit_count - passing.excluded))
+    visits = 17.0 * (k * s.unit_count / remaining) ** 0.77
+    visits *= (1.0 + n / 45.0) * (n_chunks / 15_625.0) ** 0.45 * s.figures[0] ** 3
+    visits = min(visits, np.float64(n_chunks), remaining)
     first_visits = min(MOST_FIRST, max(LEAST_FIRST, k))
     if (
         s.chunk_impacts.size == 0
@@ -138,27 +143,38 @@ def visit(
         find_peaks(tile, ws.peaks[w * GROUPS : (w + 1) * GROUPS])
     peaks, bounds = ws.peaks[: windows * GROUPS], bounds[:n_chunks]
     limit = k + (k >> 2) + SLACK_FOUND // 2
-    # The best chunk of each of the best groups gives a first bar; then all other chunks that reach it, best first.
+    # The best chunk of each of the best groups gives a first bar, and the best of those that reach it nearly the last
+    # one. The rest come as they lie, which memory likes better.
     found = NONE
     spent = 0.0
-    for phase in range(2):
+    rest = NONE
+    for phase in range(3):
         found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
         need = needed(bar, step, keep if found >= k else 1.0)
         if phase == 0:
             count = best_of_groups(peaks, bounds, need, first_visits, order, ws.histogram)
-        else:
+        elif phase == 1:
             count = reaching(peaks, bounds, need, order)
             if found < k and 0.5 * count * chunk_cost > scan_cost:
                 return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             sort_chunks(order, count, bounds, need, ws.histogram)
+            rest = count - BEST
+            if rest > BEST:
+                count = BEST
+        elif rest > BEST:
+            count = as_they_lie(bounds, need, order)
+        else:
+            break
         for start in range(0, count, STRETCH):
             share = keep if found >= k else 1.0  # nothing is passed over before there are k results
-            if phase == 1 and spent > 0.25 * scan_cost:
+            if phase > 0 and spent > 0.25 * scan_cost:
                 need = needed(bar, step, share)
-                left = 0
-                for i in range(start, count):
-                    left += bounds[order[i]] >= need
-                if 0.6 * left * chunk_cost > scan_cost:
+                left = count - start
+                if phase == 1:
+                    left = NONE
+                    for i in range(start, count):
+                        left += bounds[order[i]] >= need
+                if (0.6 if phase == 1 else 0.4) * left * chunk_cost > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             visited, found, bar = score_chunks(
                 order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,
