@@ -1,6 +1,7 @@
 """All benchmarks, one after the other, each in a process of its own: what ``make bench`` runs.
 
-Writes NAME.json, NAME.md and the plots to the output directory. The defaults take about half an hour on two cores.
+Writes NAME.json, NAME.md and the plots to the output directory. A benchmark that takes too long for one sitting can be
+run on its own (``--only``), and ``--resume`` leaves out those that have left their results.
 """
 
 from __future__ import annotations
@@ -15,8 +16,21 @@ from pathlib import Path
 
 from .processes import module
 from .report import say
+from .workload import collection_path
 
-_NAMES = ("scorer", "indexing", "resident", "filters", "encoder", "startup", "quality")
+_NAMES = (
+    "scorer",
+    "scorer-reordered",
+    "choice",
+    "bounds",
+    "scorer-large",
+    "indexing",
+    "resident",
+    "filters",
+    "encoder",
+    "startup",
+    "quality",
+)
 _DEMO = Path("benchmarks/data/demo")
 
 
@@ -24,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR")
     parser.add_argument("--only", default=",".join(_NAMES), metavar="LIST", help="of %(default)s")
+    parser.add_argument("--resume", action="store_true", help="leave out what has results in the output directory")
     parser.add_argument("--documents", default="100000,1000000", metavar="N,N", help="collections of the scorer")
+    parser.add_argument("--large", default="3000000", metavar="N", help="collection of scorer-large")
     parser.add_argument("--k", default="10,100,1000", metavar="K,K")
     parser.add_argument("--engines", metavar="NAME,NAME", help="engines of the scorer (default: all installed)")
     parser.add_argument("--checkpoint", default="models/default", metavar="DIR")
@@ -41,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that everything runs, not to measure")
     args = parser.parse_args(argv)
     wanted = args.only.split(",")
+    if args.resume:
+        wanted = [name for name in wanted if not (args.output / f"{name}.json").exists()]
     unknown = set(wanted) - set(_NAMES)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(_NAMES)}")
@@ -62,14 +80,37 @@ def _commands(name: str, args: argparse.Namespace) -> list[list[str]]:
     written = ["--json", str(args.output / f"{name}.json"), "--markdown", str(args.output / f"{name}.md")]
     # The scorer's collection of a million documents is the one that is indexed.
     work = ["--work", str(args.output / "work" / ("quality" if name == "quality" else "synthetic"))]
-    if name == "scorer":
-        sizes = (
-            ["--documents", "10000", "--rounds", "2", "--budget", "0.5"]
-            if args.quick
-            else ["--documents", args.documents]
+    synthetic = args.output / "work" / "synthetic"
+    documents = "10000" if args.quick else args.documents
+    engines = ["--engines", args.engines] if args.engines else []
+    rounds = ["--rounds", "2", "--budget", "0.5"] if args.quick else []
+    if name in ("scorer", "scorer-large"):
+        size = documents if name == "scorer" else "20000" if args.quick else args.large
+        ks = args.k if name == "scorer" else "10,1000"
+        sizes = ["--documents", size, "--k", ks, *rounds]
+        return [module("scorer", *sizes, *engines, "--output", str(args.output / name), *work, *written)]
+    if name == "scorer-reordered":
+        sources = [collection_path(synthetic, int(number)) for number in documents.split(",")]
+        reordered = [str(source.with_name(source.name + "-reordered")) for source in sources]
+        generate = [
+            module("workload", str(source), "--documents", number)
+            for source, number in zip(sources, documents.split(","), strict=True)
+            if not (source / "meta.json").exists()
+        ]
+        reorder = [module("derived", "reorder", *map(str, pair)) for pair in zip(sources, reordered, strict=True)]
+        collections = [part for path in reordered for part in ("--collection", path)]
+        options = ["--k", args.k, *rounds, *engines, "--output", str(args.output / name)]
+        return [*generate, *reorder, module("scorer", *collections, *options, *work, *written)]
+    if name == "choice":
+        return [module(name, "--documents", documents, "--queries", "20" if args.quick else "100", *work, *written)]
+    if name == "bounds":
+        collection = collection_path(synthetic, int(documents.split(",")[-1]))
+        index = synthetic / "indexes" / f"{collection.name}-splade-edge" / "index"
+        # the scorer's engine has made the index
+        build = module(
+            "scorer", "--documents", str(documents.split(",")[-1]), "--engines", "splade-edge", "--queries", "1", *work
         )
-        engines = ["--engines", args.engines] if args.engines else []
-        return [module(name, *sizes, "--k", args.k, *engines, "--output", str(args.output), *work, *written)]
+        return [build, module(name, str(collection), str(index), *written)]
     if name in ("indexing", "resident"):
         sizes = ["--documents", "50000", "--memory", "32M"] if args.quick else ["--documents", "1000000"]
         return [module(name, *sizes, *work, *written)]

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from splade_edge.runtime.index import Index
     from splade_edge.runtime.jit import use_kernels
-    from splade_edge.runtime.scorer import kernels
+    from splade_edge.runtime.scorer import visit
 
     use_kernels()
     index, collection = Index.open(args.index), Collection(args.collection)
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         queries = collection.queries(name)[: args.queries]
         for k in map(int, args.k.split(",")):
             for way, label, bytes_of in (
-                (kernels.BY_CHUNKS, "visits", read_by_visits),
-                (kernels.BY_POSTINGS, "scan", read_by_scan),
+                (visit.BY_CHUNKS, "visits", read_by_visits),
+                (visit.BY_POSTINGS, "scan", read_by_scan),
             ):
                 index._scorer.by_kernels.way = way
                 parts = [bytes_of(index, query) for query in queries]

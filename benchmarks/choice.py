@@ -67,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[str, float]:
     """Mean milliseconds of the ways, the share of queries for which visits were chosen, and the loss."""
     from splade_edge.runtime.jit import use_kernels
-    from splade_edge.runtime.scorer import kernels
+    from splade_edge.runtime.scorer import visit
 
     use_kernels()
-    ways = (kernels.CHEAPER, kernels.BY_CHUNKS, kernels.BY_POSTINGS)
+    ways = (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS)
     best = np.full((len(queries), len(ways)), np.inf)
     visited = 0
     orders = list(permutations(range(len(ways))))
@@ -83,8 +83,8 @@ def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[s
                 start = time.thread_time()
                 index.search_vectors(*query, k)
                 best[i, j] = min(best[i, j], time.thread_time() - start)
-                if way == kernels.CHEAPER and not round_:
-                    visited += index._scorer.by_kernels.latest_way == kernels.BY_CHUNKS
+                if way == visit.CHEAPER and not round_:
+                    visited += index._scorer.by_kernels.latest_way == visit.BY_CHUNKS
     chosen, visits, scan = (float(ms) for ms in best.mean(axis=0) * 1000)
     loss = float(best[:, 0].sum() / best[:, 1:].min(axis=1).sum() - 1)
     over = chosen / min(visits, scan) - 1

@@ -1,4 +1,4 @@
-"""The exact answers, in plain NumPy: what "exact" means for the engines (see runtime/scorer/kernels.py).
+"""The exact answers, in plain NumPy: what "exact" means for the engines (see runtime/scorer/__init__.py).
 
 score(d) = sum over the query's terms, ascending, of float64(float32 weight) * impact; score descending, then document.
 """

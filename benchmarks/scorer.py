@@ -33,8 +33,6 @@ from .scorer_report import Case, plot, reports
 from .scorer_worker import REPLY
 from .workload import Collection, collection_path, generate
 
-SETS = ("short", "long")
-
 
 @dataclass
 class Timings:
@@ -120,17 +118,17 @@ def _run_collection(
                 continue
             workers[engine.name] = worker
             facts["engines"][engine.name] = {"documents": collection.documents, **built, **worker.opened}
-        timings = {(s, k, name): Timings() for s in SETS for k in args.k for name in workers}
+        timings = {(s, k, name): Timings() for s in collection.sets for k in args.k for name in workers}
         for number in range(args.rounds):
             say(f"{collection.documents:,} documents, round {number + 1} of {args.rounds}")
-            for s in SETS:
+            for s in collection.sets:
                 for k in args.k:
                     # Each round starts with another engine: none always runs after the same one.
                     names = list(workers)[number % len(workers) :] + list(workers)[: number % len(workers)]
                     for name in names:
                         _time(workers[name], timings[s, k, name], s, k, args)
         cases = []
-        for s in SETS:
+        for s in collection.sets:
             oracles = {whole: Oracle(collection, s, args.check, whole_numbers=whole) for whole in (False, True)}
             for (name_of_set, k, name), timing in timings.items():
                 if name_of_set == s:

@@ -242,6 +242,11 @@ class Collection:
         """Non-zeros of all documents."""
         return int(self.indptr[-1])
 
+    @property
+    def sets(self) -> list[str]:
+        """The query sets it has, ``short`` and ``long`` if it was generated."""
+        return [name for name in ("short", "long") if (self.path / f"queries_{name}.npz").exists()]
+
     def queries(self, name: str) -> list[Query]:
         """(terms int32 ascending, weights float32) of each query of a set."""
         with np.load(self.path / f"queries_{name}.npz") as stored:

@@ -18,7 +18,7 @@ from splade_edge.runtime.vectors import SparseBatch
 def top_k(
     impacts: np.ndarray, terms, weights, k: int, scale: float = 1.0, allowed=None
 ) -> tuple[list[int], list[float]]:
-    """Exact top k of a dense ``[documents, vocab]`` integer matrix, as runtime/scorer/kernels.py defines it.
+    """Exact top k of a dense ``[documents, vocab]`` integer matrix, as runtime/scorer/__init__.py defines it.
 
     One float64 addition a term, in ascending term id; the scale once at the end; score descending, then document.
     """

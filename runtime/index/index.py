@@ -19,8 +19,8 @@ from ..artifact import is_pair
 from ..corpus import Document
 from ..errors import IndexFormatError, InputError, IntegrityError
 from ..manifest import check_hashes, check_sizes, read_manifest
+from ..scorer.asked import AllowedUnits
 from ..scorer.either import Scorer
-from ..scorer.query import AllowedUnits
 from ..threads import resolve_threads
 from ..vectors import SparseVector
 from ..where import Predicate

@@ -41,25 +41,23 @@ def validate_batch(indptr: I64, indices: I32, values: F32, vocab_size: int) -> t
 
 
 @kernel
-def invert_run(
-    indptr: I64, indices: I32, values: F32, first_unit: int, term_ptr: I64, units: U32, weights: F32
-) -> None:
-    """Counting sort of CSR rows by term, stable in the row: fills ``term_ptr[V+1]``, ``units[nnz]``,
-    ``weights[nnz]``.
+def invert_run(indptr: I64, indices: I32, bits: U32, first_unit: int, term_ptr: I64, postings: U64) -> None:
+    """Counting sort of CSR rows by term, stable in the row: fills ``term_ptr[V+1]`` and ``postings[nnz]``, a unit in
+    the high half and the bits of its weight in the low one: writing to one place, not two, halves the cache misses.
     """
     vocab = term_ptr.size - 1
     term_ptr[:] = 0
     for i in range(indices.size):
-        term_ptr[indices[i] + 1] += 1
+        term_ptr[np.uint32(indices[i]) + np.uint64(1)] += 1
     for t in range(vocab):
         term_ptr[t + 1] += term_ptr[t]
     for row in range(indptr.size - 1):
-        unit = np.uint32(first_unit + row)
-        for i in range(indptr[row], indptr[row + 1]):
-            at = term_ptr[indices[i]]
-            units[at] = unit
-            weights[at] = values[i]
-            term_ptr[indices[i]] = at + 1
+        unit = np.uint64(first_unit + row) << np.uint64(32)
+        for i in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+            term = np.uint32(indices[i])
+            at = term_ptr[term]
+            postings[np.uint64(at)] = unit | np.uint64(bits[i])
+            term_ptr[term] = at + 1
     for t in range(vocab, 0, -1):  # every pointer has moved to its successor's start: move back
         term_ptr[t] = term_ptr[t - 1]
     term_ptr[0] = 0
@@ -67,11 +65,13 @@ def invert_run(
 
 @kernel
 def quantize(weights: F32, scale: float, impacts: U8) -> tuple[int, int]:
-    """impact = floor(weight / scale + 1/2) in float64, at most 255. Returns (rounded to 0, clipped)."""
+    """impact = floor(weight / scale + 1/2) in float64, at most 255, of every other of ``weights`` (the low halves of
+    postings). Returns (rounded to 0, clipped).
+    """
     dropped = 0
     clipped = 0
-    for i in range(weights.size):
-        step = np.floor(np.float64(weights[i]) / scale + 0.5)
+    for i in range(np.uint64(impacts.size)):
+        step = np.floor(np.float64(weights[np.uint64(2) * i]) / scale + 0.5)
         if step > 255.0:
             step = 255.0
             clipped += 1
@@ -95,18 +95,18 @@ def count_kept(term_ptr: I64, impacts: U8, first: int, counts: I64) -> None:
 
 @kernel
 def place_run(
-    term_ptr: I64, run_units: U32, run_impacts: U8, first: int, position: I64, units: U32, impacts: U8
+    term_ptr: I64, postings: U64, run_impacts: U8, first: int, position: I64, units: U32, impacts: U8
 ) -> None:
     """Append a run's non-zero postings to each term's list at ``position[j]``, which moves on."""
     base = term_ptr[first]
     for j in range(position.size):
-        at = position[j]
-        for i in range(term_ptr[first + j] - base, term_ptr[first + j + 1] - base):
+        at = np.uint64(position[j])
+        for i in range(np.uint64(term_ptr[first + j] - base), np.uint64(term_ptr[first + j + 1] - base)):
             if run_impacts[i] != 0:
-                units[at] = run_units[i]
+                units[at] = postings[i] >> np.uint64(32)
                 impacts[at] = run_impacts[i]
-                at += 1
-        position[j] = at
+                at += np.uint64(1)
+        position[j] = np.int64(at)
 
 
 @kernel

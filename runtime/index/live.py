@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ..corpus import Document
 from ..scorer.arrays import U32, Bools
+from ..scorer.asked import AllowedUnits
 from ..scorer.either import Scorer
-from ..scorer.query import AllowedUnits
 from .segment import Segment
 from .select import Selector
 

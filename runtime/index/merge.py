@@ -154,15 +154,16 @@ class _PostingMerge:
             if alive is not None:
                 impacts[~alive[places]] = 0  # which place_run leaves out
             invert.count_kept(pointers, impacts, first, counts)
-            places = numbers[places]
-            places.flags.writeable = False  # as in PostingWriter: one compiled kernel serves both
-            parts.append((places, impacts, pointers))
+            postings = numbers[places].astype(np.uint64)
+            postings <<= np.uint64(32)  # as runs have them
+            postings.flags.writeable = False  # as in PostingWriter: one compiled kernel serves both
+            parts.append((postings, impacts, pointers))
         list_ptr = np.zeros(counts.size + 1, np.int64)
         np.cumsum(counts, out=list_ptr[1:])
         units, merged = np.empty(int(list_ptr[-1]), np.uint32), np.empty(int(list_ptr[-1]), np.uint8)
         position = list_ptr[:-1].copy()
-        for part_units, impacts, pointers in parts:
-            invert.place_run(pointers, part_units, impacts, first, position, units, merged)
+        for postings, impacts, pointers in parts:
+            invert.place_run(pointers, postings, impacts, first, position, units, merged)
         return list_ptr, units, merged
 
 

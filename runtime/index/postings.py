@@ -26,7 +26,7 @@ from .checksum import checksum
 from .layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS, chunks, spans
 from .reorder import Sketcher
 
-# Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 and block arrays.
+# Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 beside the last run's 8.
 BYTES_A_POSTING = 24
 _MIN_MEMORY = 8 << 20
 
@@ -50,24 +50,69 @@ class PostingCounts:
 
 @dataclass(frozen=True)
 class _Run:
-    """A buffer of vectors in term order: ``term_ptr`` int64 ``[V+1]``, ``units`` uint32 and ``weights`` float32.
+    """A buffer of vectors in term order: ``term_ptr`` int64 ``[V+1]``, ``postings`` uint64: a unit in the high half,
+    the bits of its float32 weight in the low one.
 
-    A spilled run has the files of the last two. They are read a range at a time, not mapped: pages of a map would count
-    as our memory.
+    A spilled run has their file, which is read a range at a time, not mapped: pages of a map would count as our memory.
     """
 
     term_ptr: npt.NDArray[np.int64]
-    units: npt.NDArray[np.uint32] | Path
-    weights: npt.NDArray[np.float32] | Path
+    postings: npt.NDArray[np.uint64] | Path
 
-    def range_of(self, values: npt.NDArray[Any] | Path, dtype: npt.DTypeLike, first: int, last: int) -> Any:
-        """The units or weights of terms first..last-1."""
+    def range_of(self, first: int, last: int) -> npt.NDArray[np.uint64]:
+        """The postings of terms first..last-1."""
         a, b = int(self.term_ptr[first]), int(self.term_ptr[last])
-        if not isinstance(values, Path):
-            return values[a:b]
-        part = np.fromfile(values, dtype, b - a, offset=a * np.dtype(dtype).itemsize)
-        part.flags.writeable = False  # as the arrays in memory are: one compiled kernel serves both
-        return part
+        if isinstance(self.postings, Path):
+            return np.fromfile(self.postings, np.uint64, b - a, offset=a * 8)
+        return self.postings[a:b]
+
+
+class _Buffer:
+    """Vectors that wait to be inverted, at most ``capacity`` postings. Its memory is taken once: to have the system
+    clear fresh pages for each run costs as much as filling them.
+    """
+
+    def __init__(self, capacity: int, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._indices = np.empty(capacity, np.int32)
+        self._weights = np.empty(capacity, np.uint32)  # the bits of float32
+        self._inverted = np.empty(0, np.uint64)
+        self._lengths: list[npt.NDArray[np.int64]] = []
+        self.room = capacity
+        self.rows = 0
+
+    def take(self, indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int32], bits: npt.NDArray[np.uint32]) -> int:
+        """Copy as many of the first rows as fit; returns how many. ``indptr`` may start anywhere, the others do where
+        it says.
+        """
+        rows = int(np.searchsorted(indptr, indptr[0] + self.room, side="right")) - 1
+        a, b = int(indptr[0]), int(indptr[rows])
+        at = self._indices.size - self.room
+        self._indices[at : at + b - a] = indices[a:b]
+        self._weights[at : at + b - a] = bits[a:b]
+        self._lengths.append(np.diff(indptr[: rows + 1]))
+        self.room -= b - a
+        self.rows += rows
+        return rows
+
+    def vectors(self) -> SparseBatch:
+        """What has been taken, until :meth:`invert`."""
+        size = self._indices.size - self.room
+        indptr = np.zeros(self.rows + 1, np.int64)
+        if self._lengths:
+            np.cumsum(np.concatenate(self._lengths), out=indptr[1:])
+        return SparseBatch(indptr, self._indices[:size], self._weights[:size].view(np.float32))
+
+    def invert(self, batch: SparseBatch, first_unit: int) -> _Run:
+        """The run of ``vectors()``, valid until the next; leaves the buffer empty."""
+        term_ptr = np.zeros(self._vocab_size + 1, np.int64)
+        if self._inverted.size < batch.indices.size:
+            self._inverted = np.empty(batch.indices.size, np.uint64)
+        postings = self._inverted[: batch.indices.size]
+        invert.invert_run(batch.indptr, batch.indices, batch.values.view(np.uint32), first_unit, term_ptr, postings)
+        self._lengths.clear()
+        self.room, self.rows = self._indices.size, 0
+        return _Run(term_ptr, postings)
 
 
 class PostingWriter:
@@ -99,9 +144,8 @@ class PostingWriter:
         self._block_max = block_max
         self._sketches = Sketcher(self._scratch / "sketches", vocab_size) if reorder else None
         self._capacity = memory_bytes // BYTES_A_POSTING
-        self._pending: list[SparseBatch] = []
-        self._pending_postings = 0
-        self._pending_rows = 0
+        # A vector may be longer than a small buffer. Memory that is not filled is not taken.
+        self._buffer = _Buffer(max(self._capacity, vocab_size), vocab_size)
         self._runs: list[_Run] = []
         self._largest = 0.0
         self._empty = 0
@@ -128,79 +172,43 @@ class PostingWriter:
             raise InputError(f"vector {self.units + row} has {reason}")
         if self.units + len(batch) > MAX_UNITS:
             raise InputError(f"a segment holds at most {MAX_UNITS} documents or passages; split the corpus")
-        for piece in self._pieces(batch):
-            if self._pending_postings + piece.indices.size > self._capacity:
+        bits = batch.values.view(np.uint32)
+        row = 0
+        while row < len(batch):
+            taken = self._buffer.take(batch.indptr[row:], batch.indices, bits)
+            self.units += taken
+            row += taken
+            if row < len(batch):
                 self._spill()
-            self._pending.append(piece)
-            self._pending_postings += piece.indices.size
-            self._pending_rows += len(piece)
-            self.units += len(piece)
         self._empty += int((np.diff(batch.indptr) == 0).sum())
         if batch.values.size:
             self._largest = max(self._largest, float(batch.values.max()))
 
-    def _pieces(self, batch: SparseBatch) -> list[SparseBatch]:
-        """A batch cut so that no piece is more than a quarter of the buffer (a single row may be)."""
-        limit = max(1, self._capacity // 4)
-        if batch.indices.size <= limit:
-            return [batch]
-        pieces = []
-        row = 0
-        while row < len(batch):
-            end = int(np.searchsorted(batch.indptr, batch.indptr[row] + limit, side="right")) - 1
-            end = min(max(end, row + 1), len(batch))
-            a, b = int(batch.indptr[row]), int(batch.indptr[end])
-            pieces.append(SparseBatch(batch.indptr[row : end + 1] - a, batch.indices[a:b], batch.values[a:b]))
-            row = end
-        return pieces
-
     def _invert_pending(self) -> _Run:
-        indptr = np.zeros(self._pending_rows + 1, np.int64)
-        indices = np.empty(self._pending_postings, np.int32)
-        values = np.empty(self._pending_postings, np.float32)
-        row = at = 0
-        while self._pending:  # pop as we copy, so that the pieces and the copy are not both held whole
-            piece = self._pending.pop(0)
-            indptr[row + 1 : row + len(piece) + 1] = piece.indptr[1:] + at
-            indices[at : at + piece.indices.size] = piece.indices
-            values[at : at + piece.values.size] = piece.values
-            row += len(piece)
-            at += piece.indices.size
+        batch = self._buffer.vectors()
         if self._sketches is not None:
             with storage_errors(self._directory):
-                self._sketches.add(SparseBatch(indptr, indices, values))
-        term_ptr = np.zeros(self._vocab_size + 1, np.int64)
-        units, weights = np.empty(at, np.uint32), np.empty(at, np.float32)
-        first = self.units - self._pending_rows
-        invert.invert_run(indptr, indices, values, first, term_ptr, units, weights)
-        for array in (term_ptr, units, weights):
-            array.flags.writeable = False
-        self._pending_postings = self._pending_rows = 0
-        return _Run(term_ptr, units, weights)
+                self._sketches.add(batch)
+        return self._buffer.invert(batch, self.units - len(batch))
 
     def _spill(self) -> None:
         """Write the buffer as an inverted run."""
-        if not self._pending:
+        if not self._buffer.rows:
             return
         run = self._invert_pending()
         with storage_errors(self._directory):
             self._scratch.mkdir(exist_ok=True)
-            number = len(self._runs)
-            units, weights = (self._scratch / f"{number:06d}.{name}" for name in ("units", "weights"))
-            for path, values in ((units, run.units), (weights, run.weights)):
-                with operations.create(path) as f:
-                    write_array(f, values)  # type: ignore[arg-type]
-            self._runs.append(_Run(run.term_ptr, units, weights))
+            path = self._scratch / f"{len(self._runs):06d}.postings"
+            with operations.create(path) as f:
+                write_array(f, run.postings)  # type: ignore[arg-type]
+            self._runs.append(_Run(run.term_ptr, path))
 
     def finish(self, progress: Callable[[float], None] | None = None, block_max_from: int = 0) -> PostingCounts:
         """Merge the runs and write the files. ``progress`` is told the share of terms done, 0 to 1. With less than
         ``block_max_from`` units there is no block-max data.
         """
-        if self._runs:
-            self._spill()
-            runs = self._runs
-        else:
-            runs = [self._invert_pending()]
+        runs = [*self._runs, self._invert_pending()]  # the last stays in memory
+        del self._buffer
         scale = self._scale if self._scale is not None else (self._largest or float(MAX_IMPACT)) / MAX_IMPACT
         with storage_errors(self._directory), self._open_files(block_max_from) as files:
             place = None
@@ -254,21 +262,20 @@ class PostingWriter:
         counts = np.zeros(last - first, np.int64)
         quantized = []
         for run in runs:
-            weights = run.range_of(run.weights, np.float32, first, last)
-            impacts = np.empty(weights.size, np.uint8)
-            dropped, clipped = invert.quantize(weights, scale, impacts)
+            postings = run.range_of(first, last)
+            impacts = np.empty(postings.size, np.uint8)
+            dropped, clipped = invert.quantize(postings.view(np.float32), scale, impacts)
             files.below_half_a_step += int(dropped)
             files.clipped += int(clipped)
             invert.count_kept(run.term_ptr, impacts, first, counts)
-            quantized.append(impacts)
+            quantized.append((postings, impacts))
         list_ptr = np.zeros(counts.size + 1, np.int64)
         np.cumsum(counts, out=list_ptr[1:])
         units = np.empty(int(list_ptr[-1]), np.uint32)
         merged = np.empty(units.size, np.uint8)
         position = list_ptr[:-1].copy()
-        for run, impacts in zip(runs, quantized, strict=True):
-            run_units = run.range_of(run.units, np.uint32, first, last)
-            invert.place_run(run.term_ptr, run_units, impacts, first, position, units, merged)
+        for run, (postings, impacts) in zip(runs, quantized, strict=True):
+            invert.place_run(run.term_ptr, postings, impacts, first, position, units, merged)
         return list_ptr, units, merged
 
 

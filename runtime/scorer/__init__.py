@@ -1,4 +1,14 @@
-"""Exact top k over a segment's postings: the kernels, and the call that prepares their workspace."""
+"""Exact top k of a query vector over a segment's postings.
+
+The score of a unit is a sum in float64, over the query's terms in ascending id, of float64(float32 weight) x impact.
+Results are ordered by score descending, then by original unit ascending. There are two ways, and neither approximates a
+score: ``visit.py`` scores only the chunks of units whose bound reaches the threshold; ``scan.py`` adds up all postings.
+:func:`.visit.visit` decides: it goes over to the scan where too many chunks reach the threshold, or where the segment
+has no block-max data.
+
+Numba habits that decide the speed: unsigned indices (no wrap-around test), slices given to small helpers (they
+vectorise), accumulators cleared with one fill.
+"""
 
 # Units are cut into windows of this size, so that a unit within its window is a uint16.
 WINDOW_BITS = 16
@@ -9,3 +19,7 @@ CHUNK = 1 << CHUNK_BITS
 # So many chunks share the base of their offsets, which keeps an offset in 8 bits.
 SPAN_BITS = 2
 SPAN = 1 << SPAN_BITS
+# The units whose accumulators a scan holds at a time.
+STRIP_BITS = 12
+STRIP = 1 << STRIP_BITS
+STRIPS = WINDOW // STRIP  # of a window

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import jit
 from . import numpy_search
 from .arrays import Bools
-from .query import AllowedUnits, query_arrays
+from .asked import AllowedUnits, query_arrays
 
 if TYPE_CHECKING:
     from ..index.segment import Segment

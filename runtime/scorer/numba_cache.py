@@ -2,13 +2,20 @@
 
 Numba keeps compiled code beside the source file or in the user's cache directory. On a read-only or HOME-less host it
 has neither and refuses to compile at all; we then compile without a cache and say once how to place one.
+
+Numba takes a cached kernel for fresh as long as the file of that kernel has the same time and size. That misses
+changes in the helpers it calls from other files, and recompiles after a copy. Ours are keyed by the contents of all
+modules beside the kernel's and beside this one: kernels may lie in several files, and none of other sources is loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
-from typing import TypeVar, cast
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -26,11 +33,33 @@ def kernel(function: F) -> F:
     except RuntimeError:  # "no locator available": nowhere to keep the cache
         _warn()
         return cast(F, numba.njit(nogil=True)(function))
-    cache = getattr(dispatcher, "_cache", None)
-    if cache is not None and hasattr(cache, "save_overload"):
-        cache.save_overload = _forgiving(cache.save_overload)
-        cache.load_overload = _telling(cache.load_overload)
+    stored = getattr(dispatcher, "_cache", None)
+    if stored is not None and hasattr(stored, "save_overload"):
+        _key_by_contents(stored, Path(function.__code__.co_filename).parent)
+        stored.save_overload = _forgiving(stored.save_overload)
+        stored.load_overload = _telling(stored.load_overload)
     return cast(F, dispatcher)
+
+
+def _key_by_contents(stored: Any, directory: Path) -> None:
+    """Let Numba's cache of one kernel, in a module of ``directory``, depend on the contents of the sources alone."""
+    try:
+        sources = _digest(directory), _digest(Path(__file__).parent)
+    except OSError:  # in a zip file, whose time and size Numba looks at
+        return
+    key = stored._index_key
+    stored._index_key = lambda signature, codegen: (*key(signature, codegen), sources)
+    stored._cache_file._source_stamp = None
+
+
+@cache
+def _digest(directory: Path) -> str:
+    """Of all modules in a directory."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.suffix == ".py":
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _telling(load: Callable[..., object]) -> Callable[..., object]:

@@ -1,55 +1,89 @@
-"""What a search is asked: the query's arrays, and which units may be found."""
+"""Reading a query: whether it is one, where its terms' postings are, and its weights as integers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
 
 import numpy as np
-import numpy.typing as npt
 
-from ..errors import InputError
-from . import CHUNK
-from .arrays import U8, U32, Bools
+from .arrays import F32, F64, I32, I64, U8, U16, U64
+from .numba_cache import inline_kernel
 
-MAX_TERMS = 1 << 20
-
-
-@dataclass(frozen=True)
-class AllowedUnits:
-    """A filter: ``units`` bool ``[units]`` in the segment's own order, ``chunks`` uint8: 1 where a chunk has one."""
-
-    units: Bools
-    chunks: U8
-    excluded: int
-
-    @classmethod
-    def of(cls, units: Bools, original: U32) -> AllowedUnits:
-        """The filter that lets the units pass where ``units``, bool by unit, is True. ``original``: the segment's own
-        order, empty where it has none.
-        """
-        if original.size:
-            units = units[original]
-        units = writeable(units)
-        firsts = np.arange(0, units.size, CHUNK)
-        chunks = np.logical_or.reduceat(units, firsts) if units.size else units
-        return cls(units, chunks.view(np.uint8), units.size - int(np.count_nonzero(units)))
+# What a kernel found, if not results: that the postings are to be scanned, that candidates are to be sorted, or what is
+# wrong with the query.
+DONE, SCAN, SORT, UNSORTED, BAD_TERM, BAD_WEIGHT, UNTOUCHED = range(0, -7, -1)
 
 
-def query_arrays(terms: npt.ArrayLike, weights: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Terms as int64 and weights as float32, contiguous. Raises InputError for what cannot be a query vector."""
-    try:
-        t = np.asarray(terms)
-        w = np.ascontiguousarray(weights, np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"terms and weights must be arrays of numbers ({error})") from None
-    if t.size and t.dtype.kind not in "iu":
-        raise InputError(f"terms must be integers, not {t.dtype}")
-    if t.ndim != 1 or t.shape != w.shape or t.size > MAX_TERMS:
-        raise InputError(f"terms and weights must be two arrays of one length, at most {MAX_TERMS}")
-    return writeable(np.ascontiguousarray(t, np.int64)), writeable(w)
+@inline_kernel
+def read_query(
+    terms: I64,
+    weights: F32,
+    term_blocks: U64,
+    term_rows: I32,
+    touched: U8,
+    kept: I64,
+    used: F64,
+    rows: I64,
+) -> tuple[int, int]:
+    """Validate a query: (code, terms that have postings and weight; or the position of a bad one).
+
+    Fills ``kept`` (term ids), ``used`` (weights) and ``rows`` (of block-max data, or -1).
+    """
+    n = 0
+    untouched = False
+    for i in range(terms.size):
+        t = terms[i]
+        w = np.float64(weights[i])
+        if t < 0 or t >= touched.size:
+            return BAD_TERM, i
+        if i > 0 and t <= terms[i - 1]:
+            return UNSORTED, i
+        if not (w >= 0.0 and w < np.inf):
+            return BAD_WEIGHT, i
+        if w == 0.0 or term_blocks[t] == term_blocks[t + 1]:
+            continue
+        untouched |= touched[t] == 0
+        kept[n], used[n], rows[n] = t, w, term_rows[t]
+        n += 1
+    return (UNTOUCHED if untouched else DONE), n
 
 
-def writeable(array: Any) -> Any:
-    """The array, or a copy of one that is read-only: to Numba that is another type, which it would compile for."""
-    return array if array.flags.writeable else array.copy()
+@inline_kernel
+def find_blocks(
+    n: int,
+    kept: I64,
+    used: F64,
+    term_blocks: U64,
+    block_windows: U16,
+    block_impacts: U8,
+    block_postings: U64,
+    starts: U64,
+    tops: F64,
+) -> None:
+    """``starts[j, w]``: first posting of term j in window w or later, one column more than there are windows;
+    ``tops[w]``: no unit in the window has a higher score.
+    """
+    windows = tops.size
+    tops[:] = 0.0
+    for j in range(n):
+        block, last = term_blocks[kept[j]], term_blocks[kept[j] + 1]
+        for w in range(windows):
+            starts[j, w] = block_postings[block]
+            if block < last and block_windows[block] == w:
+                tops[w] += used[j] * block_impacts[block]
+                block += np.uint64(1)
+        starts[j, windows] = block_postings[last]
+
+
+@inline_kernel
+def make_whole(n: int, ceiling: float, used: F64, whole: I64) -> float:
+    """The weights as integers times a power of two, which is returned; 0 where sums would not be exact."""
+    least = 2000
+    for j in range(n):
+        least = min(least, math.frexp(used[j])[1])
+    unit = math.ldexp(1.0, least - 24)  # float32 has 24 bits
+    if not ceiling / unit < 9007199254740992.0:
+        return 0.0
+    for j in range(n):
+        whole[j] = np.int64(used[j] / unit)
+    return unit

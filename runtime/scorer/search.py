@@ -9,54 +9,75 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from . import CHUNK, WINDOW, kernels
-from .arrays import Sums
-from .query import AllowedUnits, query_arrays
+from . import CHUNK, STRIPS, WINDOW
+from .asked import AllowedUnits, query_arrays
+from .bounds import CHUNKS, GROUPS, PEAK_BINS, SORT_BUCKETS
+from .chunks import BATCH
+from .memory import TERMS, UNIT, AddressTable, Postings, Workspace
+from .query import BAD_TERM, SCAN, SORT, UNSORTED, UNTOUCHED
+from .scan import scan
+from .sorting import RADIX, take_best
+from .visit import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
 
 if TYPE_CHECKING:
     from ..index.segment import Segment
 
 MAX_RARE = 128  # terms without block-max data that chunks are visited for; with more, the postings are scanned
-_NONE_EXCLUDED = np.empty(0, np.bool_), np.empty(0, np.uint8)
+
+
+_ALL = AllowedUnits(np.empty(0, np.bool_), np.empty(0, np.uint8), 0)
 
 
 class _Workspace:
     """Buffers of one thread, grown as queries need; the accumulators are all zero between calls."""
 
     def __init__(self, windows: int) -> None:
-        self.windows = windows
-        groups = windows * kernels.GROUPS
-        self.tops = np.empty(windows, np.float64)
-        self.bounds = np.empty(windows * kernels.CHUNKS, np.uint16)
-        self.peaks = np.empty(groups, np.uint16)
-        self.order = np.empty(2 * windows * kernels.CHUNKS, np.uint32)
-        self.sums = np.zeros(kernels.BATCH + CHUNK, np.float64)
+        self._windows = windows
+        self._chunks = windows * CHUNKS
+        self.state = np.zeros(4, np.float64)
         self.whole_sums, self.float_sums = np.zeros(2 * WINDOW, np.int64), np.zeros(2 * WINDOW, np.float64)
-        # Room for a whole window, though a strip has 4,096 units: whatever a posting list holds must fit.
-        self.crossed = np.empty(WINDOW, np.uint16)
-        self.terms = self.k = -1  # nothing reserved, not even for a query without terms
+        self.whole_least, self.float_least = np.array([0, -(1 << 62)]), np.array([0.0, -np.inf])
+        self._of_segment: dict[str, npt.NDArray[Any]] = {
+            "state": self.state,
+            "tops": np.empty(windows, np.float64),
+            "bounds": np.empty(self._chunks, np.uint16),
+            "peaks": np.empty(windows * GROUPS, np.uint16),
+            "order": np.empty(2 * self._chunks, np.uint32),
+            "histogram": np.empty(max(PEAK_BINS, SORT_BUCKETS + 1, 2 * RADIX), np.int64),
+            "sums": np.zeros(BATCH + CHUNK, np.float64),
+            # Room for a whole window, though a strip has 4,096 units: whatever a posting list holds must fit.
+            "crossed": np.empty(WINDOW, np.uint16),
+        }
+        self.terms = self.k = -1
+        self.reserve(64, 128)
 
     def reserve(self, terms: int, k: int) -> None:
         """Make room for a query of ``terms`` terms and ``k`` results."""
-        if terms <= self.terms and k <= self.k:
-            return
-        if terms > self.terms:
-            self.terms = terms = max(64, 2 * terms)
-            self.kept, self.whole, self.rows = (np.empty(terms, np.int64) for _ in range(3))
-            self.used = np.empty(terms, np.float64)
-            self.places = np.empty((min(terms, MAX_RARE), self.bounds.size), np.uint16)
-            lookups = max(512, terms + 1)
-            self.firsts, self.counts = np.empty(lookups, np.uint64), np.empty(lookups + 1, np.int64)
-            self.starts = np.empty((terms, self.windows + 1), np.uint64)
-        if k > self.k:
-            self.k = k = max(128, k)
-            capacity = 2 * k + kernels.SLACK_FOUND + WINDOW
-            self.scores, self.units = np.empty(capacity, np.float64), np.empty(capacity, np.uint32)
-        # the last arguments of kernels.visit
-        self.of_visit: Any = (
-            self.kept, self.used, self.whole, self.rows, self.starts, self.tops, self.bounds, self.peaks, self.order,
-            self.places, self.sums, self.firsts, self.counts, self.scores, self.units,
-        )  # fmt: skip
+        self.terms = terms = terms if terms <= self.terms else max(self.terms, 2 * terms)
+        self.k = k = max(self.k, k)
+        lookups = max(512, terms + 1)
+        capacity = 2 * k + SLACK_FOUND + WINDOW
+        self.used = np.empty(terms, np.float64)
+        self.whole = np.empty(terms, np.int64)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            **self._of_segment,
+            "kept": np.empty(terms, np.int64),
+            "used": self.used,
+            "whole": self.whole,
+            "rows": np.empty(terms, np.int64),
+            "starts": np.empty((terms, self._windows + 1), np.uint64),
+            "places": np.empty((min(terms, MAX_RARE), self._chunks), np.uint16),
+            "firsts": np.empty(lookups, np.uint64),
+            "counts": np.empty(lookups + 1, np.int64),
+            "splits": np.empty((terms, STRIPS + 1), np.uint64),
+            "scores": np.empty(capacity, np.float64),
+            "units": np.empty(capacity, np.uint32),
+            "keys": np.empty(k, np.uint32),
+            "ranks": np.empty(k, np.uint32),
+            "ranks_too": np.empty(k, np.uint32),
+        }
+        self._table = AddressTable([arrays[name] for name in Workspace._fields], (self._windows, STRIPS))
+        self.address = self._table.address
 
 
 class _Workspaces(threading.local):
@@ -72,17 +93,18 @@ class SegmentScorer:
     def __init__(self, segment: Segment) -> None:
         from ..index.layout import KTH_LEVELS
 
-        self._segment = segment
-        self._levels = np.array(KTH_LEVELS, np.int64)
+        self._segment = s = segment
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
-        self.way = self.latest_way = kernels.CHEAPER
+        self.way = self.latest_way = CHEAPER
         self._workspaces = _Workspaces(-(-segment.units // WINDOW))
-        s = segment
-        # the arguments of kernels.visit between the filter and the workspace
-        self._of_visit: Any = (
-            s.term_blocks, s.term_impacts, s.term_rows, s.touched, s.block_windows, s.block_impacts, s.block_postings,
-            s.chunk_impacts, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
-        )  # fmt: skip
+        arrays = {
+            **{name: getattr(s, name) for name in Postings._fields if hasattr(s, name) and name != "units"},
+            "units": s.posting_units,
+            "impacts": s.posting_impacts,
+            "levels": np.array(KTH_LEVELS, np.int64),
+            "figures": np.array([s.spread]),
+        }
+        self._table = AddressTable([arrays[name] for name in Postings._fields[:-1]], (s.units,))
 
     def search(
         self,
@@ -92,48 +114,46 @@ class SegmentScorer:
         allowed: AllowedUnits | None = None,
         keep: float = 1.0,
         floor: float = 0.0,
+        scale: float = 1.0,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
-        """(units uint32, scores float64 without the scale) of the top k, best first; units that share no term are left
-        out.
+        """(units uint32, scores float64) of the top k, best first; units that share no term are left out. Scores are
+        times ``scale``.
 
         ``terms``: integers ``[n]``, distinct, in any order. ``weights``: float32 ``[n]``, finite, >= 0.
-        ``allowed``: which units may be found; None: all. ``keep`` below 1: approximate, see :func:`kernels.visit`.
-        ``floor``: units of a lower score are left out, and need not be scored.
+        ``allowed``: which units may be found; None: all. ``keep`` below 1: approximate, see :func:`.visit.visit`.
+        ``floor``: a score without the scale, such as the k-th best of other segments; units that score less are not
+        wanted, those that score as much are.
         Raises InputError for anything else, IntegrityError for damaged postings.
         """
         t, w = query_arrays(terms, weights)
         s = self._segment
         ws = self._workspaces.mine
         k = min(k, s.units)
-        ws.reserve(t.size, k)
-        mask, mask_chunks = _NONE_EXCLUDED if allowed is None else (allowed.units, allowed.chunks)
+        if t.size > ws.terms or k > ws.k:
+            ws.reserve(t.size, k)
+        mask = (_ALL if allowed is None else allowed).address
+        units, scores = np.empty(k, np.uint32), np.empty(k, np.float64)
         while True:
-            code, n, bar, unit = kernels.visit(
-                t, w, k, floor, self.way, s.spread, self._levels, keep, mask, mask_chunks,
-                0 if allowed is None else allowed.excluded, *self._of_visit, *ws.of_visit,
-            )  # fmt: skip
-            if code <= kernels.SCAN:
+            n = visit(t, w, k, self.way, keep, floor, scale, mask, self._table.address, ws.address, units, scores)
+            if n >= SORT:
                 break
-            if code == kernels.UNTOUCHED:
+            place = int(ws.state[TERMS])
+            if n == UNTOUCHED:
                 s.touch(t)
-            elif code == kernels.UNSORTED:
+            elif n == UNSORTED:
                 order = np.argsort(t, kind="stable")
                 t, w = t[order], w[order]
                 if (t[1:] == t[:-1]).any():
                     raise InputError("a query vector names a term twice; add up the weights of equal terms")
-            elif code == kernels.BAD_TERM:
-                raise InputError(f"term {t[n]} of the query is outside the index's vocabulary of {s.vocab_size}")
+            elif n == BAD_TERM:
+                raise InputError(f"term {t[place]} of the query is outside the index's vocabulary of {s.vocab_size}")
             else:
                 raise InputError("query weights must be finite and not negative")
-        self.latest_way = kernels.BY_POSTINGS if code == kernels.SCAN else kernels.BY_CHUNKS
-        if code == kernels.SCAN:
-            whole = unit > 0.0
-            weights_used: Sums = ws.whole if whole else ws.used
-            sums: Sums = ws.whole_sums if whole else ws.float_sums
-            n = kernels.scan(
-                n, k, bar, unit if whole else 1.0, whole, mask, mask_chunks, weights_used, ws.rows, ws.starts,
-                ws.tops, s.span_postings, s.chunk_postings, s.posting_units, s.posting_impacts, s.units, s.original,
-                sums, ws.crossed, ws.scores, ws.units,
-            )  # fmt: skip
-        n = kernels.take_best(n, k, ws.scores, ws.units)
-        return ws.units[:n].copy(), ws.scores[:n].copy()
+        self.latest_way = BY_POSTINGS if n == SCAN else BY_CHUNKS
+        if n < 0:
+            if n == SCAN:
+                whole = bool(ws.state[UNIT] > 0.0)
+                typed = (ws.whole, ws.whole_sums, ws.whole_least) if whole else (ws.used, ws.float_sums, ws.float_least)
+                scan(k, mask, self._table.address, ws.address, whole, *typed)
+            n = take_best(k, scale, ws.address, units, scores)
+        return (units, scores) if n == k else (units[:n].copy(), scores[:n].copy())

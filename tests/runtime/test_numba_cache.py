@@ -14,13 +14,24 @@ import splade_edge.runtime as runtime
 PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import numpy as np
-from splade_edge.runtime.scorer import kernels
-assert kernels.__file__.startswith(sys.argv[1]), kernels.__file__
-scores = np.array([3.0, 9.0, 5.0])
-kernels.take_best(3, 2, scores, np.arange(3, dtype=np.uint32))
-print(int(scores[1]))
-print(kernels.take_best.stats.cache_path)
+from splade_edge.runtime.scorer import probe
+assert probe.__file__.startswith(sys.argv[1]), probe.__file__
+print(int(probe.probe(10)))
+print(probe.probe.stats.cache_path)
+print(sum(probe.probe.stats.cache_hits.values()))
+"""
+PROBE = """
+from .numba_cache import kernel
+from .probe_helper import halved
+@kernel
+def probe(x):
+    return halved(x)
+"""
+HELPER = """
+from .numba_cache import inline_kernel
+@inline_kernel
+def halved(x):
+    return x / 2
 """
 
 
@@ -33,19 +44,25 @@ assert invert.__file__.startswith(sys.argv[1]), invert.__file__
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 impacts = np.empty(3, np.uint8)
-invert.quantize(np.array([0.1, 2, 3], np.float32), 1.0, impacts)
+invert.quantize(np.array([0.1, 0, 2, 0, 3, 0], np.float32), 1.0, impacts)
 print(impacts.tolist())
 """
 
 
 @pytest.fixture
 def copied(tmp_path):
-    """The runtime as a package of its own, so that its directory can be made unfit for a cache."""
+    """The runtime as a package of its own, so that its directory can be made unfit for a cache.
+
+    It has one more kernel, which calls a helper of another file.
+    """
     shutil.copytree(
         Path(runtime.__file__).parent,
         tmp_path / "lib/splade_edge/runtime",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
+    scorer = tmp_path / "lib/splade_edge/runtime/scorer"
+    (scorer / "probe.py").write_text(PROBE)
+    (scorer / "probe_helper.py").write_text(HELPER)
     return tmp_path / "lib"
 
 
@@ -88,6 +105,23 @@ def test_beside_the_source_by_default(copied):
     result = run(copied, HOME=str(copied))
     assert result.returncode == 0, result.stderr
     assert "SpladeEdgeWarning" not in result.stderr
+
+
+def test_a_change_in_a_helper_of_another_file_is_noticed(copied, tmp_path):
+    def outcome():
+        result = run(copied, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        assert result.returncode == 0, result.stderr
+        value, _, hits = result.stdout.splitlines()
+        return int(value), int(hits)
+
+    assert outcome() == (5, 0)
+    assert outcome() == (5, 1)
+    helper = copied / "splade_edge/runtime/scorer/probe_helper.py"
+    for path in (helper, helper.with_name("probe.py")):
+        os.utime(path, (1, 1))
+    assert outcome() == (5, 1)
+    helper.write_text(helper.read_text().replace("x / 2", "x * 2"))
+    assert outcome() == (20, 0)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.scorer import WINDOW, kernels
+from splade_edge.runtime.scorer import WINDOW, bounds, scan, search, sorting, visit
 from splade_edge.runtime.vectors import SparseVector
 
 from tests.oracle import csr, numpy_alone, top_k, write_index
@@ -23,7 +23,7 @@ QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None, suppress_heal
 
 def assert_exact(index, impacts, terms, weights, k, allowed=None):
     expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale, allowed)
-    for way in (kernels.CHEAPER, kernels.BY_CHUNKS, kernels.BY_POSTINGS):
+    for way in (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS):
         index._scorer.by_kernels.way = way
         documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
         assert documents.tolist() == expected
@@ -38,6 +38,10 @@ def assert_exact_once(index, impacts, allowed):
     found = index.search_vectors([0, 2], [0.3, 1.1], 20, allowed=allowed)
     expected = top_k(impacts, [0, 2], [0.3, 1.1], 20, index.manifest.scale, allowed)
     assert (found[0].tolist(), found[1].tolist()) == expected
+
+
+# a score, the next above it, the next below it
+ROUND = (float, lambda score: float(np.nextafter(score, np.inf)), lambda score: float(np.nextafter(score, 0)))
 
 
 @st.composite
@@ -241,6 +245,24 @@ class TestLayouts:
         assert_exact(index, impacts, range(300), np.linspace(0.1, 2, 300), 20)
 
 
+class TestFloor:
+    @QUICK
+    @given(data=st.data(), impacts=collections(), layout=st.sampled_from(({}, {"reorder": True}, {"block_max": False})))
+    def test_nothing_below_it_and_all_of_it(self, data, impacts, layout, tmp_path_factory):
+        index = write_index(tmp_path_factory.mktemp("i") / "index", impacts, **layout)
+        query = data.draw(queries(impacts.shape[1]))
+        terms, weights = list(query), list(query.values())
+        for k in {1, 10, data.draw(st.integers(1, len(impacts)))}:
+            best, scores = top_k(impacts, terms, weights, k)
+            floors = [0.0, *(f(scores[data.draw(st.integers(0, len(scores) - 1))]) for f in ROUND if scores)]
+            for floor in floors:
+                expected = [pair for pair in zip(best, scores, strict=True) if pair[1] >= floor]
+                for way in (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS):
+                    index._scorer.by_kernels.way = way
+                    found = index._scorer.search(terms, weights, k, floor=floor)
+                    assert list(zip(*(x.tolist() for x in found), strict=True)) == expected
+
+
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
     rng = np.random.default_rng(2)
@@ -252,7 +274,7 @@ class TestApproximate:
     @LARGE
     def test_all_scores_are_exact_and_the_share_bounds_what_is_missed(self, collection):
         index, impacts = collection
-        index._scorer.by_kernels.way = kernels.BY_CHUNKS
+        index._scorer.by_kernels.way = visit.BY_CHUNKS
         missed = 0
         for seed in range(20):
             rng = np.random.default_rng(seed)
@@ -277,7 +299,7 @@ class TestApproximate:
             SparseVector(np.sort(rng.choice(30, 6, replace=False)).astype(np.int32), rng.random(6, np.float32))
             for _ in range(8)
         ]
-        index._scorer.by_kernels.way = kernels.BY_CHUNKS
+        index._scorer.by_kernels.way = visit.BY_CHUNKS
         exact, rough = (measure_approximation(index, queries, 10, share) for share in (1.0, 0.2))
         assert exact.recall == 1.0
         assert 0 < rough.recall < 1
@@ -358,8 +380,8 @@ def test_kernels_are_compiled_once(tmp_path):
                         if isinstance(array, np.ndarray):
                             array.flags.writeable = False
                     assert_exact(index, impacts, terms, weights, 5, allowed)
-    assert len(kernels.visit.signatures) == len(kernels.take_best.signatures) == 1
-    assert len(kernels.scan.signatures) <= 2  # integers, and float64
+    assert len(visit.visit.signatures) == len(sorting.take_best.signatures) == 1
+    assert len(scan.scan.signatures) <= 2  # integers, and float64
 
 
 class TestQueries:
@@ -417,13 +439,13 @@ class TestQueries:
 def test_an_interrupt_between_kernels_does_no_harm(tmp_path, monkeypatch):
     impacts = np.random.default_rng(3).integers(0, 255, (20_000, 2))
     index = write_index(tmp_path / "index", impacts)
-    index._scorer.by_kernels.way = kernels.BY_POSTINGS
+    index._scorer.by_kernels.way = visit.BY_POSTINGS
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "scan", interrupted)
+        patch.setattr(search, "scan", interrupted)
         with pytest.raises(KeyboardInterrupt):
             index.search_vectors([0, 1], [0.1, 0.1000001], 3)
     assert_exact(index, impacts, [0, 1], [0.1, 0.1000001], 3)
@@ -461,7 +483,7 @@ class TestHelpers:
     @given(st.lists(st.integers(0, 65535), max_size=200, unique=True), st.integers(0, 65536))
     def test_lower_bound(self, units, wanted):
         array = np.array(sorted(units), np.uint16)
-        assert kernels.lower_bound(array, np.uint32(wanted)) == np.searchsorted(array.astype(int), wanted)
+        assert scan.lower_bound(array, np.uint32(wanted)) == np.searchsorted(array.astype(int), wanted)
 
     @QUICK
     @given(st.lists(st.integers(0, 50), min_size=2, max_size=300), st.data())
@@ -469,7 +491,7 @@ class TestHelpers:
         k = data.draw(st.integers(1, len(values) - 1))
         scores, units = np.array(values, np.float64), np.arange(len(values), dtype=np.uint32)[::-1].copy()
         best = sorted(zip((-scores).tolist(), units.tolist(), strict=True))[:k]
-        kernels.select_top(scores, units, len(values), k)
+        sorting.select_top(scores, units, len(values), k)
         assert sorted(zip((-scores[:k]).tolist(), units[:k].tolist(), strict=True)) == best
         assert (-scores[k - 1], units[k - 1]) == best[-1]
 
@@ -477,20 +499,20 @@ class TestHelpers:
     @given(st.lists(st.integers(0, 65535), min_size=1, max_size=300), st.data())
     def test_high_cut(self, values, data):
         wanted = data.draw(st.integers(1, len(values)))
-        cut = int(kernels.high_cut(np.array(values, np.uint16), wanted))
+        cut = int(bounds.high_cut(np.array(values, np.uint16), wanted, np.empty(4096, np.int64)))
         assert cut == 0 or sum(v >= cut for v in values) >= wanted
-        assert sum(v >= cut + (1 << kernels.PEAK_SHIFT) for v in values) < wanted or cut == 0
+        assert sum(v >= cut + (1 << bounds.PEAK_SHIFT) for v in values) < wanted or cut == 0
 
     @QUICK
     @given(st.lists(st.integers(1, 65535), min_size=1, max_size=300), st.data())
-    def test_sort_chunks(self, bounds, data):
-        bounds = np.array(bounds, np.uint16)
-        chunks = data.draw(st.permutations(range(bounds.size)))
+    def test_sort_chunks(self, values, data):
+        values = np.array(values, np.uint16)
+        chunks = data.draw(st.permutations(range(values.size)))
         order = np.array([*chunks, *chunks], np.uint32)
-        kernels.sort_chunks(order, bounds.size, bounds, bounds.min())
-        assert sorted(order[: bounds.size].tolist()) == list(range(bounds.size))
-        width = (int(bounds.max()) - int(bounds.min())) // kernels.SORT_BUCKETS + 1
-        assert (np.diff(bounds[order[: bounds.size]].astype(int)) < width).all()
+        bounds.sort_chunks(order, values.size, values, values.min(), np.empty(4096, np.int64))
+        assert sorted(order[: values.size].tolist()) == list(range(values.size))
+        width = (int(values.max()) - int(values.min())) // bounds.SORT_BUCKETS + 1
+        assert (np.diff(values[order[: values.size]].astype(int)) < width).all()
 
     @QUICK
     @given(
@@ -502,8 +524,9 @@ class TestHelpers:
         scores = np.array([*(v * factor for v in values), *more], np.float64)
         units = np.random.default_rng(0).permutation(scores.size).astype(np.uint32)
         expected = sorted(zip(scores.tolist(), units.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
-        kernels.sort_results(scores, units, scores.size)
-        assert list(zip(scores.tolist(), units.tolist(), strict=True)) == expected
+        ranks, ranks_too, keys = (np.empty(scores.size, np.uint32) for _ in range(3))
+        sorting.sort_results(scores, units, scores.size, ranks, ranks_too, keys, np.empty(2 * sorting.RADIX, np.int64))
+        assert list(zip(scores[ranks].tolist(), units[ranks].tolist(), strict=True)) == expected
 
 
 def test_csr_of_the_oracle_is_what_it_says():

@@ -1,0 +1,193 @@
+"""Block-max pruning (Ding & Suel, SIGIR 2011; Mallia, Suel & Tonellotto, SIGIR 2024).
+
+For each chunk of 64 units the largest impacts of the query's terms add up to a bound. The chunks of the highest bounds
+are scored first; they give a threshold, and only chunks whose bound reaches it are scored at all.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import STRIP_BITS
+from .arrays import F32, F64, I64, U32
+from .bounds import (
+    CHUNKS,
+    GROUPS,
+    add_maxima,
+    add_postings,
+    as_they_lie,
+    best_of_groups,
+    find_peaks,
+    keep_passing,
+    needed,
+    reaching,
+    sort_chunks,
+)
+from .chunks import score_chunks
+from .memory import BAR, FOUND, TERMS, UNIT, chunks_of, open_filter, open_postings, open_workspace
+from .numba_cache import inline_kernel, kernel
+from .query import DONE, SCAN, SORT, find_blocks, make_whole, read_query
+from .sorting import FEW, NONE, hand_over, raise_bar, sort_range
+
+# Which way to go: what costs less, or one of them (scan remains where there is no block-max data).
+CHEAPER, BY_CHUNKS, BY_POSTINGS = range(3)
+SLACK_FOUND = 16  # candidates beyond k before the bar is raised
+BEST = 256  # chunks that are sorted by their bounds where there are many
+STRETCH = 128  # chunks after which the choice of the way is looked at again
+LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
+SMALLEST = 5e-324  # every unit that shares a term scores at least this
+# What things cost, in nanoseconds; measured by benchmarks/choice.py. They decide between the two ways, nothing else.
+COST_BOUND, COST_RARE = 0.06, 1.5
+COST_CHUNK, COST_CHUNK_TERM = 40.0, 22.0
+COST_ADD, COST_UNIT, COST_LIST = 0.8, 0.05, 20.0
+
+
+@inline_kernel
+def leave_to_scan(n: int, bar: float, ceiling: float, used: F64, whole: I64, state: F64) -> int:
+    """Leave what the scan has to know, and say so."""
+    state[BAR] = bar
+    state[UNIT] = make_whole(n, ceiling, used, whole)
+    return SCAN
+
+
+@kernel
+def visit(
+    terms: I64,
+    weights: F32,
+    k: int,
+    way: int,
+    keep: float,
+    floor: float,
+    scale: float,
+    allowed: int,
+    segment: int,
+    workspace: int,
+    out_units: U32,
+    out_scores: F64,
+) -> int:
+    """Answer a query by visiting chunks: how many results there are, or one of the codes of query.py, which are
+    negative: SCAN where :func:`.scan.scan` is to do it, SORT where :func:`.sorting.take_best` is to make the results of
+    many candidates.
+
+    ``allowed``, ``segment`` and ``workspace`` are addresses, see memory.py. Units that score less than ``floor`` are
+    not wanted. ``keep`` below 1: chunks whose bound times ``keep`` does not reach the bar are left out.
+    """
+    s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
+    code, n = read_query(terms, weights, s.term_blocks, s.term_rows, s.touched, ws.kept, ws.used, ws.rows)
+    ws.state[TERMS] = n
+    if code != DONE or n == 0:
+        return code
+    used, rows, starts, bounds, order = ws.used, ws.rows, ws.starts, ws.bounds, ws.order
+    find_blocks(n, ws.kept, used, s.term_blocks, s.block_windows, s.block_impacts, s.block_postings, starts, ws.tops)
+    level = 0
+    while level < s.levels.size and s.levels[level] < k + passing.excluded:
+        level += 1
+    # The k-th best score is at least this, or wanted to be: k units have so large an impact in one term.
+    bar = max(SMALLEST, floor)
+    ceiling = 0.0
+    heaviest = 0.0
+    postings = 0.0
+    rare = 0.0
+    frequent = 0
+    infrequent = 0
+    windows = ws.tops.size
+    for j in range(n):
+        heaviest = max(heaviest, used[j])
+        ceiling += used[j] * s.term_impacts[ws.kept[j], 0]
+        if level < s.levels.size:
+            bar = max(bar, used[j] * s.term_impacts[ws.kept[j], level])
+        length = np.float64(starts[j, windows] - starts[j, 0])
+        postings += length
+        if rows[j] >= 0:
+            frequent += 1
+        else:
+            infrequent += 1
+            rows[j] = -infrequent
+            rare += length
+    n_chunks = chunks_of(s.unit_count)
+    chunk_cost = COST_CHUNK + COST_CHUNK_TERM * n
+    scan_cost = COST_ADD * postings + COST_UNIT * s.unit_count + COST_LIST * n * (s.unit_count >> STRIP_BITS)
+    bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare
+    if way == BY_CHUNKS:
+        scan_cost = np.inf
+    # How many chunks will reach the bar: fitted to collections of 100,000 and of 1,000,000 units. The k best of a tenth
+    # of the units lie among the 10 k best of all.
+    remaining = np.float64(max(1, s.unit_count - passing.excluded))
+    visits = 17.0 * (k * s.unit_count / remaining) ** 0.77
+    visits *= (1.0 + n / 45.0) * (n_chunks / 15_625.0) ** 0.45 * s.figures[0] ** 3
+    visits = min(visits, np.float64(n_chunks), remaining)
+    first_visits = min(MOST_FIRST, max(LEAST_FIRST, k))
+    if (
+        s.chunk_impacts.size == 0
+        or infrequent > ws.places.shape[0]
+        or way == BY_POSTINGS
+        or (way == CHEAPER and bound_cost + chunk_cost * visits > scan_cost)
+    ):
+        return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
+    step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)
+    for w in range(windows):
+        tile = bounds[w * CHUNKS : min(n_chunks, (w + 1) * CHUNKS)]
+        tile[:] = 0
+        for j in range(n):
+            weight = np.uint16(min(257.0, math.ceil(used[j] / step)))
+            if rows[j] >= 0:
+                add_maxima(tile, weight, s.chunk_impacts[rows[j], w * CHUNKS : w * CHUNKS + tile.size])
+            else:
+                lo, hi = starts[j, w], starts[j, w + 1]
+                part = ws.places[-1 - rows[j], w * CHUNKS : w * CHUNKS + tile.size]
+                add_postings(tile, weight, s.units[lo:hi], s.impacts[lo:hi], part)
+        if passing.units.size > 0:
+            keep_passing(tile, passing.chunks[w * CHUNKS : w * CHUNKS + tile.size])
+        find_peaks(tile, ws.peaks[w * GROUPS : (w + 1) * GROUPS])
+    peaks, bounds = ws.peaks[: windows * GROUPS], bounds[:n_chunks]
+    limit = k + (k >> 2) + SLACK_FOUND // 2
+    # The best chunk of each of the best groups gives a first bar, and the best of those that reach it nearly the last
+    # one. The rest come as they lie, which memory likes better.
+    found = NONE
+    spent = 0.0
+    rest = NONE
+    for phase in range(3):
+        found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
+        need = needed(bar, step, keep if found >= k else 1.0)
+        if phase == 0:
+            count = best_of_groups(peaks, bounds, need, first_visits, order, ws.histogram)
+        elif phase == 1:
+            count = reaching(peaks, bounds, need, order)
+            if found < k and 0.5 * count * chunk_cost > scan_cost:
+                return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
+            sort_chunks(order, count, bounds, need, ws.histogram)
+            rest = count - BEST
+            if rest > BEST:
+                count = BEST
+        elif rest > BEST:
+            count = as_they_lie(bounds, need, order)
+        else:
+            break
+        for start in range(0, count, STRETCH):
+            share = keep if found >= k else 1.0  # nothing is passed over before there are k results
+            if phase > 0 and spent > 0.25 * scan_cost:
+                need = needed(bar, step, share)
+                left = count - start
+                if phase == 1:
+                    left = NONE
+                    for i in range(start, count):
+                        left += bounds[order[i]] >= need
+                if (0.6 if phase == 1 else 0.4) * left * chunk_cost > scan_cost:
+                    return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
+            visited, found, bar = score_chunks(
+                order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,
+                ws.places, s.span_postings, s.chunk_postings, s.units, s.impacts, s.unit_count, passing.units,
+                s.original, ws.sums, ws.firsts, ws.counts, found, ws.scores, ws.units,
+            )  # fmt: skip
+            spent += visited * chunk_cost
+    found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
+    if found > FEW:
+        ws.state[FOUND] = found
+        return SORT
+    for i in range(found):
+        ws.ranks[i] = i
+    sort_range(ws.scores, ws.units, ws.ranks, NONE, found)
+    hand_over(found, scale, ws.scores, ws.units, ws.ranks, out_units, out_scores)
+    return found
