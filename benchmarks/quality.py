@@ -176,8 +176,8 @@ def run_variant(data: RetrievalSet, variant: Variant, args: argparse.Namespace) 
         ranks = [[hit.id for hit in hits] for hits in searcher.search_many(texts, DEPTH)]
         queries = SparseBatch.stack([encoded.vector for encoded in query_encoder.encode(texts)])
         bodies = (join_title(d.title, d.text) for d in data.documents)
-        documents = SparseBatch.stack([encoded.vector for encoded in encoder.encode(bodies)])
-        idle = max(idle_weight(batch, encoder.artifact.path / "tokenizer.json") for batch in (queries, documents))
+        vectors = SparseBatch.stack([encoded.vector for encoded in encoder.encode(bodies)])
+        idle = max(idle_weight(batch, encoder.artifact.path / "tokenizer.json") for batch in (queries, vectors))
         entry = manifest.segments[0]
         query_terms = queries.indices.size / len(queries)
         return Outcome(measure_run(data, ranks), query_terms, entry.postings / entry.units, idle)

@@ -133,8 +133,6 @@ class _PostingMerge:
         self.vocab_size = self._segments[0].vocab_size
         # postings of terms before t, in each source
         self._pointers = [s.block_postings[s.term_blocks].astype(np.int64) for s in self._segments]
-        for pointers in self._pointers:
-            pointers.flags.writeable = False
         self.sizes = np.sum([np.diff(pointers) for pointers in self._pointers], axis=0)
 
     def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.uint8]]]:
@@ -156,7 +154,6 @@ class _PostingMerge:
             invert.count_kept(pointers, impacts, first, counts)
             postings = numbers[places].astype(np.uint64)
             postings <<= np.uint64(32)  # as runs have them
-            postings.flags.writeable = False  # as in PostingWriter: one compiled kernel serves both
             parts.append((postings, impacts, pointers))
         list_ptr = np.zeros(counts.size + 1, np.int64)
         np.cumsum(counts, out=list_ptr[1:])
