@@ -93,7 +93,7 @@ def test_asked_for_by_name(tmp_path: Path) -> None:
 )
 def test_what_they_cannot_run(tmp_path: Path, architecture: str, changes: dict, message: str) -> None:
     path = checkpoints.write_checkpoint(tmp_path / "c", architecture, intermediate=64)
-    checkpoint = open_checkpoint(str(path), options=OpenOptions(family="splade"))
+    checkpoint = open_checkpoint(str(path), options=OpenOptions(family="splade-other"))
     for name, value in changes.items():
         setattr(checkpoint.model.config, name, value)
     assert message in module.obstacle(checkpoint)

@@ -95,7 +95,7 @@ def test_a_file_of_queries_goes_over_to_the_kernels(index: Path, tmp_path: Path,
 
 def test_the_decoder_changes_once(index: Path, monkeypatch) -> None:
     def kind(searcher: Searcher) -> Any:
-        return type(searcher._search_encoder._session._decoder)
+        return type(searcher._state.encoder._session._decoder)
 
     with Searcher.open(index, threads=1) as searcher:
         assert kind(searcher) is type(None)
