@@ -188,7 +188,11 @@ class DocumentReader:
         self.count = count
         self._sha256 = sha256
         self._lock = threading.Lock()
-        self._bytes = path.open("rb")  # to be hashed when it must be, whatever lies at the path by then
+        try:
+            self._bytes = path.open("rb")  # to be hashed when it must be, whatever lies at the path by then
+        except OSError as error:
+            self._file.close()
+            raise self._file.damaged(str(error.strerror)) from None
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""

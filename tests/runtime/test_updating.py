@@ -422,6 +422,24 @@ class TestReaders:
         index = Index.open(tmp_path / "index")
         assert (len(index), index.generation) == (10, 2)
 
+    @pytest.mark.parametrize("name", ["documents.sqlite", "fields.sqlite"])
+    def test_a_commit_between_two_looks_at_one_file(self, tmp_path, monkeypatch, name):
+        model = Model(6)
+        model.add(_Nothing(), model.new(30))
+        model.rebuild(tmp_path / "index").close()
+        opened = Path.open
+
+        def meet(path, *args, **kwargs):
+            if path.name == name:
+                monkeypatch.setattr(Path, "open", opened)
+                with IndexUpdater.open(tmp_path / "index") as updater:
+                    model.delete(updater, model.some(20))
+            return opened(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "open", meet)
+        index = Index.open(tmp_path / "index")
+        assert (len(index), index.generation) == (10, 2)
+
     def test_another_index_in_its_place(self, tmp_path, tiny_pair, tiny_artifact):
         documents = [Document(f"d{n}", "", word) for n, word in enumerate(WORDS[:10])]
         build_index(tmp_path / "index", documents, tiny_pair)
