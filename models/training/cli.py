@@ -11,8 +11,9 @@ from pathlib import Path
 from ...runtime.cli.command import positive_int
 
 _EPILOG = """\
-A run file names where the encoders start, the retrieval sets (BEIR form) and the settings; models/training/README.md
-describes every key, models/training/runs/ has larger ones: systems V and VI-BT of the paper, and an ablation.
+A run file names where the encoders start, the retrieval sets (BEIR form) and the settings. models/training/README.md
+shows how to write one, models/training/runfile.py describes every key, models/training/runs/ has larger ones: systems
+V and VI-BT of the paper, and an ablation.
 
 Stop a run whenever you like (Ctrl-C, kill, a power cut) and give the same command again: it goes on from the last
 checkpoint exactly as it would have. DIR gets log.jsonl, curves.png, checkpoint/ and pair/, which `splade-edge export`

@@ -100,7 +100,7 @@ class TeacherSettings(Section, frozen=True):
 
 
 class RegularizerSettings(Section, frozen=True):
-    """Sparsity of one side (Paria et al. 2020; the paper's section 4.1 for L1 on queries).
+    """Sparsity of one side: FLOPS (Paria et al. 2020) or, as the paper has it for queries, L1.
 
     ``weight`` grows quadratically over ``ramp`` steps. With ``terms`` it is then steered so that the mean number of
     terms of a text meets it: the weight is multiplied by ``(terms now / terms wanted) ** steer`` after each step.
@@ -114,7 +114,7 @@ class RegularizerSettings(Section, frozen=True):
 
 
 class MiddleSettings(Section, frozen=True):
-    """FLOPS-regularized middle-training on the collections' texts (objective "mlm"; the paper's section 4.3)."""
+    """FLOPS-regularized middle-training on the collections' texts (objective "mlm")."""
 
     mask_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.15
 
