@@ -213,6 +213,35 @@ def test_settings_that_a_base_cannot_satisfy(base: Path, tmp_path: Path) -> None
             initial_encoder(settings, ["x"], 0)
 
 
+def test_a_base_without_a_head_is_told_to_take_a_new_one(base: Path, tmp_path: Path) -> None:
+    def drop_head(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [n for n in tensors if n.startswith("cls.")]:
+            del tensors[name]
+
+    headless = checkpoints.edit_weights(checkpoints.copy(base, tmp_path / "headless"), drop_head)
+    with pytest.raises(CheckpointError, match=r'has no head to keep; give it a new one: head = "lexical"$'):
+        initial_encoder(EncoderSettings(base=str(headless)), [], 0)
+    initial_encoder(EncoderSettings(base=str(headless), head="lexical"), ["the oil crisis"], 0)
+
+
+def test_the_decoder_multiplies_in_the_precision_of_autocast(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = initial_encoder(EncoderSettings(base=str(base)), [], 0)
+    seen: list[torch.dtype] = []
+    plain = _MaxLogits.apply
+
+    def watched(hidden: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(hidden.dtype)
+        return plain(hidden, *rest)
+
+    monkeypatch.setattr(_MaxLogits, "apply", watched)
+    # CUDA's autocast gives float32 after a layer norm, the CPU's need not: said here for both.
+    monkeypatch.setattr(encoder, "transformed", lambda states: states.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder([[2, 8, 9, 3]])
+    encoder([[2, 8, 9, 3]])
+    assert seen == [torch.bfloat16, torch.float32]
+
+
 def test_a_frozen_encoder_is_not_silenced(base: Path) -> None:
     frozen = initial_encoder(EncoderSettings(base=str(base), frozen=True), [], 0)
     assert float(frozen.decoder.bias.min()) > -100
