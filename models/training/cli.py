@@ -23,6 +23,7 @@ examples:
   splade-edge train my-domain.toml -o runs/my-domain
   splade-edge export runs/my-domain/pair -o my-pair
 """
+_LOCK = "splade_edge_train.lock"
 
 
 class TrainCommand:
@@ -50,6 +51,7 @@ class TrainCommand:
         from ...runtime.cli.progress import Progress
         from ...runtime.errors import InputError
         from ...runtime.files import storage_errors
+        from ...runtime.locking import writer_lock
         from .runfile import read_run_file
 
         # Refused before PyTorch is loaded, which takes seconds.
@@ -71,7 +73,8 @@ class TrainCommand:
         def interrupt(number: int, frame: types.FrameType | None) -> None:
             interrupted[0] = True
 
-        with Progress("preparing", "step", lambda: share[0]) as bar:
+        # Two of the same command would write the same log and checkpoints in turns.
+        with writer_lock(args.output / _LOCK), Progress("preparing", "step", lambda: share[0]) as bar:
 
             def phase(what: str) -> None:
                 bar.phase(what)
