@@ -123,6 +123,42 @@ def test_what_answers_a_held_out_query_is_not_taught(tmp_path: Path) -> None:
         read_collection(SetSettings(path=str(place)))
 
 
+def _set(place: Path, queries: dict[str, str], **splits: dict[str, list[str]]) -> Path:
+    (place / "qrels").mkdir(parents=True)
+    (place / "corpus.jsonl").write_text("\n".join(json.dumps({"_id": f"d{i}", "text": f"word{i}"}) for i in range(9)))
+    lines = [json.dumps({"_id": name, "text": text}) for name, text in queries.items()]
+    (place / "queries.jsonl").write_text("\n".join(lines))
+    for split, judged in splits.items():
+        rows = [f"{query}\t{document}\t1" for query, found in judged.items() for document in found]
+        (place / "qrels" / f"{split}.tsv").write_text("\n".join(rows))
+    return place
+
+
+def test_queries_of_one_text_share_their_answers(tmp_path: Path) -> None:
+    queries = {"a": "same", "b": "other", "c": "same"}
+    place = _set(tmp_path / "s", queries, train={"a": ["d1"], "b": ["d2"], "c": ["d3", "d1"]})
+    read = read_collection(SetSettings(path=str(place)))
+    assert [sorted(p.tolist()) for p in read.positives] == [[1, 3], [2], [1, 3]]
+
+
+def test_a_dev_split_measures_and_is_not_trained_on(tmp_path: Path) -> None:
+    queries = {f"q{i}": f"question {i}" for i in range(8)} | {"twin": "question 0"}
+    train = {f"q{i}": [f"d{i}"] for i in (1, 2, 3)} | {"twin": ["d5"]}
+    dev = {"q0": ["d0"], "q4": ["d1"], "q5": ["d2"]}
+    place = _set(tmp_path / "s", queries, train=train, dev=dev)
+    read = read_collection(SetSettings(path=str(place), dev="dev"))
+    assert {read.queries[q] for q in read.held_out} == {"question 0", "question 4", "question 5"}
+    # the twin of a dev query is not taught; a document may answer a query of each split
+    assert {read.queries[q] for q in read.train} == {"question 1", "question 2", "question 3"}
+    assert {read.queries[q]: read.positives[q].tolist() for q in read.held_out}["question 0"] == [0]
+    assert read_collection(SetSettings(path=str(place), dev="dev", held_out=2)).held_out.size == 2
+    other = place / "dev-queries.jsonl"
+    other.write_text(json.dumps({"_id": "q4", "text": "asked otherwise"}))
+    read = read_collection(SetSettings(path=str(place), dev="dev", dev_queries=other.name))
+    assert [read.queries[q] for q in read.held_out] == ["asked otherwise"]
+    assert read.train.size == 4
+
+
 def test_a_corpus_without_words_has_no_negatives(tmp_path: Path) -> None:
     assert (mine_with_bm25(Collection("x", SetSettings(path="x"), ["!", "?"], ["a"], [], I0, I0), 2) == -1).all()
 
