@@ -169,7 +169,15 @@ def test_punctuation_that_names_things_keeps_its_weight(tmp_path: Path) -> None:
     assert [names[i] for i in np.flatnonzero(silent_terms(Tokenizer(), ["stop words"], len(names)))] == ["the"]
 
 
-def test_layers_are_kept_in_the_order_given(base: Path) -> None:
+def test_layers_are_kept_in_the_order_given(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(checkpoints.SIZE, "layers", 2)
+    two = checkpoints.write_checkpoint(tmp_path / "two")
+    before = open_checkpoint(str(two)).model.base_model.encoder.layer
+    swapped = initial_encoder(EncoderSettings(base=str(two), layers=[1, 0]), [], 0).model.base_model.encoder.layer
+    assert len(swapped) == 2
+    for new, old in zip(swapped, (before[1], before[0]), strict=True):
+        for name, value in old.state_dict().items():
+            torch.testing.assert_close(new.state_dict()[name], value, msg=name)
     kept = initial_encoder(EncoderSettings(base=str(base), layers=[0]), [], 0)
     assert kept.model.config.num_hidden_layers == 1
     with pytest.raises(InputError, match=r"layers 0 to 0"):

@@ -32,7 +32,8 @@ from ...checkpoints import copy
 from .conftest import RunWriter, with_pooling
 
 HEADS = (
-    '\n[teacher]\nlexical = 0.5\nbase = "{base}"\n[document_regularizer]\npenalty = "flops"\nweight = 0.01\nterms = 8\n'
+    '\n[teacher]\nlexical = 0.5\nbase = "{base}"\n[query_regularizer]\nramp = 0\nsteer = 0.2\n'
+    '[document_regularizer]\npenalty = "flops"\nweight = 0.01\nramp = 0\nsteer = 0.2\nterms = 8\n'
 )
 
 
@@ -62,6 +63,8 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
         log.write('{"step": 4, "loss": 9}\n{"step": 5, "lo')
     second = Run(settings, tmp_path / "parts", tmp_path / "cache")
     assert second.resume() == 3
+    for one, other in zip(first.objective.regularizers, second.objective.regularizers, strict=True):
+        assert one.level == other.level != one.settings.weight
     second.train()
     for name, value in parameters(whole).items():
         np.testing.assert_array_equal(parameters(second)[name], value, err_msg=name)

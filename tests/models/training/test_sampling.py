@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from splade_edge.models.training.mining import Miner, mine_with_bm25
 from splade_edge.models.training.runfile import SetSettings
 from splade_edge.models.training.sampling import Sampler, fragment
 from splade_edge.runtime.errors import InputError
+
+from ... import checkpoints
 
 I0 = np.empty(0, np.int64)
 
@@ -51,6 +52,13 @@ def test_a_batch_depends_on_the_step_alone(small: Collection) -> None:
         np.testing.assert_array_equal(a.documents, b.documents)
 
 
+def test_the_order_of_an_epoch_is_of_the_seed(small: Collection) -> None:
+    drawn = [sampler([small], seed=seed) for seed in (5, 6)]
+    one, other = (np.concatenate([s._next_queries(0, step) for step in range(4)])[:20].tolist() for s in drawn)
+    assert sorted(one) == sorted(other)
+    assert one != other
+
+
 def test_columns_hold_positives_and_mined_negatives(small: Collection) -> None:
     mined = mine_with_bm25(small, 8)
     drawn = Sampler([small], [mined], batch=6, per_query=2, steps=20, seed=5)
@@ -83,13 +91,14 @@ def test_mining_finds_what_bm25_ranks_first(small: Collection, tmp_path: Path) -
     np.testing.assert_array_equal(miner.negatives(small, 3), mined[:, :3])
 
 
-def test_mining_with_a_pair_is_its_ranking(small: Collection, base: Path, tmp_path: Path) -> None:
-    for side in ("query", "document"):
-        shutil.copytree(base, tmp_path / "pair" / side)
+def test_mining_with_a_pair_is_its_ranking(small: Collection, tmp_path: Path) -> None:
+    checkpoints.write_pair(tmp_path / "pair")
     miner = Miner(str(tmp_path / "pair"), (16, 16), tmp_path / "cache", torch.device("cpu"))
     found = miner.negatives(small, 4)
-    reference = ReferenceEncoder(open_checkpoint(str(base), "document"))
-    scores = reference.encode(small.queries) @ reference.encode(small.documents).T
+    query, document = (
+        ReferenceEncoder(open_checkpoint(str(tmp_path / "pair"), side)) for side in ("query", "document")
+    )
+    scores = query.encode(small.queries) @ document.encode(small.documents).T
     for row, ranking in enumerate(found):
         np.testing.assert_allclose(scores[row, ranking], np.sort(scores[row])[::-1][:4], rtol=0.02)
     np.testing.assert_array_equal(miner.negatives(small, 4), found)
