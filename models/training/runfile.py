@@ -38,8 +38,9 @@ class SetSettings(Section, frozen=True):
     ``path``: its directory, relative to the run file. ``split``: the qrels to learn from. ``queries``: its queries
     file, if it is not ``queries.jsonl[.gz]``. ``weight``: its share of the steps, relative to the other sets.
     ``held_out``: how many of its queries are left out of training and measure nDCG@10 during it. ``dev``: other qrels
-    whose queries measure it instead (``held_out`` of them, 0 for all); ``dev_queries``: their file, if it is not
-    ``queries.jsonl[.gz]``. ``lexical``: the weight of BM25 in this set's teacher (default: that of ``[teacher]``).
+    whose queries measure it instead (``held_out`` of them, 0 for all; a query to learn from that has the text of one is
+    left out); ``dev_queries``: their file, if it is not ``queries.jsonl[.gz]``. ``lexical``: the weight of BM25 in this
+    set's teacher (default: that of ``[teacher]``).
     """
 
     path: str

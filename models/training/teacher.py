@@ -89,7 +89,8 @@ def _pools_first_token(base: Path, architectures: Sequence[str]) -> bool:
         config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
         raise CheckpointError(f"cannot read {path} ({error}); get the teacher again") from None
-    modes = sorted(name.removeprefix("pooling_mode_") for name, on in config.items() if _is_mode(name) and on is True)
+    flag = "pooling_mode_"
+    modes = sorted(key.removeprefix(flag) for key, on in config.items() if key.startswith(flag) and on is True)
     if isinstance(config.get("pooling_mode"), str):  # newer versions name it
         modes = [config["pooling_mode"]]
     if modes in (["mean_tokens"], ["mean"]):
@@ -97,10 +98,6 @@ def _pools_first_token(base: Path, architectures: Sequence[str]) -> bool:
     if modes in (["cls_token"], ["cls"]):
         return True
     raise CheckpointError(f"the teacher {base} pools by {' and '.join(modes) or 'nothing'}; name one with mean or cls")
-
-
-def _is_mode(key: str) -> bool:
-    return key.startswith("pooling_mode_")
 
 
 class EmbeddingFile:
@@ -118,12 +115,13 @@ class EmbeddingFile:
             digest.update(b"\x00" + text.encode("utf-8", "surrogatepass"))
         directory.mkdir(parents=True, exist_ok=True)
         name = f"embeddings-{digest.hexdigest()[:32]}"
-        marks = directory / f"{name}.done"
-        self._rows, fresh = _memmap(directory / f"{name}.f16", np.dtype(np.float16), (len(texts), encoder.width))
-        if fresh:  # marks of rows that are gone would make zeros of them
+        rows, marks = directory / f"{name}.f16", directory / f"{name}.done"
+        shape = (len(texts), encoder.width)
+        if not _has_size(rows, 2 * math.prod(shape)):  # the marks go first: they would make zeros of rows that are gone
             with storage_errors(marks):
                 marks.unlink(missing_ok=True)
-        self._done, _ = _memmap(marks, np.dtype(np.bool_), (len(texts),))
+        self._rows = _memmap(rows, np.dtype(np.float16), shape)
+        self._done = _memmap(marks, np.dtype(np.bool_), shape[:1])
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> F32:
         """Embeddings of texts by number, float32 ``[len(rows), width]``."""
@@ -136,14 +134,16 @@ class EmbeddingFile:
         return np.asarray(self._rows[rows], np.float32)
 
 
-def _memmap(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[np.memmap[Any, np.dtype[Any]], bool]:
-    """The array in a file, and whether it was made now, all zeros, since there was none of this size."""
+def _memmap(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
     size = math.prod(shape) * dtype.itemsize
-    fresh = not path.is_file() or path.stat().st_size != size
-    if fresh:
+    if not _has_size(path, size):
         with storage_errors(path), path.open("wb") as file:
             file.truncate(size)
-    return np.memmap(path, dtype, "r+", shape=shape), fresh
+    return np.memmap(path, dtype, "r+", shape=shape)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 class Teacher:
