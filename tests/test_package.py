@@ -51,6 +51,8 @@ def test_the_wheel_has_its_data(wheel: zipfile.ZipFile) -> None:
     for path in [
         *filter(Path.is_file, (ROOT / "export/samples").rglob("*")),
         ROOT / "runtime/FORMAT.md",
+        ROOT / "models/training/README.md",
+        *(ROOT / "models/training/runs").rglob("*.toml"),
         *ROOT.glob("*/py.typed"),
     ]:
         assert f"splade_edge/{path.relative_to(ROOT).as_posix()}" in names

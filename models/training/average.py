@@ -17,7 +17,7 @@ from typing import NoReturn
 from ...runtime.errors import InputError
 from ...runtime.staging import staged_directory
 
-_WEIGHTS = "model.safetensors"
+_WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
 
 
 def average(one: Path, other: Path, output: Path, share: float, *, force: bool = False) -> None:
@@ -32,11 +32,12 @@ def average(one: Path, other: Path, output: Path, share: float, *, force: bool =
         raise InputError(f"--share is {share}; give one from 0 to 1")
     try:
         first, second = load_file(one / _WEIGHTS), load_file(other / _WEIGHTS)
+        same_tokens = (one / _TOKENIZER).read_bytes() == (other / _TOKENIZER).read_bytes()
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{one} and {other} must be checkpoints with a {_WEIGHTS} ({error})") from None
+        raise InputError(f"{one} and {other} must be checkpoints with {_WEIGHTS} and {_TOKENIZER} ({error})") from None
     if {n: t.shape for n, t in first.items()} != {n: t.shape for n, t in second.items()}:
         raise InputError(f"{one} and {other} do not have the same tensors, so they cannot be averaged")
-    if (one / "tokenizer.json").read_bytes() != (other / "tokenizer.json").read_bytes():
+    if not same_tokens:
         raise InputError(f"{one} and {other} do not have the same tokenizer, so they cannot be averaged")
     mean = {n: ((1 - share) * t.float() + share * second[n].float()).to(t.dtype) for n, t in first.items()}
     with staged_directory(output, manifest="config.json", force=force) as place:

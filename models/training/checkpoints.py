@@ -120,6 +120,7 @@ def identity_of(run: RunFile, collections: Sequence[Collection]) -> Identity:
     for entry in settings["sets"]:
         del entry["path"]
     del settings["name"]
+    settings = {key: value for key, value in settings.items() if value != {}}  # a table of defaults, as one left out
     bases = [run.document and run.document.base, run.query and run.query.base]
     bases += [run.teacher.base, run.teacher.query_vectors, run.teacher.document_vectors]
     if run.training.miner:

@@ -11,8 +11,9 @@ from pathlib import Path
 from ...runtime.cli.command import positive_int
 
 _EPILOG = """\
-A run file names where the encoders start, the retrieval sets (BEIR form) and the settings; models/training/README.md
-describes every key, models/training/runs/ has larger ones: systems V and VI-BT of the paper, and an ablation.
+A run file names where the encoders start, the retrieval sets (BEIR form) and the settings. models/training/README.md
+shows how to write one, models/training/runfile.py describes every key, models/training/runs/ has larger ones: systems
+V and VI-BT of the paper, and an ablation.
 
 Stop a run whenever you like (Ctrl-C, kill, a power cut) and give the same command again: it goes on from the last
 checkpoint exactly as it would have. DIR gets log.jsonl, curves.png, checkpoint/ and pair/, which `splade-edge export`
@@ -22,6 +23,7 @@ examples:
   splade-edge train my-domain.toml -o runs/my-domain
   splade-edge export runs/my-domain/pair -o my-pair
 """
+_LOCK = "splade_edge_train.lock"
 
 
 class TrainCommand:
@@ -49,6 +51,7 @@ class TrainCommand:
         from ...runtime.cli.progress import Progress
         from ...runtime.errors import InputError
         from ...runtime.files import storage_errors
+        from ...runtime.locking import writer_lock
         from .runfile import read_run_file
 
         # Refused before PyTorch is loaded, which takes seconds.
@@ -70,7 +73,8 @@ class TrainCommand:
         def interrupt(number: int, frame: types.FrameType | None) -> None:
             interrupted[0] = True
 
-        with Progress("preparing", "step", lambda: share[0]) as bar:
+        # Two of the same command would write the same log and checkpoints in turns.
+        with writer_lock(args.output / _LOCK), Progress("preparing", "step", lambda: share[0]) as bar:
 
             def phase(what: str) -> None:
                 bar.phase(what)

@@ -73,6 +73,10 @@ class SparseEncoder(nn.Module):
         """Maximum logits of each text, float32 ``[len(texts), vocab]``."""
         lengths = [len(text) for text in texts]
         hidden = self.transformed(self.hidden(texts))
+        if torch.is_autocast_enabled(hidden.device.type):
+            # A layer norm gives float32 under CUDA's autocast. The backward pass runs without autocast: it finds
+            # the same maxima only if both multiply in the same precision.
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         result: Tensor = _MaxLogits.apply(hidden, lengths, self.decoder.weight, self.decoder.bias)  # type: ignore[no-untyped-call]
         return result
 

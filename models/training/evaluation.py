@@ -1,7 +1,8 @@
 """nDCG@10 of the held-out queries during training, on a part of each corpus that takes seconds to encode.
 
-The part holds the relevant documents, BM25's best ones (the hard cases) and others at random, so its figures are
-higher than those of the whole corpus: they compare steps of runs with each other, nothing else.
+The part holds the relevant documents, the best ones of BM25 or of the run's ``miner`` (the hard cases) and others at
+random, so its figures are higher than those of the whole corpus: they compare steps of runs with each other, nothing
+else.
 """
 
 from __future__ import annotations

@@ -70,7 +70,12 @@ def _load(base: str, *, with_head: bool) -> Any:
     if config.model_type not in ("bert", "distilbert"):
         raise InputError(f"{base} is a {config.model_type!r} model; training starts from BERT or DistilBERT")
     if with_head:
-        model, _ = load_masked_lm(directory, config, allow_pickle=False, trust_remote_code=False)
+        try:
+            model, _ = load_masked_lm(directory, config, allow_pickle=False, trust_remote_code=False)
+        except CheckpointError as error:
+            if "has no masked-language-model head" in str(error):
+                raise CheckpointError(f'{base} has no head to keep; give it a new one: head = "lexical"') from error
+            raise
     else:
         model = _load_body(directory, config)
     model.set_attn_implementation("sdpa")

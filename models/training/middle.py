@@ -1,4 +1,4 @@
-"""Middle-training: masked-language modelling with a FLOPS penalty (Lassance & Clinchant 2022, section 4.3).
+"""Middle-training: masked-language modelling with a FLOPS penalty (Lassance & Clinchant 2022).
 
 It gives the head of an encoder, which later training makes sparse, its own idea of which terms belong to a text, on
 the texts of the collections and without judgements. Masking is BERT's: of the chosen tokens 80 % become [MASK], 10 %

@@ -12,6 +12,7 @@ import torch
 
 from ...runtime.staging import staged_directory
 from ..checkpoint import stated_licence
+from ..layout import SIDES
 from ..weights import quiet_transformers
 from .side import Side
 
@@ -42,6 +43,7 @@ def _write_encoder(directory: Path, side: Side) -> None:
     for name in _FROM_BASE:
         if (base / name).is_file():
             shutil.copyfile(base / name, directory / name)
-    licence = stated_licence((base,))
+    # That of a pair stands in its README.md, beside its sides.
+    licence = stated_licence((base, base.parent) if base.name in SIDES else (base,))
     if licence != "unknown":
         (directory / "README.md").write_text(f"---\nlicense: {licence}\n---\nTrained by `splade-edge train`.\n")

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, field
 
 from ...runtime.errors import InputError
+from .unused import unused_setting
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -24,8 +25,11 @@ Head = Literal["keep", "identity", "lexical"]
 Penalty = Literal["l1", "flops", "none"]
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the run file; a key that is not a field is an error."""
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A table of the run file; a key that is not a field is an error.
+
+    Defaults are left out where it is encoded, so that a checkpoint's identity stays when a key is added.
+    """
 
 
 class SetSettings(Section, frozen=True):
@@ -33,8 +37,10 @@ class SetSettings(Section, frozen=True):
 
     ``path``: its directory, relative to the run file. ``split``: the qrels to learn from. ``queries``: its queries
     file, if it is not ``queries.jsonl[.gz]``. ``weight``: its share of the steps, relative to the other sets.
-    ``held_out``: how many of its queries are left out of training and measure nDCG@10 during it. ``lexical``: the
-    weight of BM25 in this set's teacher (default: that of ``[teacher]``).
+    ``held_out``: how many of its queries are left out of training and measure nDCG@10 during it. ``dev``: other qrels
+    whose queries measure it instead (``held_out`` of them, 0 for all; a query to learn from that has the text of one is
+    left out); ``dev_queries``: their file, if it is not ``queries.jsonl[.gz]``. ``lexical``: the weight of BM25 in this
+    set's teacher (default: that of ``[teacher]``).
     """
 
     path: str
@@ -42,6 +48,8 @@ class SetSettings(Section, frozen=True):
     queries: str | None = None
     weight: NotNegative = 1.0
     held_out: Whole = 0
+    dev: str | None = None
+    dev_queries: str | None = None
     lexical: NotNegative | None = None
 
 
@@ -82,10 +90,11 @@ class EncoderSettings(Section, frozen=True):
 class TeacherSettings(Section, frozen=True):
     """What is distilled. A teacher's score of (q, d) is ``dense * cosine + lexical * BM25``.
 
-    ``base``: a dense encoder (mean pooling), None for no distillation. ``weight``: of the KL divergence in the loss.
-    ``query_vectors``: a SPLADE query encoder whose vectors the query encoder imitates, with ``vector_weight``. Their
-    weights are first multiplied by the power ``idf`` of the terms' inverse document frequency (see :mod:`rarity`);
-    ``document_vectors``: a document encoder in whose vectors it is counted as well as in the words of the documents.
+    ``base``: a dense encoder (mean or CLS pooling), None for no distillation. ``weight``: of the KL divergence in the
+    loss. ``query_vectors``: a SPLADE query encoder whose vectors the query encoder imitates, with ``vector_weight``.
+    Their weights are first multiplied by the power ``idf`` of the terms' inverse document frequency (see
+    :mod:`rarity`); ``document_vectors``: a document encoder in whose vectors it is counted as well as in the words
+    of the documents.
     """
 
     base: str | None = None
@@ -100,10 +109,13 @@ class TeacherSettings(Section, frozen=True):
 
 
 class RegularizerSettings(Section, frozen=True):
-    """Sparsity of one side (Paria et al. 2020; the paper's section 4.1 for L1 on queries).
+    """Sparsity of one side: FLOPS (Paria et al. 2020) or, as the paper has it for queries, L1.
+
+    Defaults: L1 and 8 terms for queries, FLOPS and 150 terms for documents.
 
     ``weight`` grows quadratically over ``ramp`` steps. With ``terms`` it is then steered so that the mean number of
-    terms of a text meets it: the weight is multiplied by ``(terms now / terms wanted) ** steer`` after each step.
+    terms of a text meets it: the weight is multiplied by ``(terms now / terms wanted) ** steer`` after each step
+    (``steer = 0``: never).
     """
 
     penalty: Penalty
@@ -114,7 +126,7 @@ class RegularizerSettings(Section, frozen=True):
 
 
 class MiddleSettings(Section, frozen=True):
-    """FLOPS-regularized middle-training on the collections' texts (objective "mlm"; the paper's section 4.3)."""
+    """FLOPS-regularized middle-training on the collections' texts (objective "mlm")."""
 
     mask_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.15
 
@@ -151,6 +163,13 @@ class TrainingSettings(Section, frozen=True):
     seed: Whole = 0
 
 
+# The two sides have different defaults, which hold key by key.
+_REGULARIZERS: dict[str, dict[str, Any]] = {
+    "query_regularizer": {"penalty": "l1", "terms": 8},
+    "document_regularizer": {"penalty": "flops", "terms": 150},
+}
+
+
 class RunFile(Section, frozen=True):
     """A whole run.
 
@@ -158,20 +177,18 @@ class RunFile(Section, frozen=True):
     "mlm" middle-trains ``[document]``; "imitation" trains ``[query]`` to give the vectors of another query encoder.
 
     A run file may begin with ``extends = "other.toml"``: it then changes keys of that file. ``[[sets]]`` are
-    replaced as a whole.
+    replaced as a whole. A key of the file itself that would do nothing is an error, one of the other file is not.
     """
 
     name: str
     sets: list[SetSettings]
     training: TrainingSettings
+    query_regularizer: RegularizerSettings
+    document_regularizer: RegularizerSettings
     document: EncoderSettings | None = None
     query: EncoderSettings | None = None
     objective: Objective = "retrieval"
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
-    query_regularizer: RegularizerSettings = field(default_factory=lambda: RegularizerSettings(penalty="l1", terms=8))
-    document_regularizer: RegularizerSettings = field(
-        default_factory=lambda: RegularizerSettings(penalty="flops", terms=150)
-    )
     middle: MiddleSettings = field(default_factory=MiddleSettings)
 
 
@@ -180,19 +197,35 @@ def read_run_file(path: Path) -> RunFile:
 
     Raises InputError, naming the key, for anything that is not as documented.
     """
+    own, merged = _merged(path, [])
     try:
-        run = msgspec.convert(_merged(path, []), RunFile)
+        run = msgspec.convert(_with_defaults(merged), RunFile)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from None
     if not run.sets or not any(s.weight for s in run.sets):
         raise InputError(f"{path}: no set to train on; add [[sets]] with a path and a weight above 0")
     if len({Path(s.path).name for s in run.sets}) < len(run.sets):
         raise InputError(f"{path}: two of its sets have the same directory name")
+    if same := next((s.split for s in run.sets if s.dev == s.split), None):
+        raise InputError(f'{path}: dev = "{same}" is what the set learns from; name another split, or held_out alone')
     for name in ("query_regularizer", "document_regularizer"):
         if (settings := getattr(run, name)).terms and not settings.weight:
-            raise InputError(f"{path}: [{name}] terms needs a weight above 0 to start from")
+            raise InputError(f"{path}: [{name}] terms needs a weight above 0 to start from; penalty = 'none' is off")
     _check_encoders(run, path)
+    if fault := unused_setting(own, run):
+        raise InputError(f"{path}: {fault}")
     return run
+
+
+def _with_defaults(tables: dict[str, Any]) -> dict[str, Any]:
+    found = dict(tables)
+    for name, defaults in _REGULARIZERS.items():
+        own = found.get(name, {})
+        if isinstance(own, dict):  # what else it is, msgspec says
+            # no penalty has no number of terms to meet
+            kept = {"penalty": defaults["penalty"]} if own.get("penalty") == "none" else defaults
+            found[name] = kept | own
+    return found
 
 
 def _check_encoders(run: RunFile, path: Path) -> None:
@@ -211,8 +244,8 @@ def _check_encoders(run: RunFile, path: Path) -> None:
         raise InputError(f"{path}: its encoders are frozen, so there is nothing to train")
 
 
-def _merged(path: Path, seen: list[Path]) -> dict[str, Any]:
-    """The TOML of a file on top of the one it extends, paths resolved."""
+def _merged(path: Path, seen: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The TOML of a file by itself, and on top of the one it extends; paths resolved."""
     path = path.absolute()
     if path in seen:
         raise InputError(f"{path} extends itself")
@@ -225,10 +258,10 @@ def _merged(path: Path, seen: list[Path]) -> dict[str, Any]:
     extended = own.pop("extends", None)
     _resolve_paths(own, path.parent)
     if extended is None:
-        return own
+        return own, own
     if not isinstance(extended, str):
         raise InputError(f"{path}: extends names another run file")
-    return _overlaid(_merged(path.parent / extended, [*seen, path]), own)
+    return own, _overlaid(_merged(path.parent / extended, [*seen, path])[1], own)
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

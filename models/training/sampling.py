@@ -1,7 +1,7 @@
 """Batches as a function of the step number alone, so that a run resumed at step n goes on exactly as it would have.
 
 Every batch comes from one collection: its other documents are then harder negatives than those of another subject.
-Within a collection each query is seen once before any is seen twice.
+Within a collection each query is drawn once before any is drawn twice; a fragment takes the place of the one drawn.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -32,7 +33,10 @@ F32 = npt.NDArray[np.float32]
 
 
 class DenseEncoder:
-    """A sentence encoder with mean pooling over tokens and unit length. Raises CheckpointError."""
+    """A sentence encoder: mean over tokens, or the first token's state, at unit length. Raises CheckpointError.
+
+    Which of the two, sentence-transformers' ``1_Pooling/config.json`` says; without one it is the mean.
+    """
 
     def __init__(self, base: str, max_length: int) -> None:
         from safetensors import SafetensorError
@@ -45,11 +49,13 @@ class DenseEncoder:
                 ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"the teacher {base} does not load: {' '.join(str(error).split())[:200]}") from error
+        self._first_token = _pools_first_token(Path(base), self.model.config.architectures or [])
         self.model.to(training_device())
         self.texts = Texts(base)
         self.max_length = min(max_length, int(self.model.config.max_position_embeddings))
         # What its vectors depend on besides the text.
         self.key = f"{weights_sha256(Path(base))} {sha256_file(Path(base) / 'tokenizer.json')} {self.max_length}"
+        self.key += " cls" if self._first_token else ""
         self.width = int(self.model.config.hidden_size)
 
     @torch.inference_mode()
@@ -62,9 +68,36 @@ class DenseEncoder:
             chosen = order[start : start + batch]
             tokens, mask = padded([ids[i] for i in chosen], self.model.device)
             states = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
-            mean = (states * mask.unsqueeze(-1)).sum(dim=1)
-            out[chosen] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+            pooled = states[:, 0] if self._first_token else (states * mask.unsqueeze(-1)).sum(dim=1)
+            out[chosen] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
         return out
+
+
+def _pools_first_token(base: Path, architectures: Sequence[str]) -> bool:
+    """Whether a sentence encoder pools by its first token; False: by the mean. Raises CheckpointError for others."""
+    path = base / "1_Pooling" / "config.json"
+    if not path.is_file():
+        if any(name.endswith("ForMaskedLM") for name in architectures):
+            raise CheckpointError(
+                f"the teacher {base} is a masked-language model without 1_Pooling/config.json; name a sentence "
+                "encoder, or take a SPLADE query encoder as query_vectors"
+            )
+        return False
+    if any((base / name).is_dir() for name in ("2_Dense", "3_Dense")):
+        raise CheckpointError(f"the teacher {base} has a dense layer after pooling; name one without")
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"cannot read {path} ({error}); get the teacher again") from None
+    flag = "pooling_mode_"
+    modes = sorted(key.removeprefix(flag) for key, on in config.items() if key.startswith(flag) and on is True)
+    if isinstance(config.get("pooling_mode"), str):  # newer versions name it
+        modes = [config["pooling_mode"]]
+    if modes in (["mean_tokens"], ["mean"]):
+        return False
+    if modes in (["cls_token"], ["cls"]):
+        return True
+    raise CheckpointError(f"the teacher {base} pools by {' and '.join(modes) or 'nothing'}; name one with mean or cls")
 
 
 class EmbeddingFile:
@@ -82,8 +115,13 @@ class EmbeddingFile:
             digest.update(b"\x00" + text.encode("utf-8", "surrogatepass"))
         directory.mkdir(parents=True, exist_ok=True)
         name = f"embeddings-{digest.hexdigest()[:32]}"
-        self._rows = _memmap(directory / f"{name}.f16", np.dtype(np.float16), (len(texts), encoder.width))
-        self._done = _memmap(directory / f"{name}.done", np.dtype(np.bool_), (len(texts),))
+        rows, marks = directory / f"{name}.f16", directory / f"{name}.done"
+        shape = (len(texts), encoder.width)
+        if not _has_size(rows, 2 * math.prod(shape)):  # the marks go first: they would make zeros of rows that are gone
+            with storage_errors(marks):
+                marks.unlink(missing_ok=True)
+        self._rows = _memmap(rows, np.dtype(np.float16), shape)
+        self._done = _memmap(marks, np.dtype(np.bool_), shape[:1])
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> F32:
         """Embeddings of texts by number, float32 ``[len(rows), width]``."""
@@ -98,10 +136,14 @@ class EmbeddingFile:
 
 def _memmap(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
     size = math.prod(shape) * dtype.itemsize
-    if not path.is_file() or path.stat().st_size != size:
+    if not _has_size(path, size):
         with storage_errors(path), path.open("wb") as file:
             file.truncate(size)
     return np.memmap(path, dtype, "r+", shape=shape)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 class Teacher:

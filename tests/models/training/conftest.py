@@ -42,8 +42,15 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with random weights."""
-    return checkpoints.write_checkpoint(tmp_path_factory.mktemp("base") / "tiny-bert")
+    """A tiny BERT with random weights, which serves as a dense teacher as well."""
+    return with_pooling(checkpoints.write_checkpoint(tmp_path_factory.mktemp("base") / "tiny-bert"))
+
+
+def with_pooling(path: Path, **config: object) -> Path:
+    """State the pooling of a sentence encoder (default: the mean)."""
+    (path / "1_Pooling").mkdir(exist_ok=True)
+    checkpoints.write_json(path / "1_Pooling" / "config.json", config or {"pooling_mode_mean_tokens": True})
+    return path
 
 
 RunWriter = Callable[..., Path]

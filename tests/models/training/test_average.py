@@ -32,6 +32,10 @@ def test_what_does_not_fit_is_refused_in_one_line(
     save_file(tensors, fewer / "model.safetensors")
     with pytest.raises(InputError, match="same tensors"):
         average(base, fewer, tmp_path / "mean", 0.5)
+    bare = copy(base, tmp_path / "bare")
+    (bare / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"must be checkpoints with model.safetensors and tokenizer.json"):
+        average(base, bare, tmp_path / "mean", 0.5)
     with pytest.raises(InputError, match="from 0 to 1"):
         average(base, base, tmp_path / "mean", 2.0)
     with pytest.raises(SystemExit) as stopped:

@@ -169,7 +169,15 @@ def test_punctuation_that_names_things_keeps_its_weight(tmp_path: Path) -> None:
     assert [names[i] for i in np.flatnonzero(silent_terms(Tokenizer(), ["stop words"], len(names)))] == ["the"]
 
 
-def test_layers_are_kept_in_the_order_given(base: Path) -> None:
+def test_layers_are_kept_in_the_order_given(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(checkpoints.SIZE, "layers", 2)
+    two = checkpoints.write_checkpoint(tmp_path / "two")
+    before = open_checkpoint(str(two)).model.base_model.encoder.layer
+    swapped = initial_encoder(EncoderSettings(base=str(two), layers=[1, 0]), [], 0).model.base_model.encoder.layer
+    assert len(swapped) == 2
+    for new, old in zip(swapped, (before[1], before[0]), strict=True):
+        for name, value in old.state_dict().items():
+            torch.testing.assert_close(new.state_dict()[name], value, msg=name)
     kept = initial_encoder(EncoderSettings(base=str(base), layers=[0]), [], 0)
     assert kept.model.config.num_hidden_layers == 1
     with pytest.raises(InputError, match=r"layers 0 to 0"):
@@ -211,6 +219,35 @@ def test_settings_that_a_base_cannot_satisfy(base: Path, tmp_path: Path) -> None
     for message, settings in cases.items():
         with pytest.raises((CheckpointError, InputError), match=message):
             initial_encoder(settings, ["x"], 0)
+
+
+def test_a_base_without_a_head_is_told_to_take_a_new_one(base: Path, tmp_path: Path) -> None:
+    def drop_head(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [n for n in tensors if n.startswith("cls.")]:
+            del tensors[name]
+
+    headless = checkpoints.edit_weights(checkpoints.copy(base, tmp_path / "headless"), drop_head)
+    with pytest.raises(CheckpointError, match=r'has no head to keep; give it a new one: head = "lexical"$'):
+        initial_encoder(EncoderSettings(base=str(headless)), [], 0)
+    initial_encoder(EncoderSettings(base=str(headless), head="lexical"), ["the oil crisis"], 0)
+
+
+def test_the_decoder_multiplies_in_the_precision_of_autocast(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = initial_encoder(EncoderSettings(base=str(base)), [], 0)
+    seen: list[torch.dtype] = []
+    plain = _MaxLogits.apply
+
+    def watched(hidden: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(hidden.dtype)
+        return plain(hidden, *rest)
+
+    monkeypatch.setattr(_MaxLogits, "apply", watched)
+    # CUDA's autocast gives float32 after a layer norm, the CPU's need not: said here for both.
+    monkeypatch.setattr(encoder, "transformed", lambda states: states.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder([[2, 8, 9, 3]])
+    encoder([[2, 8, 9, 3]])
+    assert seen == [torch.bfloat16, torch.float32]
 
 
 def test_a_frozen_encoder_is_not_silenced(base: Path) -> None:

@@ -1,24 +1,39 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.models.training import compare
+from splade_edge.models.training.checkpoints import identity_of
 from splade_edge.models.training.curves import draw_curves
 from splade_edge.models.training.loop import Run
 from splade_edge.models.training.middle import MiddleTraining
-from splade_edge.models.training.runfile import read_run_file
+from splade_edge.models.training.output import write_pair
+from splade_edge.models.training.runfile import (
+    EncoderSettings,
+    MiddleSettings,
+    RunFile,
+    TrainingSettings,
+    read_run_file,
+)
+from splade_edge.models.training.side import Side
 from splade_edge.models.training.teacher import DenseEncoder, EmbeddingFile
-from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.errors import CheckpointError, InputError
 
-from .conftest import RunWriter
+from ... import checkpoints
+from ...checkpoints import copy
+from .conftest import RunWriter, with_pooling
 
 HEADS = (
-    '\n[teacher]\nlexical = 0.5\nbase = "{base}"\n[document_regularizer]\npenalty = "flops"\nweight = 0.01\nterms = 8\n'
+    '\n[teacher]\nlexical = 0.5\nbase = "{base}"\n[query_regularizer]\nramp = 0\nsteer = 0.2\n'
+    '[document_regularizer]\npenalty = "flops"\nweight = 0.01\nramp = 0\nsteer = 0.2\nterms = 8\n'
 )
 
 
@@ -48,6 +63,8 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
         log.write('{"step": 4, "loss": 9}\n{"step": 5, "lo')
     second = Run(settings, tmp_path / "parts", tmp_path / "cache")
     assert second.resume() == 3
+    for one, other in zip(first.objective.regularizers, second.objective.regularizers, strict=True):
+        assert one.level == other.level != one.settings.weight
     second.train()
     for name, value in parameters(whole).items():
         np.testing.assert_array_equal(parameters(second)[name], value, err_msg=name)
@@ -186,6 +203,86 @@ def test_teacher_embeddings_are_computed_once(base: Path, tmp_path: Path) -> Non
     others = EmbeddingFile(tmp_path, texts[:2], encoder)
     with pytest.raises(TypeError):
         others[np.array([0])]
+
+
+@pytest.mark.parametrize("damage", ["gone", "shorter"])
+def test_marks_of_embeddings_that_are_gone_do_not_count(base: Path, tmp_path: Path, damage: str) -> None:
+    encoder = DenseEncoder(str(base), 16)
+    texts = ["steam engine", "war"]
+    before = EmbeddingFile(tmp_path, texts, encoder)[np.array([0, 1])]
+    [rows] = tmp_path.glob("*.f16")
+    if damage == "gone":
+        rows.unlink()
+    else:
+        rows.write_bytes(rows.read_bytes()[:-2])
+    np.testing.assert_array_equal(EmbeddingFile(tmp_path, texts, encoder)[np.array([0, 1])], before)
+    assert before.any()
+
+
+def test_a_teacher_pools_as_its_files_say(base: Path, tmp_path: Path) -> None:
+    texts = ["steam engine of war", "war"]
+    mean, first = (
+        DenseEncoder(str(base), 16),
+        DenseEncoder(
+            str(
+                with_pooling(copy(base, tmp_path / "cls"), pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+            ),
+            16,
+        ),
+    )
+    assert first.key != mean.key
+    for encoder in (mean, first):
+        for text, vector in zip(texts, encoder.encode(texts), strict=True):
+            with torch.inference_mode():
+                states = encoder.model(input_ids=torch.tensor(encoder.texts.ids([text], 16))).last_hidden_state[0]
+            pooled = (states[0] if encoder is first else states.mean(dim=0)).numpy()
+            np.testing.assert_allclose(vector, pooled / np.linalg.norm(pooled), atol=1e-5)
+    named = with_pooling(copy(base, tmp_path / "named"), pooling_mode="cls")
+    np.testing.assert_array_equal(DenseEncoder(str(named), 16).encode(texts), first.encode(texts))
+    bare = copy(base, tmp_path / "bare")
+    shutil.rmtree(bare / "1_Pooling")
+    with pytest.raises(CheckpointError, match="masked-language model without 1_Pooling"):
+        DenseEncoder(str(bare), 16)
+    config = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
+    np.testing.assert_array_equal(DenseEncoder(str(bare), 16).encode(texts), mean.encode(texts))
+    (base_with_dense := copy(base, tmp_path / "dense") / "2_Dense").mkdir()
+    with pytest.raises(CheckpointError, match="dense layer after pooling"):
+        DenseEncoder(str(base_with_dense.parent), 16)
+    both = with_pooling(copy(base, tmp_path / "max"), pooling_mode_max_tokens=True, pooling_mode_mean_tokens=True)
+    with pytest.raises(CheckpointError, match="pools by max_tokens and mean_tokens; name one with mean or cls"):
+        DenseEncoder(str(both), 16)
+
+
+def test_a_new_key_with_a_default_leaves_a_run_what_it_is(write_run: RunWriter) -> None:
+    run = read_run_file(write_run())
+    longer: Any = msgspec.defstruct(
+        "Longer", [("new_key", int, 3)], bases=(TrainingSettings,), frozen=True, kw_only=True
+    )
+    tables: Any = msgspec.defstruct(
+        "More", [("new_table", MiddleSettings, msgspec.field(default_factory=MiddleSettings))],
+        bases=(RunFile,), frozen=True, kw_only=True,
+    )  # fmt: skip
+
+    def with_key(**changes: int) -> Any:
+        training = longer(**msgspec.structs.asdict(run.training), **changes)
+        return tables(**msgspec.structs.asdict(run) | {"training": training})
+
+    assert identity_of(with_key(), []) == identity_of(run, [])
+    assert identity_of(with_key(new_key=4), []) != identity_of(run, [])
+
+
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_the_licence_of_a_pair_goes_on_to_what_starts_from_a_side(tmp_path: Path, side: str) -> None:
+    pair = checkpoints.write_pair(tmp_path / "base-pair")
+    encoder = Side(EncoderSettings(base=str(pair / side), frozen=True), [], 0, torch.device("cpu"))
+    write_pair(tmp_path / "out", {side: encoder}, {"step": 1})
+    assert open_checkpoint(str(tmp_path / "out")).licence == "apache-2.0"
+    # a README beside another checkpoint is not about it
+    (pair / side).rename(pair / "other")
+    encoder = Side(EncoderSettings(base=str(pair / "other"), frozen=True), [], 0, torch.device("cpu"))
+    write_pair(tmp_path / "out2", {side: encoder}, {"step": 1})
+    assert open_checkpoint(str(tmp_path / "out2")).licence == "unknown"
 
 
 def test_compare_needs_runs(tmp_path: Path) -> None:

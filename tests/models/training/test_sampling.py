@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from splade_edge.models.training.mining import Miner, mine_with_bm25
 from splade_edge.models.training.runfile import SetSettings
 from splade_edge.models.training.sampling import Sampler, fragment
 from splade_edge.runtime.errors import InputError
+
+from ... import checkpoints
 
 I0 = np.empty(0, np.int64)
 
@@ -51,6 +52,13 @@ def test_a_batch_depends_on_the_step_alone(small: Collection) -> None:
         np.testing.assert_array_equal(a.documents, b.documents)
 
 
+def test_the_order_of_an_epoch_is_of_the_seed(small: Collection) -> None:
+    drawn = [sampler([small], seed=seed) for seed in (5, 6)]
+    one, other = (np.concatenate([s._next_queries(0, step) for step in range(4)])[:20].tolist() for s in drawn)
+    assert sorted(one) == sorted(other)
+    assert one != other
+
+
 def test_columns_hold_positives_and_mined_negatives(small: Collection) -> None:
     mined = mine_with_bm25(small, 8)
     drawn = Sampler([small], [mined], batch=6, per_query=2, steps=20, seed=5)
@@ -83,13 +91,14 @@ def test_mining_finds_what_bm25_ranks_first(small: Collection, tmp_path: Path) -
     np.testing.assert_array_equal(miner.negatives(small, 3), mined[:, :3])
 
 
-def test_mining_with_a_pair_is_its_ranking(small: Collection, base: Path, tmp_path: Path) -> None:
-    for side in ("query", "document"):
-        shutil.copytree(base, tmp_path / "pair" / side)
+def test_mining_with_a_pair_is_its_ranking(small: Collection, tmp_path: Path) -> None:
+    checkpoints.write_pair(tmp_path / "pair")
     miner = Miner(str(tmp_path / "pair"), (16, 16), tmp_path / "cache", torch.device("cpu"))
     found = miner.negatives(small, 4)
-    reference = ReferenceEncoder(open_checkpoint(str(base), "document"))
-    scores = reference.encode(small.queries) @ reference.encode(small.documents).T
+    query, document = (
+        ReferenceEncoder(open_checkpoint(str(tmp_path / "pair"), side)) for side in ("query", "document")
+    )
+    scores = query.encode(small.queries) @ document.encode(small.documents).T
     for row, ranking in enumerate(found):
         np.testing.assert_allclose(scores[row, ranking], np.sort(scores[row])[::-1][:4], rtol=0.02)
     np.testing.assert_array_equal(miner.negatives(small, 4), found)
@@ -121,6 +130,42 @@ def test_what_answers_a_held_out_query_is_not_taught(tmp_path: Path) -> None:
     (place / "qrels" / "train.tsv").write_text("q1\tnone\t1")
     with pytest.raises(InputError, match="none of the documents judged relevant"):
         read_collection(SetSettings(path=str(place)))
+
+
+def _set(place: Path, queries: dict[str, str], **splits: dict[str, list[str]]) -> Path:
+    (place / "qrels").mkdir(parents=True)
+    (place / "corpus.jsonl").write_text("\n".join(json.dumps({"_id": f"d{i}", "text": f"word{i}"}) for i in range(9)))
+    lines = [json.dumps({"_id": name, "text": text}) for name, text in queries.items()]
+    (place / "queries.jsonl").write_text("\n".join(lines))
+    for split, judged in splits.items():
+        rows = [f"{query}\t{document}\t1" for query, found in judged.items() for document in found]
+        (place / "qrels" / f"{split}.tsv").write_text("\n".join(rows))
+    return place
+
+
+def test_queries_of_one_text_share_their_answers(tmp_path: Path) -> None:
+    queries = {"a": "same", "b": "other", "c": "same"}
+    place = _set(tmp_path / "s", queries, train={"a": ["d1"], "b": ["d2"], "c": ["d3", "d1"]})
+    read = read_collection(SetSettings(path=str(place)))
+    assert [sorted(p.tolist()) for p in read.positives] == [[1, 3], [2], [1, 3]]
+
+
+def test_a_dev_split_measures_and_is_not_trained_on(tmp_path: Path) -> None:
+    queries = {f"q{i}": f"question {i}" for i in range(8)} | {"twin": "question 0"}
+    train = {f"q{i}": [f"d{i}"] for i in (1, 2, 3)} | {"twin": ["d5"]}
+    dev = {"q0": ["d0"], "q4": ["d1"], "q5": ["d2"]}
+    place = _set(tmp_path / "s", queries, train=train, dev=dev)
+    read = read_collection(SetSettings(path=str(place), dev="dev"))
+    assert {read.queries[q] for q in read.held_out} == {"question 0", "question 4", "question 5"}
+    # the twin of a dev query is not taught; a document may answer a query of each split
+    assert {read.queries[q] for q in read.train} == {"question 1", "question 2", "question 3"}
+    assert {read.queries[q]: read.positives[q].tolist() for q in read.held_out}["question 0"] == [0]
+    assert read_collection(SetSettings(path=str(place), dev="dev", held_out=2)).held_out.size == 2
+    other = place / "dev-queries.jsonl"
+    other.write_text(json.dumps({"_id": "q4", "text": "asked otherwise"}))
+    read = read_collection(SetSettings(path=str(place), dev="dev", dev_queries=other.name))
+    assert [read.queries[q] for q in read.held_out] == ["asked otherwise"]
+    assert read.train.size == 4
 
 
 def test_a_corpus_without_words_has_no_negatives(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from splade_edge.runtime.locking import writer_lock
+
 from .conftest import RunWriter
 
 COMMAND = [sys.executable, "-m", "splade_edge.models.training"]
@@ -28,7 +30,9 @@ def test_trains_and_says_what_was_written(write_run: RunWriter, tmp_path: Path) 
     done = run(write_run(), "-o", tmp_path / "out", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"wrote {tmp_path / 'out' / 'pair'}"
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"cache", "checkpoint", "curves.png", "log.jsonl", "pair"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "cache", "checkpoint", "curves.png", "log.jsonl", "pair", "splade_edge_train.lock",
+    }  # fmt: skip
     again = run(write_run(), "-o", tmp_path / "out", "--threads", "1")
     assert again.returncode == 0
     assert "going on after step 4 of 4" in again.stderr
@@ -61,6 +65,16 @@ def test_faults_of_a_run_file_are_one_line(write_run: RunWriter, tmp_path: Path)
     taken = run(write_run(), "-o", tmp_path / "file")
     assert taken.returncode == 2
     assert "is not a directory; choose another --output" in taken.stderr
+
+
+def test_one_process_trains_in_a_directory(write_run: RunWriter, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with writer_lock(tmp_path / "out" / "splade_edge_train.lock"):
+        second = run(write_run(), "-o", tmp_path / "out")
+    assert second.returncode == 1
+    assert f"{tmp_path / 'out'} is being changed by another process (process {os.getpid()})" in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert not (tmp_path / "out" / "log.jsonl").exists()
 
 
 def test_a_killed_run_ends_as_one_that_was_not(write_run: RunWriter, tmp_path: Path) -> None:
