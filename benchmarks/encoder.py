@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from .encoder_bound import encoder_shapes, measure_bound
 from .report import Report, add_report_arguments, publish, say
+from .turns import Call, in_turns, texts_of
 
-Call = Callable[[str], object]
-_TEXTS = 12
 _ENGINES = {"onnx": "ONNX", "openvino": "OpenVINO", "kernel": "our kernels,"}
 _ST = "sentence-transformers"
 _SEARCH = "a search (terms of the index)"
@@ -44,8 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     lengths = [int(n) for n in args.tokens.split(",")]
     calls, notes, tokens_of, in_use, config = _encoders(args)
-    texts = {length: _texts(args.queries, length, tokens_of) for length in lengths}
-    times = _in_turns(calls, texts, args.rounds)
+    from splade_edge.runtime.trec import read_queries
+
+    words = [word for query in read_queries(args.queries) for word in query.text.split()]
+    texts = {length: texts_of(words, length, tokens_of) for length in lengths}
+    times = in_turns(calls, texts, args.rounds)
     say("the bound")
     bounds = {}
     for what, vocab in (("all terms", config["vocab_size"]), ("terms of the index", in_use)):
@@ -131,46 +131,6 @@ def _sentence_transformers(checkpoint: str) -> Call:
 
     model = SparseEncoder(modules=[MLMTransformer(checkpoint), SpladePooling("max")], device="cpu")
     return lambda text: model.encode(text, show_progress_bar=False)
-
-
-def _texts(path: str, length: int, tokens_of: Callable[[str], int]) -> list[str]:
-    """Texts of exactly ``length`` tokens, made of the words of queries one after the other."""
-    from splade_edge.runtime.trec import read_queries
-
-    words = [word for query in read_queries(path) for word in query.text.split()]
-    texts: list[str] = []
-    start = 0
-    while len(texts) < _TEXTS and start < len(words):
-        end = start + 1
-        while end < len(words) and tokens_of(" ".join(words[start : end + 1])) <= length:
-            end += 1
-        text = " ".join(words[start:end])
-        if tokens_of(text) == length:
-            texts.append(text)
-        start = end
-    if not texts:
-        raise SystemExit(f"{path} has too few words for texts of {length} tokens")
-    return texts
-
-
-def _in_turns(
-    calls: Mapping[str, Call], texts: Mapping[int, Sequence[str]], rounds: int
-) -> dict[str, dict[int, float]]:
-    """Milliseconds by encoder and length."""
-    names = list(calls)
-    best = {name: {length: np.full(len(found), np.inf) for length, found in texts.items()} for name in names}
-    for number in range(rounds):
-        say(f"round {number + 1} of {rounds}")
-        for length, found in texts.items():
-            for i in range(len(names)):
-                name = names[(i + number) % len(names)]
-                call = calls[name]
-                call(found[0])  # what the encoder before left in the caches is not this one's matter
-                for j, text in enumerate(found):
-                    start = time.process_time()
-                    call(text)
-                    best[name][length][j] = min(best[name][length][j], time.process_time() - start)
-    return {name: {n: float(1e3 * values.mean()) for n, values in by.items()} for name, by in best.items()}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from splade_edge.runtime.searcher import Searcher
 from splade_edge.runtime.vectors import SparseBatch
 
 from .cached_vectors import CachedDense, CachedEncoder, CachedReference
+from .pooled import pool, pooled_report
 from .report import Report, add_report_arguments, publish, say
 from .retrieval_sets import DEPTH, F64, MEASURES, RetrievalSet, bootstrap_interval, measure_run, read_set
 
@@ -68,14 +69,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_report_arguments(parser)
     args = parser.parse_args(argv)
     results: dict[str, dict[str, Any]] = {}
+    differences: dict[str, dict[str, F64]] = {}
     reports = []
     for spec in args.sets:
         data = read_set(spec)
         outcomes = run_set(data, args)
         results[data.name] = summarise(data, outcomes)
+        differences[data.name] = {name: d["nDCG@10"] for name, d in differences_of(outcomes).items()}
         reports.append(set_report(data, results[data.name]))
         reports[-1].print()
-    publish(args, "quality", [*reports, overview(results)], results, shown=len(reports))
+    shown = len(reports)
+    reports.append(overview(results))
+    if args.checkpoint and len(differences) > 1:
+        pooled = pool(differences)
+        reports.append(pooled_report(pooled))
+        results["pooled nDCG@10 difference"] = pooled
+    publish(args, "quality", reports, results, shown=shown)
 
 
 def run_set(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:
@@ -202,16 +211,25 @@ def _alike(artifact: Artifact, variant: Variant) -> Variant:
     return artifact.variant(variant.backend if same else None, variant.precision)
 
 
+def differences_of(outcomes: dict[str, Outcome]) -> dict[str, dict[str, F64]]:
+    """Each measure's difference from the reference, query by query, of every system but the reference itself."""
+    if REFERENCE not in outcomes:
+        return {}
+    exact = outcomes[REFERENCE].values
+    others = ((name, outcome.values) for name, outcome in outcomes.items() if name != REFERENCE)
+    return {name: {m: v - exact[m] for m, v in values.items()} for name, values in others}
+
+
 def summarise(data: RetrievalSet, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     """Means, and paired differences from the reference with their 95 % intervals."""
     systems = {}
+    differences = differences_of(outcomes)
     for name, outcome in outcomes.items():
         entry: dict[str, Any] = {m: float(v.mean()) for m, v in outcome.values.items()}
         entry |= {"query_terms": outcome.query_terms, "document_terms": outcome.document_terms}
         entry["idle_weight"] = outcome.idle_weight
-        if REFERENCE in outcomes and name != REFERENCE:
-            differences = {m: v - outcomes[REFERENCE].values[m] for m, v in outcome.values.items()}
-            entry["difference"] = {m: [float(d.mean()), *bootstrap_interval(d)] for m, d in differences.items()}
+        if name in differences:
+            entry["difference"] = {m: [float(d.mean()), *bootstrap_interval(d)] for m, d in differences[name].items()}
         systems[name] = entry
     return {"documents": len(data.documents), "queries": len(data.queries), "systems": systems}
 

@@ -1,7 +1,8 @@
 """int8 chosen by what it does to the ranking of this checkpoint (``--recipe auto``).
 
 For every backend, the query encoder first (it runs at each search), then the document encoder given that choice:
-all recipes are made and timed; from the fastest on, each is run over the retrieval sets until one holds the limits. A
+all recipes are made and timed in turns with float32; from the fastest on, each is run over the retrieval sets until one
+holds the limits. A
 recipe holds if, with 8-bit impacts, the mean nDCG@10 over all judged queries is at most ``max_ndcg_drop`` under float32
 and no set's paired 95 % interval lies wholly below -0.005. A mean can be near zero by luck: a ruined document encoder
 (cosine .888, overlap of rankings .92) came out at -0.0003 on 400 questions. So the interval of the mean must not reach
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,13 +53,21 @@ _EQUALLY_FAST = 1.05
 Run = Callable[[str, Callable[[], Any]], Any]
 
 
+class Graph(NamedTuple):
+    """A graph on disk. It is loaded where it is run and let go then: all recipes of a large encoder at once would take
+    many gigabytes.
+    """
+
+    artifact: Artifact
+    variant: Variant
+
+
 @dataclass
 class Candidate:
-    """A recipe that was made, timed and perhaps ranked; without an ``encoder`` it failed, and ``verdict`` says how."""
+    """A recipe that was made, timed and perhaps ranked; without a ``graph`` it failed, and ``verdict`` says how."""
 
     recipe: Recipe
-    variant: Variant | None = None
-    encoder: Encoder | None = None
+    graph: Graph | None = None
     parity: GraphParity | Any = None
     milliseconds: dict[str, float] = field(default_factory=dict)
     cost: float = np.inf
@@ -101,10 +110,10 @@ class Chooser:
         sets = [EvaluationSet(s.name, len(s.queries), len(s.documents), bool(s.qrels)) for s in self._sets]
         return Choice(self._max_drop, LEAST_SET_DIFFERENCE, LEAST_OVERLAP, sets, list(self._trials))
 
-    def choose(self, contenders: Sequence[Contender], sides: dict[Side, Encoder]) -> dict[Role, list[Candidate]]:
+    def choose(self, contenders: Sequence[Contender], sides: dict[Side, Graph]) -> dict[Role, list[Candidate]]:
         """The recipes to ship for each contender's role: none, one, or one for VNNI and one for other CPUs.
 
-        ``sides``: the float32 encoder (or the table) of each side.
+        ``sides``: the float32 graph (or the table) of each side.
         """
         chosen: dict[Role, list[Candidate]] = {}
         now, anywhere = dict(sides), dict(sides)  # with what was chosen so far; the same for CPUs without VNNI
@@ -116,8 +125,8 @@ class Chooser:
                 others = [c for c in candidates if c.recipe.isa == "any"]
                 plain = self._fastest_that_holds(contender, others, sides, anywhere, "chosen for CPUs without VNNI")
             for side in _sides(contender.role):
-                now[side] = best.encoder if best and best.encoder else now[side]
-                anywhere[side] = plain.encoder if plain and plain.encoder else anywhere[side]
+                now[side] = best.graph if best and best.graph else now[side]
+                anywhere[side] = plain.graph if plain and plain.graph else anywhere[side]
             chosen[contender.role] = list({id(c): c for c in (best, plain) if c is not None}.values())
             self._trials += [_trial(contender, c) for c in candidates]
         return chosen
@@ -128,14 +137,6 @@ class Chooser:
         candidates = [Candidate(recipe) for recipe in recipes_for(contender.backend, contender.pooling)]
         for candidate in candidates:
             self._run(f"{name}: trying {candidate.recipe.name}", partial(self._make, contender, candidate))
-        ready = {c.recipe.name: c.encoder for c in candidates if c.encoder is not None}
-        sides = _sides(contender.role)
-        times = self._run(f"{name}: timing", lambda: milliseconds({"": contender.fp32, **ready}, sides))
-        for candidate in candidates:
-            if candidate.encoder is not None:
-                candidate.milliseconds = times[candidate.recipe.name]
-                ratios = [spent / times[""][length] for length, spent in candidate.milliseconds.items()]
-                candidate.cost = float(np.mean(ratios))
         return sorted(candidates, key=lambda c: (c.cost, c.recipe.name))
 
     def _make(self, contender: Contender, candidate: Candidate) -> None:
@@ -145,11 +146,15 @@ class Chooser:
             return
         try:
             variant = write_int8(recipe, contender.source, contender.place, recipe.name)
-            candidate.variant = variant
             candidate.size = sum((contender.place / name).stat().st_size for name in variant_files(variant))
-            encoder = Encoder(Artifact(contender.place, contender.artifact.manifest), variant, 1)
+            graph = Graph(Artifact(contender.place, contender.artifact.manifest), variant)
+            encoder = Encoder(*graph, threads=1)
             candidate.parity = measure(encoder, contender.reference, contender.counterpart)
-            candidate.encoder = encoder
+            times = milliseconds({"": contender.fp32, recipe.name: encoder}, _sides(contender.role))
+            candidate.milliseconds = times[recipe.name]
+            ratios = [spent / times[""][length] for length, spent in candidate.milliseconds.items()]
+            candidate.cost = float(np.mean(ratios))
+            candidate.graph = graph
         except (ExportError, ParityError, ArtifactError) as error:
             candidate.verdict = f"failed: {str(error).partition(';')[0]}"
 
@@ -157,14 +162,14 @@ class Chooser:
         self,
         contender: Contender,
         candidates: Sequence[Candidate],
-        exact: dict[Side, Encoder],
-        now: dict[Side, Encoder],
+        exact: dict[Side, Graph],
+        now: dict[Side, Graph],
         verdict: str,
     ) -> Candidate | None:
         """The fastest of ``candidates`` (in order of cost) that holds beside ``now``; says of all why or why not."""
         holding: list[Candidate] = []
         for candidate in candidates:
-            if candidate.encoder is None:
+            if candidate.graph is None:
                 continue
             if candidate.cost >= 1:
                 candidate.verdict = "not ranked: no faster than float32"
@@ -175,7 +180,7 @@ class Chooser:
                 candidate.verdict = f"not ranked: keeps {share:.0%} of the ten best of the parity paragraphs"
             else:
                 what = f"{contender.role} {contender.backend}: ranking with {candidate.recipe.name}"
-                sides = {**now, **dict.fromkeys(_sides(contender.role), candidate.encoder)}
+                sides = {**now, **dict.fromkeys(_sides(contender.role), candidate.graph)}
                 candidate.ranked = self._run(what, partial(self._rank, sides, exact))
                 problem = self._problem(candidate.ranked)
                 if problem:
@@ -190,7 +195,8 @@ class Chooser:
         best.verdict = verdict
         return best
 
-    def _rank(self, sides: dict[Side, Encoder], exact: dict[Side, Encoder]) -> Ranked:
+    def _rank(self, sides: dict[Side, Graph], exact: dict[Side, Graph]) -> Ranked:
+        """All sets, or up to the first that alone is enough to reject; the mean over all is None then."""
         sets: dict[str, SetDifference] = {}
         pooled: list[F64] = []
         overlaps: list[float] = []
@@ -204,6 +210,9 @@ class Chooser:
                     float(before.mean()), float((after - before).mean()), *bootstrap_interval(after - before)
                 )
                 pooled.append(after - before)
+                if sets[data.name].high < LEAST_SET_DIFFERENCE:
+                    pooled.clear()
+                    break
         overlap = float(np.mean(overlaps))
         if not pooled:
             return Ranked(sets, None, overlap)
@@ -212,27 +221,27 @@ class Chooser:
 
     def _problem(self, ranked: Ranked) -> str:
         """What a ranking violates, "" if nothing."""
+        for name, found in ranked.sets.items():
+            if found.high < LEAST_SET_DIFFERENCE:
+                return f"nDCG@10 {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}] on {name}"
         if ranked.pooled is not None and ranked.pooled < -self._max_drop:
             return f"nDCG@10 {ranked.pooled:+.4f} over all queries, at most -{self._max_drop:g} is allowed"
         reach = _REACH * self._max_drop
         if ranked.pooled_interval is not None and ranked.pooled_interval[0] < -reach:
             low, high = ranked.pooled_interval
             return f"nDCG@10 {ranked.pooled:+.4f} [{low:+.4f}, {high:+.4f}] over all queries may be under -{reach:g}"
-        for name, found in ranked.sets.items():
-            if found.high < LEAST_SET_DIFFERENCE:
-                return f"nDCG@10 {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}] on {name}"
         unjudged = ranked.pooled is None or not all(data.qrels for data in self._sets)
         if unjudged and ranked.overlap < LEAST_OVERLAP:
             return f"rank-biased overlap {ranked.overlap:.3f} with float32, at least {LEAST_OVERLAP:g} is asked"
         return ""
 
-    def _rankings_of(self, place: int, sides: dict[Side, Encoder], *, impacts: bool) -> list[Ranking]:
+    def _rankings_of(self, place: int, sides: dict[Side, Graph], *, impacts: bool) -> list[Ranking]:
         queries, documents = (self._encoded(place, side, sides[side]) for side in SIDES)
         collection = Collection(documents, impacts=impacts)
         return [collection.best(query) for query in queries]
 
-    def _encoded(self, place: int, side: Side, encoder: Encoder) -> SparseBatch:
-        key = (place, encoder.artifact.file(encoder.variant.path), side)
+    def _encoded(self, place: int, side: Side, graph: Graph) -> SparseBatch:
+        key = (place, graph.artifact.file(graph.variant.path), side)
         if key not in self._vectors:
             data = self._sets[place]
             texts = (
@@ -241,11 +250,11 @@ class Chooser:
                 else [join_title(document.title, document.text) for document in data.documents]
             )
             # Timing is a matter of one thread, going through a set is not.
-            parallel = Encoder(encoder.artifact, encoder.variant)
+            encoder = Encoder(*graph)
             found = (
-                encoder_cache(self._cache, parallel).encode(texts, lambda chunk: list(parallel.encode(chunk)))
+                encoder_cache(self._cache, encoder).encode(texts, lambda chunk: list(encoder.encode(chunk)))
                 if self._cache
-                else parallel.encode(texts)
+                else encoder.encode(texts)
             )
             self._vectors[key] = SparseBatch.stack([encoded.vector for encoded in found])
         return self._vectors[key]

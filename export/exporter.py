@@ -14,7 +14,7 @@ from ..runtime.artifact import MANIFEST_NAME
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.files import storage_errors
 from ..runtime.staging import staged_directory
-from .job import Job
+from .job import Job, Run
 from .parity import ParityReport
 from .recipes import AUTO
 from .request import ExportRequest, check_request
@@ -44,10 +44,10 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     """
     check_request(request)
     calibration = calibration_texts(request.calibration)
-    sets = evaluation_sets(request)
     sources = _sources(request)
     steps = _Steps(progress)
     steps.expect(len(sources) * _steps_of(request))
+    sets = evaluation_sets(request, steps.run)
     checkpoints = [
         steps.run(f"opening {spec}", partial(open_checkpoint, spec, side, request.options)) for spec, side in sources
     ]
@@ -65,12 +65,16 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     return ExportResult(request.output, report, _notes(checkpoints, report))
 
 
-def evaluation_sets(request: ExportRequest) -> list[RetrievalSet]:
+def evaluation_sets(request: ExportRequest, run: Run) -> list[RetrievalSet]:
     """What ``--recipe auto`` ranks: samples of the user's sets, or the bundled one; nothing without it."""
     if AUTO not in request.recipes.values():
         return []
+
+    def sample(spec: str) -> RetrievalSet:
+        return sample_set(read_set(spec), request.eval_documents)
+
     specs = request.eval_data or (_BUNDLED_SET,)
-    sets = [sample_set(read_set(spec), request.eval_documents) for spec in specs]
+    sets = [run(f"reading {spec}", partial(sample, spec)) for spec in specs]
     if len({data.name for data in sets}) != len(sets):
         raise InputError("two sets of --eval-data have the same name; give each directory a name of its own")
     return sets

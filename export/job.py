@@ -34,7 +34,7 @@ from ..runtime.encoder.tokenizer import vocabulary_sha256
 from ..runtime.version import MADE_BY
 from .card import artifact_card, pair_card
 from .choice import Choice
-from .choose import Chooser, Contender
+from .choose import Chooser, Contender, Graph
 from .graphs import adopt, trace, write_fp32, write_int8, write_table
 from .half_storage import halve_weights
 from .parity import (
@@ -156,32 +156,32 @@ class Job:
         return chooser.choice() if chooser else None
 
     def _search(self, chooser: Chooser, backend: Backend, drafts: list[Draft], work: Path) -> None:
-        sides: dict[Side, Encoder] = {}
+        sides: dict[Side, Graph] = {}
         contenders = []
         for draft in drafts:
             role = draft.checkpoint.role
             artifact = draft.artifact()
-            fp32 = Encoder(artifact, artifact.variant(backend, "fp32"), 1)
+            exact = Graph(artifact, artifact.variant(backend, "fp32"))
             if role == "both":
-                sides |= {"query": fp32, "document": fp32}
+                sides |= {"query": exact, "document": exact}
             else:
-                sides[role] = fp32
+                sides[role] = exact
             if draft.source is not None:
                 place = work / f"{role}-{backend}"
                 place.mkdir(parents=True)
                 shutil.copyfile(draft.directory / "tokenizer.json", place / "tokenizer.json")
                 contenders.append(
                     Contender(
-                        role, backend, draft.checkpoint.pooling, draft.source, place, artifact, fp32,
-                        draft.reference, draft.counterpart,
+                        role, backend, draft.checkpoint.pooling, draft.source, place, artifact,
+                        Encoder(*exact, threads=1), draft.reference, draft.counterpart,
                     )
                 )  # fmt: skip
         chosen = chooser.choose(contenders, sides)
         for draft in drafts:
             for candidate in chosen.get(draft.checkpoint.role, []):
-                if candidate.variant is not None:
+                if candidate.graph is not None:
                     origin = work / f"{draft.checkpoint.role}-{backend}"
-                    draft.variants.append(adopt(candidate.variant, candidate.recipe, origin, draft.directory))
+                    draft.variants.append(adopt(candidate.graph.variant, candidate.recipe, origin, draft.directory))
         for contender in contenders:
             shutil.rmtree(contender.place, ignore_errors=True)
 

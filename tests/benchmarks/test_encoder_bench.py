@@ -1,33 +1,30 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from benchmarks.encoder import _in_turns, _texts
 from benchmarks.encoder_bound import Shape, encoder_shapes, measure_bound
+from benchmarks.turns import in_turns, texts_of
 
 
 def words(text: str) -> int:
     return 2 + len(text.split())
 
 
-def test_texts_have_just_the_length_asked_for(tmp_path: Path) -> None:
-    lines = [json.dumps({"_id": str(i), "text": " ".join(f"w{i}x{j}" for j in range(i % 7 + 1))}) for i in range(40)]
-    (tmp_path / "queries.jsonl").write_text("\n".join(lines), encoding="utf-8")
+def test_texts_have_just_the_length_asked_for() -> None:
+    some = [f"w{i}" for i in range(157)]
     for length in (3, 8, 16):
-        texts = _texts(str(tmp_path / "queries.jsonl"), length, words)
+        texts = texts_of(some, length, words)
         assert len(set(texts)) == len(texts) == min(12, 157 // (length - 2))
         assert {words(text) for text in texts} == {length}
     with pytest.raises(SystemExit, match="too few words for texts of 500 tokens"):
-        _texts(str(tmp_path / "queries.jsonl"), 500, words)
+        texts_of(some, 500, words)
+    assert len(texts_of(some, 3, words, most=2)) == 2
 
 
-def test_everyone_encodes_every_text_in_turns() -> None:
+def test_everyone_encodes_every_textin_turns() -> None:
     seen: list[tuple[str, str]] = []
     calls = {name: (lambda text, name=name: seen.append((name, text))) for name in ("a", "b")}
-    times = _in_turns(calls, {3: ["x", "y"], 5: ["z"]}, rounds=2)
+    times = in_turns(calls, {3: ["x", "y"], 5: ["z"]}, rounds=2)
     assert set(times) == {"a", "b"}
     assert all(0 <= t < 1e3 for by in times.values() for t in by.values())
     # A text that warms up, then all of them; the second round begins with the other one.

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from benchmarks.cached_vectors import VectorCache
-from benchmarks.quality import idle_weight
+from benchmarks.pooled import pool, pooled_report
+from benchmarks.quality import REFERENCE, Outcome, differences_of, idle_weight
 from benchmarks.retrieval_sets import bootstrap_interval, measure_run, read_set
 
 
@@ -112,3 +113,24 @@ def test_idle_weight_is_that_of_stop_words_punctuation_and_special_tokens(tmp_pa
     weights = np.array([1.0, 5.0, 0.5, 0.5], np.float32)
     batch = SparseBatch(np.array([0, 2, 4]), np.array([0, 1, 2, 3], np.int32), weights)
     assert idle_weight(batch, path) == pytest.approx(2 / 7)
+
+
+def test_pooled_difference_is_over_the_queries_of_all_sets():
+    def outcome(*values):
+        return Outcome({"nDCG@10": np.array(values)}, 1.0, 1.0)
+
+    first = {REFERENCE: outcome(1.0, 0.5, 0.0), "int8": outcome(0.7, 0.5, 0.0), "only here": outcome(1.0, 1.0, 1.0)}
+    second = {REFERENCE: outcome(0.5), "int8": outcome(1.0)}
+    differences = {
+        name: {system: d["nDCG@10"] for system, d in differences_of(outcomes).items()}
+        for name, outcomes in {"a": first, "b": second}.items()
+    }
+    pooled = pool(differences)
+    assert list(pooled) == ["int8"]
+    assert pooled["int8"]["queries"] == 4
+    mean, low, high = pooled["int8"]["difference"]
+    assert mean == pytest.approx((-0.3 + 0.5) / 4)
+    assert low < mean < high
+    assert pooled["int8"]["mean of sets"] == pytest.approx((-0.1 + 0.5) / 2)
+    assert pooled_report(pooled).rows[0][:2] == ["int8", "4"]
+    assert not differences_of({"BM25": outcome(1.0)})

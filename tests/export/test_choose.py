@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from splade_edge.export.exporter import export
 from splade_edge.export.parity import ParityReport
 from splade_edge.export.recipes import RECIPES, choose_recipe
 from splade_edge.export.request import ExportRequest
+from splade_edge.export.retrieval import RetrievalSet
 from splade_edge.models.options import OpenOptions
 from splade_edge.runtime import cpu
 from splade_edge.runtime.artifact import open_artifact
 from splade_edge.runtime.cli.info import describe
+from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.errors import ExportError, InputError
+from splade_edge.runtime.trec import Query
 
 from .. import checkpoints
 
@@ -223,6 +227,49 @@ def test_two_sets_of_one_name(tmp_path: Path, pair: Path, judged: Path) -> None:
         export(auto(tmp_path / "out", pair, judged, judged))
 
 
+@pytest.mark.usefixtures("quick")
+def test_few_graphs_are_open_at_a_time(
+    tmp_path: Path, pair: Path, judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All recipes of a BERT-base at once would take over ten gigabytes."""
+    opened: list[weakref.ref[Encoder]] = []
+    alive: list[int] = []
+
+    class Counted(Encoder):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            opened.append(weakref.ref(self))
+            alive.append(sum(encoder() is not None for encoder in opened))
+
+    monkeypatch.setattr(choose, "Encoder", Counted)
+    export(auto(tmp_path / "out", pair, judged, max_ndcg_drop=0.05))
+    assert len(opened) > 8
+    assert max(alive) == 1
+
+
+def test_a_set_that_rejects_ends_the_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("fine", "ruined", "never asked for")
+    queries = [Query(str(i), "") for i in range(50)]
+    documents = [Document(str(i)) for i in range(50)]
+    qrels = {str(i): {str(i): 1} for i in range(50)}
+    sets = [RetrievalSet(name, documents, queries, qrels) for name in names]
+    chooser = Chooser(sets, max_ndcg_drop=0.002, cache=None, run=lambda what, action: action())
+    asked = []
+
+    def rankings(place: int, sides: dict, *, impacts: bool) -> list[Any]:
+        asked.append(names[place])
+        wrong = impacts and names[place] == "ruined"
+        return [np.array([(i + wrong) % 50]) for i in range(50)]
+
+    monkeypatch.setattr(chooser, "_rankings_of", rankings)
+    ranked = chooser._rank({}, {})
+    assert asked == ["fine", "fine", "ruined", "ruined"]
+    assert list(ranked.sets) == ["fine", "ruined"]
+    assert ranked.pooled is None
+    assert ranked.overlap == 0.5
+    assert chooser._problem(ranked) == "nDCG@10 -1.0000 [-1.0000, -1.0000] on ruined"
+
+
 class Parity:
     def __init__(self, cosine: float, overlap: float = 1.0) -> None:
         self.cosine_mean = cosine
@@ -230,8 +277,8 @@ class Parity:
 
 
 def candidates(*facts: tuple[str, float, float]) -> list[Candidate]:
-    """(recipe, cost, cosine), each with an encoder that is never run."""
-    found = [Candidate(choose_recipe("onnx", "max", name), encoder=object()) for name, *_ in facts]
+    """(recipe, cost, cosine), each with a graph that is never run."""
+    found = [Candidate(choose_recipe("onnx", "max", name), graph=object()) for name, *_ in facts]
     for candidate, (_, cost, cosine) in zip(found, facts, strict=True):
         candidate.cost, candidate.parity = cost, Parity(cosine)
     return found
@@ -239,12 +286,12 @@ def candidates(*facts: tuple[str, float, float]) -> list[Candidate]:
 
 def decide(found: list[Candidate], drops: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> Candidate | None:
     """The choice where each recipe's pooled difference is as given; others must not be ranked."""
-    by_encoder = {id(c.encoder): drops.get(c.recipe.name) for c in found}
+    by_graph = {id(c.graph): drops.get(c.recipe.name) for c in found}
     run: Callable[[str, Callable[[], Any]], Any] = lambda what, action: action()  # noqa: E731
     chooser = Chooser([], max_ndcg_drop=0.002, cache=None, run=run)
 
     def rank(sides: dict, exact: dict) -> Ranked:
-        drop = by_encoder[id(sides["query"])]
+        drop = by_graph[id(sides["query"])]
         assert drop is not None, "this one was not to be ranked"
         return Ranked({}, drop, 1.0)
 

@@ -1,0 +1,49 @@
+"""Encoders side by side: texts of a length, and every encoder's time for them in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from .report import say
+
+Call = Callable[[str], object]
+
+
+def texts_of(words: Sequence[str], length: int, tokens_of: Callable[[str], int], most: int = 12) -> list[str]:
+    """At most ``most`` texts of exactly ``length`` tokens, made of ``words`` one after the other."""
+    texts: list[str] = []
+    start = 0
+    while len(texts) < most and start < len(words):
+        end = start + 1
+        while end < len(words) and tokens_of(" ".join(words[start : end + 1])) <= length:
+            end += 1
+        text = " ".join(words[start:end])
+        if tokens_of(text) == length:
+            texts.append(text)
+        start = end
+    if not texts:
+        raise SystemExit(f"there are too few words for texts of {length} tokens")
+    return texts
+
+
+def in_turns(calls: Mapping[str, Call], texts: Mapping[int, Sequence[str]], rounds: int) -> dict[str, dict[int, float]]:
+    """Milliseconds by encoder and length: of each text the least CPU time of the process over the rounds, and the mean
+    over texts. Each round takes every text through every encoder, starting with another one.
+    """
+    names = list(calls)
+    best = {name: {length: np.full(len(found), np.inf) for length, found in texts.items()} for name in names}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for length, found in texts.items():
+            for i in range(len(names)):
+                name = names[(i + number) % len(names)]
+                call = calls[name]
+                call(found[0])  # what the encoder before left in the caches is not this one's matter
+                for j, text in enumerate(found):
+                    start = time.process_time()
+                    call(text)
+                    best[name][length][j] = min(best[name][length][j], time.process_time() - start)
+    return {name: {n: float(1e3 * values.mean()) for n, values in by.items()} for name, by in best.items()}
