@@ -270,9 +270,9 @@ class Transaction:
         self._sync(manifest)
         self._uncertain = True
         write_manifest(self.path / MANIFEST_NAME, manifest)
-        self._uncertain = False
         clipped = manifest.statistics.clipped - base.statistics.clipped
         previous, self.index = self.index, self.index.refresh()
+        self._uncertain = False  # not before: to clean up after the old manifest would remove what is committed
         previous.close()
         self._clean()
         self._begin()

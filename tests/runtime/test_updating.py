@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -339,6 +340,22 @@ class TestUpdater:
         (index / "segments" / "notes of mine.txt").write_bytes(b"kept")
         IndexUpdater.open(index).close()
         assert names(index) == sorted([*before, LOCK_NAME, "segments/notes of mine.txt"])
+
+    @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), KeyboardInterrupt()])
+    def test_what_is_committed_is_kept_when_it_cannot_be_opened(self, index, monkeypatch, error):
+        def fail(_: Index) -> Index:
+            raise error
+
+        with monkeypatch.context() as patch, pytest.raises(type(error)), IndexUpdater.open(index) as updater:
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+            updater.delete(["d3"])
+            patch.setattr(Index, "refresh", fail)
+            updater.compact()
+        committed = Index.open(index)
+        committed.check()
+        assert (len(committed), committed.find("x"), committed.find("d3")) == (20, 19, None)
+        IndexUpdater.open(index).close()
+        assert names(index) == listed(committed)
 
     def test_damage_is_not_copied_by_a_merge(self, index):
         path = index / "segments/00000001/posting_impacts.u8"
