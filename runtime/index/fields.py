@@ -163,6 +163,7 @@ class FieldReader:
         try:
             self._bytes = path.open("rb")  # to be hashed at first use, whatever lies at the path by then
         except OSError as error:
+            self._file.close()
             raise self._file.damaged(str(error.strerror)) from None
         self._counts: dict[Field, FieldCounts] = {}
         self._all_names = False

@@ -24,6 +24,7 @@ from splade_edge.runtime.errors import (
     IndexLockedError,
     InputError,
     IntegrityError,
+    StorageError,
 )
 from splade_edge.runtime.index import merge, policy, transaction
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
@@ -272,6 +273,15 @@ class TestUpdater:
                 build_index(index, [], tiny_pair, force=True)
         IndexUpdater.open(index).close()
 
+    @pytest.mark.skipif(os.name == "nt", reason="flock")
+    def test_a_file_system_without_locks_is_not_taken_for_another_writer(self, index, monkeypatch):
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", refuse)
+        with pytest.raises(StorageError, match=r"cannot lock .*\.lock: No locks available; keep the index on"):
+            IndexUpdater.open(index)
+
     def test_several_commits_of_one_writer(self, index):
         with IndexUpdater.open(index) as updater:
             for n in range(6):
@@ -306,6 +316,17 @@ class TestUpdater:
             with pytest.raises(InputError, match=r"an earlier change of .* failed, so none is committed"), updater:
                 pass  # the error was caught: leaving the block must not look as if all had been committed
             assert len(Index.open(index)) == 20
+
+    def test_ids_that_utf_8_does_not_have(self, index):
+        with IndexUpdater.open(index) as updater:
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+            with pytest.raises(InputError, match=r"no document has the id '\\udcff'"):
+                updater.delete(["d1", "\udcff"])
+            assert updater.delete(["x", "\udcff"], ignore_missing=True) == 1
+            assert updater.index.find("\udcff") is None
+        for document in (Document("\udcff"), Document("y", text="\ud800")):
+            with pytest.raises(InputError, match="holds a lone surrogate"), IndexUpdater.open(index) as updater:
+                updater.add_vectors([document], csr(np.ones((1, 5))), replace=True)
 
     def test_vectors_that_do_not_fit(self, index):
         with IndexUpdater.open(index) as updater, pytest.raises(InputError, match="1 vectors do not fit 2 documents"):
@@ -436,6 +457,28 @@ class TestReaders:
             return opened(*args)
 
         monkeypatch.setattr(module, "open_segments", meet)
+        index = Index.open(tmp_path / "index")
+        assert (len(index), index.generation) == (10, 2)
+
+    @pytest.mark.parametrize("nth", [1, 2], ids=["documents", "fields"])
+    def test_a_file_that_goes_between_two_looks_at_it(self, tmp_path, monkeypatch, nth):
+        """Stored documents are opened twice, by SQLite and to be hashed."""
+        model = Model(6)
+        model.add(_Nothing(), model.new(30))
+        model.rebuild(tmp_path / "index").close()
+        from splade_edge.runtime.index import sqlite
+
+        opened = sqlite.SqliteReader.__init__
+        seen = []
+
+        def meet(self, path):
+            opened(self, path)
+            seen.append(path)
+            if len(seen) == nth:
+                with IndexUpdater.open(tmp_path / "index") as updater:
+                    model.delete(updater, model.some(20))
+
+        monkeypatch.setattr(sqlite.SqliteReader, "__init__", meet)
         index = Index.open(tmp_path / "index")
         assert (len(index), index.generation) == (10, 2)
 
