@@ -28,7 +28,7 @@ from splade_edge.runtime.errors import (
 )
 from splade_edge.runtime.index import merge, policy, transaction
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
-from splade_edge.runtime.index.writer import IndexWriter
+from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
 from splade_edge.runtime.manifest import write_manifest
 from splade_edge.runtime.passages import Passages
 from splade_edge.runtime.vectors import SparseVector
@@ -362,21 +362,61 @@ class TestUpdater:
         IndexUpdater.open(index).close()
         assert names(index) == sorted([*before, LOCK_NAME, "segments/notes of mine.txt"])
 
-    @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), KeyboardInterrupt()])
-    def test_what_is_committed_is_kept_when_it_cannot_be_opened(self, index, monkeypatch, error):
-        def fail(_: Index) -> Index:
-            raise error
+    def test_what_cannot_be_opened_is_not_committed(self, index, monkeypatch):
+        """Nor is what was committed removed because it cannot be opened afterwards."""
+        opened = Index.__init__
 
-        with monkeypatch.context() as patch, pytest.raises(type(error)), IndexUpdater.open(index) as updater:
+        def fail(self, path, manifest, previous=None):
+            if manifest.generation == 2:
+                raise OSError(errno.EMFILE, "Too many open files")
+            opened(self, path, manifest, previous)
+
+        before = Index.open(index)
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(OSError, match="Too many open files"),
+            IndexUpdater.open(index) as updater,
+        ):
             updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
             updater.delete(["d3"])
-            patch.setattr(Index, "refresh", fail)
+            patch.setattr(Index, "__init__", fail)
+            updater.compact()
+        assert before.refresh() is before
+        assert names(index) == listed(before)
+        before.check()
+
+    def test_an_interrupt_at_the_very_end_removes_nothing(self, index, monkeypatch):
+        write = transaction.write_manifest
+
+        def interrupt(*arguments: object) -> None:
+            write(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), IndexUpdater.open(index) as updater:
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+            updater.delete(["d3"])
+            patch.setattr(transaction, "write_manifest", interrupt)
             updater.compact()
         committed = Index.open(index)
         committed.check()
         assert (len(committed), committed.find("x"), committed.find("d3")) == (20, 19, None)
         IndexUpdater.open(index).close()
         assert names(index) == listed(committed)
+
+    @pytest.mark.parametrize(
+        "span",
+        [(1, 0, 1), (-1, 0, 1), (0, 1, 0), (0, -1, 1), (0, 0, 1 << 32), (0, 1 << 70, 1 << 71)],
+        ids=["document", "negative", "backwards", "before", "beyond", "huge"],
+    )
+    def test_spans_that_cannot_be(self, tmp_path, span):
+        """They would make an index that cannot be opened."""
+        model = Model(5, passages=True)
+        model.add(_Nothing(), model.new(5))
+        model.rebuild(tmp_path / "index").close()
+        with pytest.raises(InputError, match="span"), IndexUpdater.open(tmp_path / "index") as updater:
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))), [PassageSpan(*span)])
+        with Index.open(tmp_path / "index") as index:
+            assert (index.generation, len(index)) == (1, 5)
 
     def test_damage_is_not_copied_by_a_merge(self, index):
         path = index / "segments/00000001/posting_impacts.u8"
