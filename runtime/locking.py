@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import IndexLockedError
+from .errors import IndexLockedError, StorageError
 from .files import storage_errors
 
 if sys.platform == "win32":
@@ -18,6 +19,7 @@ else:
 
 # Windows locks ranges of bytes, and nobody else can read them: far behind the text.
 _BYTE = 1 << 30
+_HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
 
 
 @contextmanager
@@ -25,13 +27,13 @@ def writer_lock(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``, which is made if it is not there and stays. In it is the holder's process id.
 
     Raises IndexLockedError if another process, or another writer of this one, holds it; StorageError where it cannot be
-    written.
+    written, or the file system has no locks.
     """
     while True:
         with storage_errors(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if not _try(fd):
+            if not _try(fd, path):
                 raise IndexLockedError(
                     f"{path.parent} is being changed by another process{_holder(fd)}; wait until it has ended"
                 )
@@ -45,7 +47,8 @@ def writer_lock(path: Path) -> Iterator[None]:
             os.close(fd)  # and with it goes the lock
 
 
-def _try(fd: int) -> bool:
+def _try(fd: int, path: Path) -> bool:
+    """Lock an open file; False where it is locked already."""
     try:
         if sys.platform == "win32":
             os.lseek(fd, _BYTE, os.SEEK_SET)
@@ -53,8 +56,12 @@ def _try(fd: int) -> bool:
             os.lseek(fd, 0, os.SEEK_SET)
         else:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        raise StorageError(
+            f"cannot lock {path}: {error.strerror}; keep the index on a file system that has locks to change it"
+        ) from None
     return True
 
 

@@ -110,6 +110,8 @@ class IndexUpdater:
                     raise result
                 ordinals.append(result)
         if passages and spans is not None:
+            if any(not 0 <= span.document < len(ordinals) for span in spans):
+                raise InputError(f"a span is of a document that is not one of the {len(ordinals)} given")
             spans = [PassageSpan(ordinals[span.document], span.start, span.end) for span in spans]
         self._transaction.add_vectors(vectors, spans)
         self._failed = False

@@ -79,6 +79,15 @@ def row_crc(ordinal: int, fields: Sequence[str]) -> int:
     return zlib.crc32(b"".join(parts), ordinal)
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 has it; lone surrogates come from command lines and file names in other encodings."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _metadata(document: Document) -> tuple[str, dict[tuple[str, ...], list[Key]]]:
     """Metadata as JSON text, and its values. Raises InputError for what is not JSON."""
     if not isinstance(document.metadata, dict):
@@ -112,10 +121,12 @@ class DocumentWriter:
         for document in documents:
             try:
                 metadata, keys = _metadata(document)
+                fields = (document.id, document.title, document.text, metadata)
+                if not all(map(_is_unicode, fields)):
+                    raise InputError(f"document {document.id!r} holds a lone surrogate; mend it")
             except InputError as error:
                 results.append(error)
                 continue
-            fields = (document.id, document.title, document.text, metadata)
             ordinal = self.count + len(rows)
             rows.append((ordinal, *fields, row_crc(ordinal, fields)))
             results.append(Added(ordinal, document, keys))
@@ -152,10 +163,10 @@ class DocumentWriter:
 
     def latest(self, ids: Sequence[str]) -> dict[str, int]:
         """Of the ids that were added, the ordinals; the last where an id was used again. At most 500 at a time."""
-        marks = ",".join("?" * len(ids))
-        sql = f"SELECT id, MAX(ordinal) FROM documents WHERE id IN ({marks}) GROUP BY id"
+        asked = list(filter(_is_unicode, ids))
+        sql = f"SELECT id, MAX(ordinal) FROM documents WHERE id IN ({','.join('?' * len(asked))}) GROUP BY id"
         with self._file.writing():  # what does not fit the cache is written
-            return dict(self._connection.execute(sql, list(ids)))
+            return dict(self._connection.execute(sql, asked))
 
     def copy(self, rows: Sequence[StoredRow]) -> list[Added]:
         """Store rows of another segment, whose checksums were compared, under new ordinals."""
@@ -253,7 +264,7 @@ class DocumentReader:
         the whole file does.
         """
         for start in range(0, len(ids), _BATCH):
-            part = list(dict.fromkeys(ids[start : start + _BATCH]))
+            part = list(filter(_is_unicode, dict.fromkeys(ids[start : start + _BATCH])))
             marks = ",".join("?" * len(part))
             rows = self._file.query(f"SELECT {_ROW} FROM documents WHERE id IN ({marks})", part)
             found = [(self._document(row).id, int(row[0])) for row in rows]

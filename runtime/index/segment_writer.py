@@ -96,7 +96,7 @@ class SegmentWriter:
         if self._spans is not None:
             if spans is None or len(spans) != len(batch):
                 raise InputError(f"an index of passages needs the span of each of the {len(batch)} vectors")
-            self._spans.append(np.array(spans, np.uint32).reshape(-1, 3))
+            self._spans.append(_checked_spans(spans, self.documents))
         self._postings.add(batch)
 
     def finish(
@@ -134,6 +134,16 @@ class SegmentWriter:
         """Close open files without finishing; the caller removes the directory."""
         self._documents.abandon()
         self._fields.abandon()
+
+
+def _checked_spans(spans: Sequence[PassageSpan], documents: int) -> npt.NDArray[np.uint32]:
+    """Spans as uint32 ``[n, 3]``. Raises InputError for one that no reader would take."""
+    for document, start, end in spans:
+        if not 0 <= document < documents:
+            raise InputError(f"a span is of document {document}; {documents} were added, counted from 0")
+        if not 0 <= start <= end < 1 << 32:
+            raise InputError(f"the span ({start}, {end}) of document {document} ends before it starts, or is no place")
+    return np.array(spans, np.uint32).reshape(-1, 3)
 
 
 def write_spans(directory: Path, owners: npt.NDArray[np.integer], spans: npt.NDArray[np.integer]) -> None:

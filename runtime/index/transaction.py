@@ -268,12 +268,17 @@ class Transaction:
             return Commit(base.generation, *done, base.live, len(base.segments), 0, 0)
         manifest = self._next_manifest(parts)
         self._sync(manifest)
-        self._uncertain = True
-        write_manifest(self.path / MANIFEST_NAME, manifest)
+        committed = Index(self.path, manifest, self.index)  # before: what cannot be opened must not be committed
+        try:
+            self._uncertain = True  # until we go by the new manifest: to clean up by the old one would remove its files
+            write_manifest(self.path / MANIFEST_NAME, manifest)
+        except BaseException:
+            committed.close()
+            raise
+        previous, self.index = self.index, committed
         self._uncertain = False
-        clipped = manifest.statistics.clipped - base.statistics.clipped
-        previous, self.index = self.index, self.index.refresh()
         previous.close()
+        clipped = manifest.statistics.clipped - base.statistics.clipped
         self._clean()
         self._begin()
         self._broken = False

@@ -77,6 +77,7 @@ def test_ids_from_a_file(cli: Cli, living: Path, tmp_path: Path) -> None:
     [
         (("delete", "INDEX"), "", "give either IDs or --ids FILE"),
         (("delete", "INDEX", "cats", "--ids", "-"), "", "give either IDs or --ids FILE"),
+        (("delete", "INDEX", "\udcff"), "", "no document has the id"),  # a byte that is not UTF-8
         (("delete", "INDEX", "--ids", "none.txt"), "", "none.txt does not exist"),
         (("add", "INDEX", "-"), lines(NEW), "carries no document encoder; name the artifact it was made with"),
         (("add", "INDEX", "-", "-"), "", "standard input (-) is named twice"),

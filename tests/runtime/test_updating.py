@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,10 +24,11 @@ from splade_edge.runtime.errors import (
     IndexLockedError,
     InputError,
     IntegrityError,
+    StorageError,
 )
-from splade_edge.runtime.index import merge, policy, transaction
+from splade_edge.runtime.index import merge, policy, sqlite, transaction
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
-from splade_edge.runtime.index.writer import IndexWriter
+from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
 from splade_edge.runtime.manifest import write_manifest
 from splade_edge.runtime.passages import Passages
 from splade_edge.runtime.vectors import SparseVector
@@ -271,6 +273,15 @@ class TestUpdater:
                 build_index(index, [], tiny_pair, force=True)
         IndexUpdater.open(index).close()
 
+    @pytest.mark.skipif(os.name == "nt", reason="flock")
+    def test_a_file_system_without_locks_is_not_taken_for_another_writer(self, index, monkeypatch):
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", refuse)
+        with pytest.raises(StorageError, match=r"cannot lock .*\.lock: No locks available; keep the index on"):
+            IndexUpdater.open(index)
+
     def test_several_commits_of_one_writer(self, index):
         with IndexUpdater.open(index) as updater:
             for n in range(6):
@@ -306,6 +317,17 @@ class TestUpdater:
                 pass  # the error was caught: leaving the block must not look as if all had been committed
             assert len(Index.open(index)) == 20
 
+    def test_ids_that_utf_8_does_not_have(self, index):
+        with IndexUpdater.open(index) as updater:
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+            with pytest.raises(InputError, match=r"no document has the id '\\udcff'"):
+                updater.delete(["d1", "\udcff"])
+            assert updater.delete(["x", "\udcff"], ignore_missing=True) == 1
+            assert updater.index.find("\udcff") is None
+        for document in (Document("\udcff"), Document("y", text="\ud800")):
+            with pytest.raises(InputError, match="holds a lone surrogate"), IndexUpdater.open(index) as updater:
+                updater.add_vectors([document], csr(np.ones((1, 5))), replace=True)
+
     def test_vectors_that_do_not_fit(self, index):
         with IndexUpdater.open(index) as updater, pytest.raises(InputError, match="1 vectors do not fit 2 documents"):
             updater.add_vectors([Document("x"), Document("y")], csr(np.ones((1, 5))))
@@ -339,6 +361,60 @@ class TestUpdater:
         (index / "segments" / "notes of mine.txt").write_bytes(b"kept")
         IndexUpdater.open(index).close()
         assert names(index) == sorted([*before, LOCK_NAME, "segments/notes of mine.txt"])
+
+    def test_what_cannot_be_opened_is_not_committed(self, index, monkeypatch):
+        """Nor is what was committed removed because it cannot be opened afterwards."""
+        opened = Index.__init__
+
+        def fail(self, path, manifest, previous=None):
+            if manifest.generation == 2:
+                raise OSError(errno.EMFILE, "Too many open files")
+            opened(self, path, manifest, previous)
+
+        before = Index.open(index)
+        with monkeypatch.context() as patch, IndexUpdater.open(index) as updater:
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+            updater.delete(["d3"])
+            patch.setattr(Index, "__init__", fail)
+            with pytest.raises(OSError, match="Too many open files"):
+                updater.compact()
+        assert before.refresh() is before
+        assert names(index) == listed(before)
+        before.check()
+
+    def test_an_interrupt_at_the_very_end_removes_nothing(self, index, monkeypatch):
+        write = transaction.write_manifest
+
+        def interrupt(*arguments: object) -> None:
+            write(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, IndexUpdater.open(index) as updater:
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+            updater.delete(["d3"])
+            patch.setattr(transaction, "write_manifest", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                updater.compact()
+        committed = Index.open(index)
+        committed.check()
+        assert (len(committed), committed.find("x"), committed.find("d3")) == (20, 19, None)
+        IndexUpdater.open(index).close()
+        assert names(index) == listed(committed)
+
+    @pytest.mark.parametrize(
+        "span",
+        [(1, 0, 1), (-1, 0, 1), (0, 1, 0), (0, -1, 1), (0, 0, 1 << 32), (0, 1 << 70, 1 << 71)],
+        ids=["document", "negative", "backwards", "before", "beyond", "huge"],
+    )
+    def test_spans_that_cannot_be(self, tmp_path, span):
+        """They would make an index that cannot be opened."""
+        model = Model(5, passages=True)
+        model.add(_Nothing(), model.new(5))
+        model.rebuild(tmp_path / "index").close()
+        with pytest.raises(InputError, match="span"), IndexUpdater.open(tmp_path / "index") as updater:
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))), [PassageSpan(*span)])
+        with Index.open(tmp_path / "index") as index:
+            assert (index.generation, len(index)) == (1, 5)
 
     def test_damage_is_not_copied_by_a_merge(self, index):
         path = index / "segments/00000001/posting_impacts.u8"
@@ -422,21 +498,23 @@ class TestReaders:
         index = Index.open(tmp_path / "index")
         assert (len(index), index.generation) == (10, 2)
 
-    @pytest.mark.parametrize("name", ["documents.sqlite", "fields.sqlite"])
-    def test_a_commit_between_two_looks_at_one_file(self, tmp_path, monkeypatch, name):
+    @pytest.mark.parametrize("nth", [1, 2], ids=["documents", "fields"])
+    def test_a_file_that_goes_between_two_looks_at_it(self, tmp_path, monkeypatch, nth):
+        """Stored documents are opened twice, by SQLite and to be hashed."""
         model = Model(6)
         model.add(_Nothing(), model.new(30))
         model.rebuild(tmp_path / "index").close()
-        opened = Path.open
+        opened = sqlite.SqliteReader.__init__
+        seen = []
 
-        def meet(path, *args, **kwargs):
-            if path.name == name:
-                monkeypatch.setattr(Path, "open", opened)
+        def meet(self, path):
+            opened(self, path)
+            seen.append(path)
+            if len(seen) == nth:
                 with IndexUpdater.open(tmp_path / "index") as updater:
                     model.delete(updater, model.some(20))
-            return opened(path, *args, **kwargs)
 
-        monkeypatch.setattr(Path, "open", meet)
+        monkeypatch.setattr(sqlite.SqliteReader, "__init__", meet)
         index = Index.open(tmp_path / "index")
         assert (len(index), index.generation) == (10, 2)
 
