@@ -372,12 +372,15 @@ class TestUpdater:
             opened(self, path, manifest, previous)
 
         before = Index.open(index)
-        with monkeypatch.context() as patch, IndexUpdater.open(index) as updater:
-            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
-            updater.delete(["d3"])
-            patch.setattr(Index, "__init__", fail)
-            with pytest.raises(OSError, match="Too many open files"):
+        def change(patch):
+            with IndexUpdater.open(index) as updater:
+                updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+                updater.delete(["d3"])
+                patch.setattr(Index, "__init__", fail)
                 updater.compact()
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+            change(patch)
         assert before.refresh() is before
         assert names(index) == listed(before)
         before.check()
@@ -389,12 +392,15 @@ class TestUpdater:
             write(*arguments)
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, IndexUpdater.open(index) as updater:
-            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
-            updater.delete(["d3"])
-            patch.setattr(transaction, "write_manifest", interrupt)
-            with pytest.raises(KeyboardInterrupt):
+        def change(patch):
+            with IndexUpdater.open(index) as updater:
+                updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+                updater.delete(["d3"])
+                patch.setattr(transaction, "write_manifest", interrupt)
                 updater.compact()
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            change(patch)
         committed = Index.open(index)
         committed.check()
         assert (len(committed), committed.find("x"), committed.find("d3")) == (20, 19, None)
