@@ -372,6 +372,7 @@ class TestUpdater:
             opened(self, path, manifest, previous)
 
         before = Index.open(index)
+
         def change(patch):
             with IndexUpdater.open(index) as updater:
                 updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
