@@ -193,7 +193,14 @@ class TestPassages:
             ]
             assert [index.span(int(u)) for u in units] == [(u, u + 1) for u in units]
 
-    @pytest.mark.parametrize("owners", [[0, 0], [1, 0], [0, 2]])
+    def test_a_span_of_a_document_that_is_not_there(self, tmp_path):
+        writer = IndexWriter(tmp_path, 2, passages=True)
+        writer.add_document(Document("a"))
+        writer.add_document(Document("b"))
+        with pytest.raises(InputError, match="a span is of document 2; 2 were added"):
+            writer.add_vectors(csr(np.ones((2, 2))), [PassageSpan(o, 0, 1) for o in (0, 2)])
+
+    @pytest.mark.parametrize("owners", [[0, 0], [1, 0]])
     def test_spans_must_cover_the_documents(self, tmp_path, owners):
         writer = IndexWriter(tmp_path, 2, passages=True)
         writer.add_document(Document("a"))
