@@ -70,15 +70,17 @@ class LiveSegment:
         passing: AllowedUnits | None,
         keep: float,
         floor: float,
+        scale: float = 1.0,
     ) -> Found:
-        """The top k documents, by their best units, of those whose score is at least ``floor``.
+        """The top k documents, by their best units, of those whose score is at least ``floor``; scores are times
+        ``scale``, the floor is not.
 
         ``passing``: from :meth:`allow`; None: all that is left.
         """
         passing = passing or self._passing
         ask = k
         owners = self.segment.unit_documents
-        units, scores = self.scorer.search(terms, weights, ask, passing, keep, floor)
+        units, scores = self.scorer.search(terms, weights, ask, passing, keep, floor, scale)
         documents = units
         if owners is not None:
             while True:
@@ -87,7 +89,7 @@ class LiveSegment:
                 if documents.size >= k or units.size < ask:
                     break
                 ask *= 4
-                units, scores = self.scorer.search(terms, weights, ask, passing, keep, floor)
+                units, scores = self.scorer.search(terms, weights, ask, passing, keep, floor, scale)
             best = np.sort(first)[:k]
             units, scores = units[best], scores[best]
             documents = owners[units]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .memory import AddressTable
 
 MAX_TERMS = 1 << 20
+# NumPy looks a dtype up more slowly by its scalar type.
+_I64, _F32 = np.dtype(np.int64), np.dtype(np.float32)
 
 
 class AllowedUnits:
@@ -58,11 +60,12 @@ def query_arrays(terms: npt.ArrayLike, weights: npt.ArrayLike) -> tuple[npt.NDAr
     try:
         if not isinstance(terms, np.ndarray):
             terms = np.asarray(terms)
-        w = np.array(weights, np.float32)
+        # an array's own method takes half the time of np.array
+        w = weights.astype(_F32, "C") if type(weights) is np.ndarray else np.array(weights, _F32)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"terms and weights must be arrays of numbers ({error})") from None
     if terms.dtype.kind not in "iu" and terms.size:
         raise InputError(f"terms must be integers, not {terms.dtype}")
     if terms.ndim != 1 or terms.shape != w.shape or terms.size > MAX_TERMS:
         raise InputError(f"terms and weights must be two arrays of one length, at most {MAX_TERMS}")
-    return np.array(terms, np.int64), w
+    return terms.astype(_I64, "C") if type(terms) is np.ndarray else np.array(terms, _I64), w

@@ -83,10 +83,12 @@ def high_cut(values: U16, wanted: int, counts: I64) -> Any:
     """
     for b in range(PEAK_BINS):
         counts[b] = 0
+    top = np.uint16(0)
     for i in range(values.size):
+        top = max(top, values[i])
         counts[values[i] >> np.uint16(PEAK_SHIFT)] += 1
     seen = 0
-    for b in range(PEAK_BINS - 1, 0, -1):
+    for b in range(np.int64(top >> np.uint16(PEAK_SHIFT)), 0, -1):
         seen += counts[b]
         if seen >= wanted:
             return np.uint16(b << PEAK_SHIFT)

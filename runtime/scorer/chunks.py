@@ -16,6 +16,15 @@ BATCH = 16  # chunks scored together, at most
 
 
 @inline_kernel
+def any_reaches(sums: F64, bar: float) -> Any:
+    """Whether a sum is at least ``bar``; without branches, so that it vectorises."""
+    seen = np.uint8(0)
+    for i in range(sums.size):
+        seen |= np.uint8(sums[i] >= bar)
+    return seen != 0
+
+
+@inline_kernel
 def chunk_start(row: int, chunk: int, span_postings: U16, chunk_postings: U8) -> Any:
     """How many postings of a row's term come before a chunk in its window."""
     return np.uint64(span_postings[row, chunk >> SPAN_BITS]) + np.uint64(chunk_postings[row, chunk])
@@ -122,13 +131,14 @@ def score_chunks(
                 first = firsts[b * n + j]
                 for p in range(first, first + np.uint64(counts[b * n + j])):
                     chunk_sums[units[p] & np.uint16(CHUNK - 1)] += weight * impacts[p]
-            for i in range(CHUNK):
-                if chunk_sums[i] >= bar:
-                    unit = (chunk << CHUNK_BITS) + i
-                    if unit < n_units and (allowed.size == 0 or allowed[unit]):
-                        found_scores[found] = chunk_sums[i]
-                        found_units[found] = unit if original.size == 0 else original[unit]
-                        found += 1
+            if any_reaches(chunk_sums[:CHUNK], bar):  # few chunks have one
+                for i in range(CHUNK):
+                    if chunk_sums[i] >= bar:
+                        unit = (chunk << CHUNK_BITS) + i
+                        if unit < n_units and (allowed.size == 0 or allowed[unit]):
+                            found_scores[found] = chunk_sums[i]
+                            found_units[found] = unit if original.size == 0 else original[unit]
+                            found += 1
             bounds[chunk] = 0
             if found >= limit:
                 found, bar = raise_bar(found, k, bar, found_scores, found_units)

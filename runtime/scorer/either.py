@@ -43,10 +43,13 @@ class Scorer:
         allowed: AllowedUnits | None = None,
         keep: float = 1.0,
         floor: float = 0.0,
+        scale: float = 1.0,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """See :meth:`SegmentScorer.search`. NumPy takes no notice of ``keep``: its answers are exact."""
         if jit.in_numpy(0):
             t, w = numpy_search.check_query(*query_arrays(terms, weights), self._segment.vocab_size)
             if jit.in_numpy(numpy_search.nanoseconds(self._segment, t)):
-                return numpy_search.search(self._segment, t, w, k, None if allowed is None else allowed.units, floor)
-        return self.by_kernels.search(terms, weights, k, allowed, keep, floor)
+                units = None if allowed is None else allowed.units
+                found, scores = numpy_search.search(self._segment, t, w, k, units, floor)
+                return found, scores * scale
+        return self.by_kernels.search(terms, weights, k, allowed, keep, floor, scale)

@@ -26,6 +26,9 @@ MAX_RARE = 128  # terms without block-max data that chunks are visited for; with
 
 
 _ALL = AllowedUnits(np.empty(0, np.bool_), np.empty(0, np.uint8), 0)
+_ALL_ADDRESS = _ALL.address
+# NumPy looks a dtype up more slowly by its scalar type.
+_U32, _F64 = np.dtype(np.uint32), np.dtype(np.float64)
 
 
 class _Workspace:
@@ -105,6 +108,7 @@ class SegmentScorer:
             "figures": np.array([s.spread]),
         }
         self._table = AddressTable([arrays[name] for name in Postings._fields[:-1]], (s.units,))
+        self._address = self._table.address
 
     def search(
         self,
@@ -131,10 +135,10 @@ class SegmentScorer:
         k = min(k, s.units)
         if t.size > ws.terms or k > ws.k:
             ws.reserve(t.size, k)
-        mask = (_ALL if allowed is None else allowed).address
-        units, scores = np.empty(k, np.uint32), np.empty(k, np.float64)
+        mask = _ALL_ADDRESS if allowed is None else allowed.address
+        units, scores = np.empty(k, _U32), np.empty(k, _F64)
         while True:
-            n = visit(t, w, k, self.way, keep, floor, scale, mask, self._table.address, ws.address, units, scores)
+            n = visit(t, w, k, self.way, keep, floor, scale, mask, self._address, ws.address, units, scores)
             if n >= SORT:
                 break
             place = int(ws.state[TERMS])
@@ -154,6 +158,6 @@ class SegmentScorer:
             if n == SCAN:
                 whole = bool(ws.state[UNIT] > 0.0)
                 typed = (ws.whole, ws.whole_sums, ws.whole_least) if whole else (ws.used, ws.float_sums, ws.float_least)
-                scan(k, mask, self._table.address, ws.address, whole, *typed)
+                scan(k, mask, self._address, ws.address, whole, *typed)
             n = take_best(k, scale, ws.address, units, scores)
         return (units, scores) if n == k else (units[:n].copy(), scores[:n].copy())
