@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 _REPEAT = 60
-_CALL = 1 << 19  # weights that a call multiplies at least, if the matrix has to be there several times: they fit in caches
+_CALL = 1 << 19  # weights in a call: a smaller matrix is there several times, which still fits in the caches
 
 
 @dataclass(frozen=True)
