@@ -57,8 +57,13 @@ class Session(ABC):
         """:meth:`run` as the sparse vector of each text."""
         return [from_dense(row) for row in self.run(input_ids, attention_mask)]
 
+    def vector(self, ids: list[int]) -> SparseVector:
+        """:meth:`vectors` of one text."""
+        input_ids = np.array([ids], np.int64)
+        return self.vectors(input_ids, np.ones_like(input_ids))[0]
+
     def restricted(self, terms: npt.NDArray[np.int32]) -> Session:
-        """A session that need not give weights to other terms than these (ascending); it may be this one."""
+        """A session that gives weights to these terms alone (ascending), or this one where that gains nothing."""
         return self
 
     @abstractmethod

@@ -65,6 +65,7 @@ class Encoder:
         pad_id = manifest.special_tokens.get("pad_token", 0)
         self._pad_id = pad_id if pad_id < self.vocab_size else 0
         self._kept: npt.NDArray[np.bool_] | None = None  # terms that may have weight; None: all
+        self._filters = True  # False: the session gives weight to no other terms
         if manifest.dropped_terms:
             if max(manifest.dropped_terms) >= self.vocab_size:
                 raise ArtifactError(f"{artifact.path} drops a term beyond its {self.vocab_size}; export it again")
@@ -104,8 +105,8 @@ class Encoder:
         if self._kept is not None:
             kept &= self._kept
         encoder = copy.copy(self)
-        encoder._kept = kept
         encoder._session = self._session.restricted(np.flatnonzero(kept).astype(np.int32))
+        encoder._kept, encoder._filters = kept, encoder._session is self._session
         return encoder
 
     @cached_property
@@ -188,13 +189,14 @@ class Encoder:
                 emitted += 1
 
     def _run(self, ids: list[list[int]]) -> list[SparseVector]:
-        inputs = pad_right(ids, self._pad_id)
         if self._own_terms:
-            weights = self._session.run(*inputs)
+            weights = self._session.run(*pad_right(ids, self._pad_id))
             vectors = [_at_terms(row, own) for row, own in zip(weights, ids, strict=True)]
+        elif len(ids) == 1:
+            vectors = [self._session.vector(ids[0])]
         else:
-            vectors = self._session.vectors(*inputs)
-        return vectors if self._kept is None else [_only(vector, self._kept) for vector in vectors]
+            vectors = self._session.vectors(*pad_right(ids, self._pad_id))
+        return vectors if self._kept is None or not self._filters else [_only(vector, self._kept) for vector in vectors]
 
 
 def _only(vector: SparseVector, kept: npt.NDArray[np.bool_]) -> SparseVector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from .. import jit
 from ..artifact import TransformerPart
 from ..errors import ArtifactError
+from ..vectors import SparseVector
 from .backends import Ids
 from .split import Activated, DecodingSession
 from .transformer import Transformer
@@ -28,28 +29,39 @@ class TransformerSession(DecodingSession):
         self._transformer, self._rows = Transformer.open(path, part, vocab_size)
         self._epsilon = np.float32(part.epsilon)
 
+    def vector(self, ids: list[int]) -> SparseVector:
+        """See :class:`Session`: the same as of a batch of one, without making one."""
+        # A list of a query's size is looked through faster than an array is made of it.
+        if not (0 < len(ids) <= self.max_length and min(ids) >= 0 and max(ids) < self.vocab_size):
+            return super().vector(ids)
+        encode = self._encode_for(self._transformer.nanoseconds(len(ids)))
+        return self._decoded(self._decoder_for(len(ids)), self._checked(encode(np.array(ids, np.int64))))
+
     def _activations(self, input_ids: Ids, attention_mask: Ids, lengths: list[int]) -> Iterable[Activated]:
-        numpy = jit.in_numpy(sum(map(self._transformer.nanoseconds, lengths))) or jit.is_off()
-        encode = self._in_numpy if numpy else self._in_kernel
+        encode = self._encode_for(sum(map(self._transformer.nanoseconds, lengths)))
         texts = [row[:length] for row, length in zip(input_ids, lengths, strict=True)]
         each = map if self._pool is None or len(texts) == 1 else self._pool.map
-        found = list(each(encode, texts))
-        if not all(math.isfinite(scale) for _, scale in found):
+        return [self._checked(activated) for activated in each(encode, texts)]
+
+    def _encode_for(self, nanoseconds: float) -> Callable[[Ids], Activated]:
+        """What is to encode texts that take NumPy so long."""
+        return self._in_numpy if jit.in_numpy(nanoseconds) or jit.is_off() else self._in_kernel
+
+    def _checked(self, activated: Activated) -> Activated:
+        if not math.isfinite(activated[1]):
             raise ArtifactError(f"{self.path} gives activations that are not finite; use another backend")
-        return found
+        return activated
 
     def _in_numpy(self, ids: Ids) -> Activated:
-        return self._transformer.encode(self._transformer.embed(ids, 0))
+        return self._transformer.encode(self._transformer.embed(ids))
 
     def _in_kernel(self, ids: Ids) -> Activated:
-        from .products import TILES
         from .transformer_kernels import encode
 
         t, part = self._transformer, self._transformer.part
-        room = max(ids.size, next((size for size in TILES if size >= ids.size), ids.size))
         activations = np.empty((ids.size, part.hidden), np.uint8)
         scale = encode(
-            t.embed(ids, room), ids.size, part.layers, part.heads, part.inner, self._epsilon, t.rows, t.offset,
-            t.scale, t.bias, t.norms, activations,
+            ids, t.words, t.words_scale, t.positions, part.layers, part.heads, part.inner, self._epsilon, t.rows,
+            t.offset, t.scale, t.bias, t.norms, activations,
         )  # fmt: skip
         return activations, np.float32(scale)

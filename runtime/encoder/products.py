@@ -30,7 +30,8 @@ FLOATS = 16  # of a float tile's row
 _BYTE, _INT, _LONG, _SHORT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.IntType(16)
 
 
-def _long(value: int) -> Any:
+def index(value: int) -> Any:
+    """A constant that an address is counted with."""
     return ir.Constant(_LONG, value)
 
 
@@ -68,7 +69,7 @@ class _Vnni(_Machine):
         return packed
 
     def activation(self, packed: Any) -> Any:
-        return _splat(self.builder, packed, self.lanes)
+        return splat(self.builder, packed, self.lanes)
 
     def add(self, total: Any, activation: Any, row: Any) -> Any:
         form = ir.FunctionType(self.vector, [self.vector] * 3)
@@ -96,7 +97,7 @@ class _Plain(_Machine):
     def activation(self, packed: Any) -> Any:
         # x - 128 of an unsigned byte is the signed byte with the highest bit turned over.
         signed = self.builder.xor(packed, ir.Constant(_INT, 0x80808080))
-        return self.row(_splat(self.builder, signed, self.lanes))
+        return self.row(splat(self.builder, signed, self.lanes))
 
     def add(self, total: Any, activation: Any, row: Any) -> Any:
         b = self.builder
@@ -118,7 +119,8 @@ class _Avx2(_Plain):
         return b.add(total, b.add(even, odd))
 
 
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
+def splat(builder: Any, value: Any, lanes: int) -> Any:
+    """A vector of so many times a value."""
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
@@ -160,18 +162,18 @@ def largest_tile(positions: int) -> Callable[..., Any]:
         signature = types.void(rows, long, activations, long, long, offset, long, best)
 
         def generate(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-            at = _pointers(context, builder, signature, values)
-            start, result = at(5, values[6], 4), at(7, _long(0), 4)
+            at = pointers(context, builder, signature, values)
+            start, result = at(5, values[6], 4), at(7, index(0), 4)
             machine = _machine(context, builder, positions)
             row, activation = at(0, values[1], 1), at(2, values[3], 1)
             for terms, part in _parts(machine, positions):
                 sums = _products(builder, machine, row, activation, start, values[4], terms, part)
                 for term, values_ in zip(terms, sums, strict=True):
-                    place = builder.gep(result, [_long(4 * term)])
-                    most = _load(builder, place, machine.vector)
+                    place = builder.gep(result, [index(4 * term)])
+                    most = load(builder, place, machine.vector)
                     for value in values_:
                         most = builder.select(builder.icmp_signed(">", value, most), value, most)
-                    _store(builder, most, place)
+                    store(builder, most, place)
             return context.get_dummy_value()
 
         return signature, generate
@@ -198,25 +200,25 @@ def scaled_tile(positions: int) -> Callable[..., Any]:
         )
 
         def generate(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-            at = _pointers(context, builder, signature, values)
+            at = pointers(context, builder, signature, values)
             start, scales, biases = (at(array, values[8], 4) for array in (5, 6, 7))
             of_position, result = at(9, values[10], 4), at(11, values[12], 4)
-            stride = builder.mul(values[13], _long(4))
+            stride = builder.mul(values[13], index(4))
             machine = _machine(context, builder, positions)
             floats = ir.VectorType(ir.FloatType(), machine.lanes)
             row, activation = at(0, values[1], 1), at(2, values[3], 1)
             for terms, part in _parts(machine, positions):
                 sums = _products(builder, machine, row, activation, start, values[4], terms, part)
                 for p, position in enumerate(part):
-                    one = _load(builder, builder.gep(of_position, [_long(4 * position)]), ir.FloatType())
-                    own = _splat(builder, one, machine.lanes)
-                    out = builder.gep(result, [builder.mul(stride, _long(position))])
+                    one = load(builder, builder.gep(of_position, [index(4 * position)]), ir.FloatType())
+                    own = splat(builder, one, machine.lanes)
+                    out = builder.gep(result, [builder.mul(stride, index(position))])
                     for term, values_ in zip(terms, sums, strict=True):
-                        place = _long(4 * term)
-                        by = builder.fmul(own, _load(builder, builder.gep(scales, [place]), floats))
+                        place = index(4 * term)
+                        by = builder.fmul(own, load(builder, builder.gep(scales, [place]), floats))
                         product = builder.fmul(builder.sitofp(values_[p], floats), by)
-                        bias = _load(builder, builder.gep(biases, [place]), floats)
-                        _store(builder, builder.fadd(product, bias), builder.gep(out, [place]))
+                        bias = load(builder, builder.gep(biases, [place]), floats)
+                        store(builder, builder.fadd(product, bias), builder.gep(out, [place]))
             return context.get_dummy_value()
 
         return signature, generate
@@ -232,25 +234,27 @@ def _parts(machine: _Machine, positions: int) -> Iterator[tuple[list[int], range
             yield terms, range(position, min(position + machine.positions, positions))
 
 
-def _pointers(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Callable[[int, Any, int], Any]:
+def pointers(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Callable[[int, Any, int], Any]:
     """A function: the address in the n-th argument, an array, of an item of so many bytes."""
 
     def at(array: int, item: Any, size: int) -> Any:
         data = context.make_array(signature.args[array])(context, builder, values[array]).data
-        return builder.gep(builder.bitcast(data, _BYTE.as_pointer()), [builder.mul(item, _long(size))])
+        return builder.gep(builder.bitcast(data, _BYTE.as_pointer()), [builder.mul(item, index(size))])
 
     return at
 
 
-def _load(builder: Any, pointer: Any, kind: Any, align: int = 4) -> Any:
+def load(builder: Any, pointer: Any, kind: Any, align: int = 4) -> Any:
+    """A value of some LLVM type from an address."""
     loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
     loaded.align = align
     return loaded
 
 
-def _store(builder: Any, value: Any, pointer: Any) -> None:
+def store(builder: Any, value: Any, pointer: Any, align: int = 4) -> None:
+    """A value to an address."""
     stored = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
-    stored.align = 4
+    stored.align = align
 
 
 def _products(
@@ -267,24 +271,24 @@ def _products(
     they hold, by vector.
     """
     vectors, vector = range(len(terms)), machine.vector
-    places = [_long(4 * term) for term in terms]
-    initial = [machine.start(_load(builder, builder.gep(start, [place]), vector)) for place in places]
-    positions = [builder.gep(activation, [builder.mul(hidden, _long(position))]) for position in part]
+    places = [index(4 * term) for term in terms]
+    initial = [machine.start(load(builder, builder.gep(start, [place]), vector)) for place in places]
+    positions = [builder.gep(activation, [builder.mul(hidden, index(position))]) for position in part]
     before = builder.block
     loop, end = builder.append_basic_block("products"), builder.append_basic_block("done")
     builder.branch(loop)
     builder.position_at_end(loop)
     at = builder.phi(_LONG)
-    at.add_incoming(_long(0), before)
+    at.add_incoming(index(0), before)
     totals = [[builder.phi(vector) for _ in positions] for _ in vectors]
-    block = builder.mul(at, _long(BLOCK))
-    rows = [machine.row(_load(builder, builder.gep(row, [builder.add(block, place)]), vector)) for place in places]
+    block = builder.mul(at, index(BLOCK))
+    rows = [machine.row(load(builder, builder.gep(row, [builder.add(block, place)]), vector)) for place in places]
     sums: list[list[Any]] = [[] for _ in vectors]
     for p, position in enumerate(positions):
-        four = machine.activation(_load(builder, builder.gep(position, [at]), _INT, 1))
+        four = machine.activation(load(builder, builder.gep(position, [at]), _INT, 1))
         for i in vectors:
             sums[i].append(machine.add(totals[i][p], four, rows[i]))
-    following = builder.add(at, _long(GROUP))
+    following = builder.add(at, index(GROUP))
     at.add_incoming(following, loop)
     for i in vectors:
         for total, value in zip(totals[i], sums[i], strict=True):
@@ -309,9 +313,9 @@ def float_tile(count: int) -> Callable[..., Any]:
         signature = types.void(a, long, long, long, b, long, long, long, result, long, long)
 
         def generate(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-            at = _pointers(context, builder, signature, values)
-            row_of_a, step_of_a, step_of_b, stride = (builder.mul(values[i], _long(4)) for i in (2, 3, 6, 10))
-            rows = [builder.gep(at(0, values[1], 4), [builder.mul(row_of_a, _long(r))]) for r in range(count)]
+            at = pointers(context, builder, signature, values)
+            row_of_a, step_of_a, step_of_b, stride = (builder.mul(values[i], index(4)) for i in (2, 3, 6, 10))
+            rows = [builder.gep(at(0, values[1], 4), [builder.mul(row_of_a, index(r))]) for r in range(count)]
             from_b, result = at(4, values[5], 4), at(8, values[9], 4)
             floats = ir.VectorType(ir.FloatType(), FLOATS)
             before = builder.block
@@ -319,22 +323,22 @@ def float_tile(count: int) -> Callable[..., Any]:
             builder.branch(loop)
             builder.position_at_end(loop)
             step = builder.phi(_LONG)
-            step.add_incoming(_long(0), before)
+            step.add_incoming(index(0), before)
             totals = [builder.phi(floats) for _ in rows]
-            vector = _load(builder, builder.gep(from_b, [builder.mul(step, step_of_b)]), floats)
+            vector = load(builder, builder.gep(from_b, [builder.mul(step, step_of_b)]), floats)
             place = builder.mul(step, step_of_a)
-            following = builder.add(step, _long(1))
+            following = builder.add(step, index(1))
             step.add_incoming(following, loop)
             sums = []
             for total, row in zip(totals, rows, strict=True):
-                one = _load(builder, builder.gep(row, [place]), ir.FloatType())
-                sums.append(builder.fadd(total, builder.fmul(_splat(builder, one, FLOATS), vector)))
+                one = load(builder, builder.gep(row, [place]), ir.FloatType())
+                sums.append(builder.fadd(total, builder.fmul(splat(builder, one, FLOATS), vector)))
                 total.add_incoming(ir.Constant(floats, [0.0] * FLOATS), before)
                 total.add_incoming(sums[-1], loop)
             builder.cbranch(builder.icmp_signed("<", following, values[7]), loop, end)
             builder.position_at_end(end)
             for r, value in enumerate(sums):
-                _store(builder, value, builder.gep(result, [builder.mul(stride, _long(r))]))
+                store(builder, value, builder.gep(result, [builder.mul(stride, index(r))]))
             return context.get_dummy_value()
 
         return signature, generate

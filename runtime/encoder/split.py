@@ -55,10 +55,13 @@ class DecodingSession(Session):
         lengths: list[int] = attention_mask.sum(axis=1).tolist()
         activations = self._activations(input_ids, attention_mask, lengths)
         decoder = self._decoder_for(sum(lengths))
-        vectors = [decoder.decode(*activated) for activated in activations]
-        if not all(np.isfinite(vector.values).all() for vector in vectors):
+        return [self._decoded(decoder, activated) for activated in activations]
+
+    def _decoded(self, decoder: Decoder, activated: Activated) -> SparseVector:
+        vector = decoder.decode(*activated)
+        if not np.maximum.reduce(vector.values, initial=0) < np.inf:  # a NaN is not below it either
             raise ArtifactError(f"{self.path} gives weights that are not finite; use another precision")
-        return vectors
+        return vector
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
         """See :class:`Session`; terms that are not decoded have no weight."""

@@ -145,11 +145,10 @@ class Transformer:
             found |= {"words": decoder.weights, "words_scale": decoder.scale}
         return cls(part, **found), decoder
 
-    def embed(self, ids: npt.NDArray[np.int64], room: int) -> F32:
-        """The sum of each token's embeddings, float32 ``[room, hidden]``, zeros beyond the tokens."""
-        values = np.zeros((max(room, ids.size), self.part.hidden), np.float32)
-        np.multiply(self.words[ids], self.words_scale[ids, None], out=values[: ids.size], dtype=np.float32)
-        values[: ids.size] += self.positions[: ids.size]
+    def embed(self, ids: npt.NDArray[np.int64]) -> F32:
+        """The sum of each token's embeddings, float32 ``[length, hidden]``."""
+        values = np.multiply(self.words[ids], self.words_scale[ids, None], dtype=np.float32)
+        values += self.positions[: ids.size]
         return values
 
     def products(self) -> Iterator[tuple[npt.NDArray[np.int8], F32, F32]]:

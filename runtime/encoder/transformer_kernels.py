@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..scorer.arrays import F32, I32, U8
+from ..scorer.arrays import F32, I32, I64, U8
 from ..scorer.numba_cache import kernel, vector_kernel
 from .products import BLOCK, FLOATS, TILES, float_tile, scaled_tile
-from .transformer import ERF, EXP, LANES, LEAST_EXPONENT, LEVELS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDER, SMALLEST, ZERO
+from .rows import largest_magnitude, normalize, to_bytes
+from .transformer import ERF, EXP, LANES, LEAST_EXPONENT, LEVELS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDER, SMALLEST
 
 _tile_small, _tile_middle, _tile_large = (scaled_tile(positions) for positions in TILES)
 _SMALL, _MIDDLE, _LARGE = TILES
@@ -26,34 +27,23 @@ P2, P3, P4, P5, P6 = EXP[2:]
 
 
 @vector_kernel
-def largest_magnitude(row: F32, lanes: F32) -> Any:
-    """The largest magnitude in a row of a multiple of 16 values."""
-    lanes[:] = 0
-    for at in range(0, row.size, LANES):
-        part = row[at : at + LANES]
-        for i in range(LANES):
-            magnitude = abs(part[i])
-            lanes[i] = magnitude if magnitude > lanes[i] else lanes[i]
-    largest = lanes[0]
-    for i in range(1, LANES):
-        largest = max(largest, lanes[i])
-    return largest
-
-
-@vector_kernel
-def to_bytes(row: F32, levels: Any, out: U8) -> None:
-    """Whole numbers around 128, so many ``levels`` a unit."""
-    for i in range(row.size):
-        out[i] = np.uint8(np.int32((row[i] * levels + ROUNDER) - ROUNDER + ZERO))
-
-
-@vector_kernel
-def quantize(values: F32, out: U8, scales: F32, lanes: F32) -> None:
+def quantize(values: F32, out: U8, scales: F32) -> None:
     """Each row of ``values`` as bytes around 128, and its scale."""
+    size = values.shape[1]
+    from_, into = values.reshape(-1), out.reshape(-1)
     for p in range(values.shape[0]):
-        largest = max(largest_magnitude(values[p], lanes), SMALLEST)
+        largest = max(largest_magnitude(from_, p * size, size), SMALLEST)
         scales[p] = largest / LEVELS
-        to_bytes(values[p], LEVELS / largest, out[p])
+        to_bytes(from_, p * size, size, LEVELS / largest, into, p * size)
+
+
+@vector_kernel
+def normalize_rows(values: F32, norm: F32, epsilon: Any) -> None:
+    """Layer normalization of each row, in place; ``norm``: gain and bias."""
+    size = values.shape[1]
+    flat, gain, bias = values.reshape(-1), norm[0], norm[1]
+    for p in range(values.shape[0]):
+        normalize(flat, p * size, size, gain, bias, epsilon)
 
 
 @vector_kernel
@@ -93,34 +83,6 @@ def multiply(
 
 
 @vector_kernel
-def sum_of(row: F32, lanes: F32) -> Any:
-    """The sum of a row of a multiple of 16 values: 16 lanes, then halves."""
-    lanes[:] = 0
-    for at in range(0, row.size, LANES):
-        part = row[at : at + LANES]
-        for i in range(LANES):
-            lanes[i] += part[i]
-    for i in range(8):
-        lanes[i] += lanes[i + 8]
-    for i in range(4):
-        lanes[i] += lanes[i + 4]
-    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
-
-
-@vector_kernel
-def normalize(row: F32, work: F32, gain: F32, bias: F32, epsilon: Any, lanes: F32) -> None:
-    """Layer normalization of a row, in place."""
-    size = np.float32(row.size)
-    mean = sum_of(row, lanes) / size
-    for i in range(row.size):
-        row[i] -= mean
-        work[i] = row[i] * row[i]
-    factor = ONE / np.sqrt(sum_of(work, lanes) / size + epsilon)
-    for i in range(row.size):
-        row[i] = row[i] * factor * gain[i] + bias[i]
-
-
-@vector_kernel
 def gelu(row: F32) -> None:
     """x (1 + erf(x / sqrt 2)) / 2, in place."""
     for i in range(row.size):
@@ -150,7 +112,7 @@ def exponentials(values: F32, exponents: I32) -> None:
 
 
 @vector_kernel
-def attend(mixed: F32, length: int, heads: int, out: F32, queries: F32, scores: F32, lanes: F32) -> None:
+def attend(mixed: F32, length: int, heads: int, out: F32, queries: F32, scores: F32) -> None:
     """Attention of each head over ``mixed`` ``[positions, 3 x hidden]`` (queries, keys, values): ``out`` ``[positions,
     hidden]``. Workspace: ``queries`` ``[width, padded]`` and ``scores`` ``[positions, padded]``, with the length padded
     to a multiple of 16. A score's row is its key, so that all loops go along the queries, or along a value.
@@ -207,14 +169,26 @@ def attend(mixed: F32, length: int, heads: int, out: F32, queries: F32, scores: 
 @vector_kernel
 def add(values: F32, more: F32) -> None:
     """values += more."""
-    for i in range(values.size):
-        values[i] += more[i]
+    from_, into = more.reshape(-1), values.reshape(-1)
+    for i in range(into.size):
+        into[i] += from_[i]
+
+
+@vector_kernel
+def embed(ids: I64, words: Any, words_scale: F32, places: F32, values: F32) -> None:
+    """The sum of each token's embeddings to a row of ``values``."""
+    for p in range(ids.size):
+        word, own, place, row = words[ids[p]], words_scale[ids[p]], places[p], values[p]
+        for i in range(row.size):
+            row[i] = np.float32(word[i]) * own + place[i]
 
 
 @kernel
 def encode(
-    values: F32,
-    length: int,
+    ids: I64,
+    words: Any,
+    words_scale: F32,
+    places: F32,
     layers: int,
     heads: int,
     inner: int,
@@ -228,53 +202,51 @@ def encode(
 ) -> Any:
     """The transformer and its head: ``activations`` uint8 ``[length, hidden]`` around 128; returns their scale.
 
-    ``values`` float32 ``[positions, hidden]``: the embeddings of ``length`` tokens, then zeros so that positions are as
-    many as in ``TILES`` or more; overwritten. ``rows`` int8: of each product the rows packed as in :mod:`products`, one
-    after the other: for each layer queries, keys and values ``[3 x hidden]``, ``[hidden]``, ``[inner]``, ``[hidden]``;
-    then the head's ``[hidden]``; ``offset`` int32, ``scale`` and ``bias`` float32 of their columns. ``norms`` float32
-    ``[2 x layers + 2, 2, hidden]``: gain and bias of each layer normalization. ``hidden`` and ``inner`` are multiples
-    of 32.
+    ``ids`` int64 ``[length]``, within ``words`` int8 ``[vocab, hidden]`` and ``words_scale`` float32 ``[vocab]``;
+    ``places`` float32 ``[>= length, hidden]``: what every token gets besides. ``rows`` int8: of each product the rows
+    packed as in :mod:`products`, one after the other: for each layer queries, keys and values ``[3 x hidden]``,
+    ``[hidden]``, ``[inner]``, ``[hidden]``; then the head's ``[hidden]``; ``offset`` int32, ``scale`` and ``bias``
+    float32 of their columns. ``norms`` float32 ``[2 x layers + 2, 2, hidden]``: gain and bias of each layer
+    normalization. ``hidden`` and ``inner`` are multiples of 32.
     """
-    positions, hidden = values.shape
+    length, hidden = activations.shape
+    # Rows of zeros fill a short text up to a tile.
+    positions = length if length > _MIDDLE else _MIDDLE if length > _SMALL else _SMALL
+    positions = _LARGE if _MIDDLE < length < _LARGE else positions
+    values = np.zeros((positions, hidden), np.float32)
     bytes_, scales = np.empty((positions, hidden), np.uint8), np.empty(positions, np.float32)
     inner_bytes = np.empty((positions, inner), np.uint8)
     mixed, between = np.empty((positions, 3 * hidden), np.float32), np.empty((positions, inner), np.float32)
-    result, work = np.zeros((positions, hidden), np.float32), np.empty(hidden, np.float32)
+    result = np.zeros((positions, hidden), np.float32)
     padded = -(-max(length, positions) // LANES) * LANES
     queries, scores = np.zeros((hidden // heads, padded), np.float32), np.empty((positions, padded), np.float32)
-    lanes = np.empty(LANES, np.float32)
     row, column = 0, 0
-    for p in range(positions):
-        normalize(values[p], work, norms[0, 0], norms[0, 1], epsilon, lanes)
+    embed(ids, words, words_scale, places, values)
+    normalize_rows(values, norms[0], epsilon)
     for layer in range(layers):
-        quantize(values, bytes_, scales, lanes)
+        quantize(values, bytes_, scales)
         multiply(bytes_, scales, rows, row, offset, scale, bias, column, mixed)
         row, column = row + 3 * hidden * hidden, column + 3 * hidden
-        attend(mixed, length, heads, result, queries, scores, lanes)
-        quantize(result, bytes_, scales, lanes)
+        attend(mixed, length, heads, result, queries, scores)
+        quantize(result, bytes_, scales)
         multiply(bytes_, scales, rows, row, offset, scale, bias, column, result)
         row, column = row + hidden * hidden, column + hidden
-        for p in range(positions):
-            add(values[p], result[p])
-            normalize(values[p], work, norms[2 * layer + 1, 0], norms[2 * layer + 1, 1], epsilon, lanes)
-        quantize(values, bytes_, scales, lanes)
+        add(values, result)
+        normalize_rows(values, norms[2 * layer + 1], epsilon)
+        quantize(values, bytes_, scales)
         multiply(bytes_, scales, rows, row, offset, scale, bias, column, between)
         row, column = row + inner * hidden, column + inner
-        for p in range(positions):
-            gelu(between[p])
-        quantize(between, inner_bytes, scales, lanes)
+        gelu(between.reshape(-1))
+        quantize(between, inner_bytes, scales)
         multiply(inner_bytes, scales, rows, row, offset, scale, bias, column, result)
         row, column = row + hidden * inner, column + hidden
-        for p in range(positions):
-            add(values[p], result[p])
-            normalize(values[p], work, norms[2 * layer + 2, 0], norms[2 * layer + 2, 1], epsilon, lanes)
-    quantize(values, bytes_, scales, lanes)
+        add(values, result)
+        normalize_rows(values, norms[2 * layer + 2], epsilon)
+    quantize(values, bytes_, scales)
     multiply(bytes_, scales, rows, row, offset, scale, bias, column, result)
-    largest = SMALLEST
-    for p in range(length):
-        gelu(result[p])
-        normalize(result[p], work, norms[2 * layers + 1, 0], norms[2 * layers + 1, 1], epsilon, lanes)
-        largest = max(largest, largest_magnitude(result[p], lanes))
-    for p in range(length):
-        to_bytes(result[p], LEVELS / largest, activations[p])
+    gelu(result.reshape(-1))
+    normalize_rows(result, norms[2 * layers + 1], epsilon)
+    flat, out = result.reshape(-1), activations.reshape(-1)
+    largest = max(largest_magnitude(flat, 0, length * hidden), SMALLEST)
+    to_bytes(flat, 0, length * hidden, LEVELS / largest, out, 0)
     return largest / LEVELS

@@ -192,3 +192,8 @@ def test_ids_outside_the_vocabulary_are_refused(path: Path) -> None:
     for ids in ([[-1]], [[len(tiny.VOCABULARY)]]):
         with pytest.raises(InputError, match="outside the vocabulary"):
             session.vectors(np.array(ids), np.ones((1, 1), np.int64))
+        with pytest.raises(InputError, match="outside the vocabulary"):
+            session.vector(ids[0])
+    for text, reason in (([], "none 0"), ([0] * (session.max_length + 1), "longer than")):
+        with pytest.raises(InputError, match=reason):
+            session.vector(text)

@@ -1,0 +1,150 @@
+"""Rows of float32 in registers of 16 values from end to end: normalized, and made bytes.
+
+Written out in LLVM's vector code, because a loop that keeps 16 sums in an array writes them to memory in every step,
+which takes three times as long. Sums are taken in the order of :mod:`transformer`. A row holds a multiple of 16 values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .products import index, load, pointers, splat, store
+from .transformer import LANES, ROUNDER, ZERO
+
+_FLOAT, _LONG = ir.FloatType(), ir.IntType(64)
+_FLOATS = ir.VectorType(_FLOAT, LANES)
+
+
+@intrinsic
+def normalize(typing, values, first, size, gain, bias, epsilon):  # type: ignore[no-untyped-def]
+    """Layer normalization in place of the ``size`` values from ``first`` on."""
+    signature = types.void(values, types.intp, types.intp, gain, bias, types.float32)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        b = builder
+        at = pointers(context, b, signature, arguments)
+        row, gains, biases = at(0, arguments[1], 4), at(3, index(0), 4), at(4, index(0), 4)
+        count = b.uitofp(arguments[2], _FLOAT)
+
+        def take(place: Any, total: Any) -> Any:
+            return b.fadd(total, load(b, b.gep(row, [place]), _FLOATS))
+
+        mean = splat(b, b.fdiv(_sum(b, _over(b, arguments[2], take)), count), LANES)
+
+        def center(place: Any, total: Any) -> Any:
+            rest = b.fsub(load(b, b.gep(row, [place]), _FLOATS), mean)
+            store(b, rest, b.gep(row, [place]))
+            return b.fadd(total, b.fmul(rest, rest))
+
+        variance = b.fdiv(_sum(b, _over(b, arguments[2], center)), count)
+        root = cgutils.get_or_insert_function(b.module, ir.FunctionType(_FLOAT, [_FLOAT]), "llvm.sqrt.f32")
+        deviation = b.call(root, [b.fadd(variance, arguments[5])])
+        factor = splat(b, b.fdiv(ir.Constant(_FLOAT, 1.0), deviation), LANES)
+
+        def scale(place: Any, total: Any) -> Any:
+            own = b.fmul(load(b, b.gep(row, [place]), _FLOATS), factor)
+            own = b.fmul(own, load(b, b.gep(gains, [place]), _FLOATS))
+            store(b, b.fadd(own, load(b, b.gep(biases, [place]), _FLOATS)), b.gep(row, [place]))
+            return total
+
+        _over(b, arguments[2], scale)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def largest_magnitude(typing, values, first, size):  # type: ignore[no-untyped-def]
+    """The largest magnitude of the ``size`` values from ``first`` on."""
+    signature = types.float32(values, types.intp, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        b = builder
+        row = pointers(context, b, signature, arguments)(0, arguments[1], 4)
+        form = ir.FunctionType(_FLOATS, [_FLOATS])
+        magnitude = cgutils.get_or_insert_function(b.module, form, f"llvm.fabs.v{LANES}f32")
+
+        def take(place: Any, largest: Any) -> Any:
+            return _greater(b, b.call(magnitude, [load(b, b.gep(row, [place]), _FLOATS)]), largest)
+
+        largest, lanes = _over(b, arguments[2], take), LANES
+        while lanes > 1:
+            lanes //= 2
+            largest = _greater(b, *_halves(b, largest, lanes))
+        return b.extract_element(largest, ir.Constant(ir.IntType(32), 0))
+
+    return signature, generate
+
+
+@intrinsic
+def to_bytes(typing, values, first, size, levels, out, first_out):  # type: ignore[no-untyped-def]
+    """The ``size`` values from ``first`` on as whole numbers around 128, so many ``levels`` a unit."""
+    signature = types.void(values, types.intp, types.intp, types.float32, out, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        b = builder
+        at = pointers(context, b, signature, arguments)
+        row, result, levels = at(0, arguments[1], 4), at(4, arguments[5], 1), splat(b, arguments[3], LANES)
+        rounder, zero = (ir.Constant(_FLOATS, [float(x)] * LANES) for x in (ROUNDER, ZERO))
+        whole, byte = (ir.VectorType(ir.IntType(bits), LANES) for bits in (32, 8))
+
+        def write(place: Any, total: Any) -> Any:
+            scaled = b.fmul(load(b, b.gep(row, [place]), _FLOATS), levels)
+            rounded = b.fadd(b.fsub(b.fadd(scaled, rounder), rounder), zero)
+            store(b, b.trunc(b.fptosi(rounded, whole), byte), b.gep(result, [b.lshr(place, index(2))]), 1)
+            return total
+
+        _over(b, arguments[2], write)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _over(builder: Any, size: Any, step: Callable[[Any, Any], Any]) -> Any:
+    """A loop over a row of ``size`` floats: ``step`` of the place of 16 of them, in bytes, and the total so far, which
+    begins with zeros, gives the next total.
+    """
+    end = builder.mul(size, index(4))
+    before = builder.block
+    loop, after = builder.append_basic_block("row"), builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    place, total = builder.phi(_LONG), builder.phi(_FLOATS)
+    place.add_incoming(index(0), before)
+    total.add_incoming(ir.Constant(_FLOATS, [0.0] * LANES), before)
+    result = step(place, total)
+    following = builder.add(place, index(4 * LANES))
+    place.add_incoming(following, loop)
+    total.add_incoming(result, loop)
+    builder.cbranch(builder.icmp_signed("<", following, end), loop, after)
+    builder.position_at_end(after)
+    return result
+
+
+def _halves(builder: Any, vector: Any, lanes: int) -> tuple[Any, Any]:
+    """The first and the last ``lanes`` of twice as many."""
+    kind = ir.VectorType(ir.IntType(32), lanes)
+    first, last = (
+        builder.shuffle_vector(vector, vector, ir.Constant(kind, [start + i for i in range(lanes)]))
+        for start in (0, lanes)
+    )
+    return first, last
+
+
+def _sum(builder: Any, lanes: Any) -> Any:
+    """Of 16 lanes, in halves."""
+    count = LANES
+    while count > 1:
+        count //= 2
+        lanes = builder.fadd(*_halves(builder, lanes, count))
+    return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
+
+
+def _greater(builder: Any, value: Any, other: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", value, other), value, other)
