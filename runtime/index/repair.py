@@ -294,7 +294,10 @@ def _beyond_repair(path: Path, reason: str, rescue: Path) -> BeyondRepairError:
     count = _write_documents(rescue, (document for file in files for _, document in documents_of(file)))
     if not count:
         rescue.unlink()
-        return BeyondRepairError(f"{path} is beyond repair, and none of its documents can be read ({reason})")
+        return BeyondRepairError(
+            f"{path} is beyond repair, and none of its documents can be read ({reason}): copy it again from where it "
+            "is whole, or index the documents anew"
+        )
     return BeyondRepairError(
         f"{path} is beyond repair ({reason}); its {count:,} documents that can be read are in {rescue}: "
         "index them again"

@@ -348,3 +348,13 @@ def test_many_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(tmp_path / "index" / SEGMENT / "block_postings.u64")
     with pytest.raises(BeyondRepairError, match=r"block_postings\.u64 is damaged, and no posting can be told without"):
         repair_index(tmp_path / "index")
+
+
+def test_nothing_left_to_read(damaged: Path) -> None:
+    """No way to search, no document: the error says what to do, and nothing is changed."""
+    for database in damaged.glob("segments/*/documents.sqlite"):
+        database.write_bytes(b"")
+    (damaged / "splade_edge_index.json").write_text("{")
+    with pytest.raises(BeyondRepairError, match="copy it again from where it is whole, or index the documents anew"):
+        repair_index(damaged)
+    assert not list(damaged.parent.glob("*.rescued.jsonl"))
