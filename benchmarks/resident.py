@@ -84,8 +84,10 @@ def _write(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def _search(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """In the child: memory before the index is opened, and after each step."""
+    from splade_edge.runtime import use_kernels
     from splade_edge.runtime.index import Index
 
+    use_kernels()  # or NumPy would answer the small index, and the kernels' own memory be counted as the large one's
     collection = Collection(path)
     short, long = (collection.queries(name)[:_SEARCHES] for name in ("short", "long"))
     with Index.open(args.work / "tiny") as tiny:  # the engine's own memory: kernels, and what they allocate once
