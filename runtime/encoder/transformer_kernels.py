@@ -211,8 +211,7 @@ def encode(
     """
     length, hidden = activations.shape
     # Rows of zeros fill a short text up to a tile.
-    positions = length if length > _MIDDLE else _MIDDLE if length > _SMALL else _SMALL
-    positions = _LARGE if _MIDDLE < length < _LARGE else positions
+    positions = _SMALL if length <= _SMALL else _MIDDLE if length <= _MIDDLE else max(length, _LARGE)
     values = np.zeros((positions, hidden), np.float32)
     bytes_, scales = np.empty((positions, hidden), np.uint8), np.empty(positions, np.float32)
     inner_bytes = np.empty((positions, inner), np.uint8)

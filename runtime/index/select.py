@@ -88,6 +88,11 @@ class Selector:
         return selection
 
     @property
+    def documents(self) -> int:
+        """How many documents the segment has, deleted ones included."""
+        return self._documents.count
+
+    @property
     def fields(self) -> FieldReader | None:
         """The segment's fields; None where it was made before these were kept."""
         return self._fields
@@ -193,8 +198,8 @@ class IndexSelector:
 
     def _refuse_misfit(self, comparison: Comparison) -> None:
         """Refuse a field that no document has, and a comparison with a type that the field never has."""
-        if not self.fields:  # an index made before names were kept, or without documents
-            return
+        if self.fields is None or not any(selector.documents for selector in self._selectors):
+            return  # made before names were kept, or there is no document to have a field
         counts = self.fields.get(comparison.field)
         if comparison.field.keys in {(name,) for name in STORED}:
             counts = FieldCounts(0, 1, 0, None)

@@ -154,7 +154,9 @@ class Transaction:
             fresh = []
             for document in documents:
                 if document.id in used:
-                    results.append(DuplicateIdError(f"the id {document.id!r} was used before; ids must be unique"))
+                    results.append(
+                        DuplicateIdError(f"the id {document.id!r} was used before; update replaces its document")
+                    )
                 else:
                     used.add(document.id)
                     fresh.append(document)

@@ -320,3 +320,19 @@ def test_a_full_disk_is_one_line(tmp_path):
     writer._names = {(str(i),) for i in range(5000)}
     with pytest.raises(StorageError, match=r"cannot write .*f\.sqlite: .*full"):
         writer.close(0)
+
+
+def test_a_field_is_refused_where_documents_have_none_at_all(tmp_path):
+    """Without any metadata every name is a slip; without any document none is."""
+    for name, documents in (("bare", [Document("a")]), ("empty", [])):
+        (tmp_path / name).mkdir()
+        writer = IndexWriter(tmp_path / name, 2)
+        writer.add_documents(documents)
+        writer.add_vectors(csr(np.ones((len(documents), 2))))
+        writer.finish()
+        with Index.open(tmp_path / name) as index:
+            if documents:
+                with pytest.raises(WhereError, match="no document has the field year; there are _id, title"):
+                    index.select("year > 3")
+            else:
+                assert index.select("year > 3").count == 0
