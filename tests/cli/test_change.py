@@ -82,7 +82,7 @@ def test_ids_from_a_file(cli: Cli, living: Path, tmp_path: Path) -> None:
         (("add", "INDEX", "-"), lines(NEW), "carries no document encoder; name the artifact it was made with"),
         (("add", "INDEX", "-", "-"), "", "standard input (-) is named twice"),
         (("add", "INDEX", "corpus.pdf"), "", "cannot tell its format"),
-        (("add", "INDEX", "-", "--artifact", "PAIR"), lines(DOCUMENTS[:1]), "<stdin>:1: the id 'cats' was used before; update"),
+        (("add", "INDEX", "-", "--artifact", "PAIR"), lines(DOCUMENTS[:1]), "the id 'cats' was used before; update"),
         (("add", "INDEX", "-", "--artifact", "PAIR/query"), lines(NEW), "holds a query encoder"),
         (("compact", "PAIR"), "", "is a pair of encoders, not an index"),
         (("compact", "none"), "", "none is not a directory; make an index first"),
