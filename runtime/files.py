@@ -122,9 +122,10 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
         return
     target = Path(os.path.realpath(target))
     temporary = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
-    with storage_errors(target):
-        file = temporary.open("w", encoding="utf-8", newline="\n")
+    file: IO[str] | None = None
     try:
+        with storage_errors(target):
+            file = temporary.open("w", encoding="utf-8", newline="\n")
         yield file
         with storage_errors(target):
             file.flush()
@@ -132,9 +133,11 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
             file.close()
             temporary.replace(target)
     finally:
-        with contextlib.suppress(OSError):  # a full disk was reported by the flush above
-            file.close()
-        temporary.unlink(missing_ok=True)
+        if file is not None:
+            with contextlib.suppress(OSError):  # a full disk was reported by the flush above
+                file.close()
+        with contextlib.suppress(OSError):  # where it could not be made it cannot be looked for either
+            temporary.unlink(missing_ok=True)
 
 
 def safe_join(root: Path, relative: str) -> Path:

@@ -40,10 +40,12 @@ def staged_directory(target: Path, *, manifest: str, force: bool = False) -> Ite
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        staging = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
-        staging.mkdir()
-    lock = _try_lock(staging)
-    try:
+    staging = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
+    lock = None
+    try:  # from here on: an interrupt right after mkdir() must not leave the directory
+        with storage_errors(target):
+            staging.mkdir()
+        lock = _try_lock(staging)
         yield staging
         with storage_errors(target):
             _fsync_tree(staging)

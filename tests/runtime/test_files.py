@@ -148,6 +148,26 @@ def test_a_kill_between_two_renames_is_mended(tmp_path: Path) -> None:
 
 
 @posix
+@pytest.mark.parametrize("force", [False, True])
+def test_an_interrupt_right_after_mkdir_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    def interrupt(directory: Path) -> None:
+        assert directory.is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(staging, "_try_lock", interrupt)
+    with pytest.raises(KeyboardInterrupt), staged_directory(tmp_path / "a", force=force):
+        pytest.fail("must not begin")
+    assert names(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_begun_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(StorageError, match="cannot write"), staged_file(tmp_path / "file/below"):
+        pytest.fail("must not begin")
+
+
 @pytest.mark.parametrize("write", ["staged_directory", "write_file_durably", "staged_file"])
 def test_a_full_disk_is_one_line(tmp_path: Path, write: str) -> None:
     """RLIMIT_FSIZE stands in for a full disk: the write fails in the middle."""
