@@ -1,10 +1,14 @@
 """Scoring a term at a time (Lin & Trotman, ICTIR 2015).
 
-The units are cut into strips of 4,096, whose accumulators stay in the first-level cache; all postings of a strip are
-added, and the strip is searched for sums that reach the threshold. Where the sums of float64 are exact, the
-accumulators are integers of 64 bits: float32 weights are whole multiples of one power of two, and float64 adds
-multiples of a power of two without rounding as long as they stay below 2^53 of them. Then integers give the very same
-sum, in less time.
+The units are cut into shelves of 16,384, whose accumulators stay in the second-level cache; all postings of a shelf are
+added, and its sums that reach the threshold are candidates. Where that is worth it, the terms with many postings are
+added strip by strip of 2,048 units, in the first-level cache; the others have too few postings in a strip. Each term's
+postings of the next shelf or strip are asked for when those of this one have been added: the lists are too many for the
+processor to foresee.
+
+Where the sums of float64 are exact, the accumulators are integers of 64 bits: float32 weights are whole multiples of
+one power of two, and float64 adds multiples of a power of two without rounding as long as they stay below 2^53 of them.
+Then integers give the very same sum in any order, in less time.
 """
 
 from __future__ import annotations
@@ -14,17 +18,38 @@ from typing import Any
 
 import numpy as np
 
-from . import CHUNK, CHUNK_BITS, STRIP, STRIP_BITS, STRIPS, WINDOW, WINDOW_BITS
+from . import CHUNK, CHUNK_BITS, SHELF, SHELF_BITS, STRIP, WINDOW, WINDOW_BITS
 from .arrays import I64, U8, U16, U64, Bools, Sums
-from .bounds import CHUNKS
-from .chunks import chunk_start
-from .memory import BAR, FOUND, TERMS, UNIT, open_filter, open_postings, open_workspace
+from .memory import (
+    BAR,
+    FOUND,
+    TERMS,
+    UNIT,
+    Workspace,
+    at_least,
+    clear,
+    lowest_bit,
+    open_filter,
+    open_postings,
+    open_workspace,
+    prefetch,
+)
 from .numba_cache import inline_kernel, kernel
 from .sorting import NONE, raise_bar
 from .visit import SLACK_FOUND
 
-# With fewer postings in a strip than this, their accumulators are cleared one by one.
-SPARSE = STRIP // 32
+# With fewer postings than one to so many units, accumulators are cleared one by one; with more, all sums are looked at
+# in the end, instead of each when it grows.
+SPARSE = 32
+DENSE = 16
+# Terms with so many postings in a window are added strip by strip.
+LONG = np.uint64(1024)
+# Postings that are added without asking in between whether the shelf ends.
+AT_ONCE = 8
+# Sums that are looked at together.
+SWEEP = 64
+# Postings in a cache line.
+LINE_OF_UNITS, LINE_OF_IMPACTS = np.uint64(32), np.uint64(64)
 
 
 @inline_kernel
@@ -56,38 +81,90 @@ def forbid(sums: Sums, passing: Bools, lowest: Any) -> None:
 
 
 @inline_kernel
-def add_block(accumulator: Sums, weight: Any, units: U16, impacts: U8, least: Any, crossed: U16, crossings: int) -> int:
-    """accumulator[unit] += weight * impact for a strip's postings; the units whose sum comes to reach ``least`` are
-    appended to ``crossed``. Returns how many it has.
-    """
-    for i in range(units.size):
-        before = accumulator[units[i]]
-        after = before + weight * impacts[i]
-        accumulator[units[i]] = after
-        if after >= least and before < least:
-            crossed[crossings] = units[i]
-            crossings += 1
-    return crossings
+def fetch(units: U16, impacts: U8, first: Any, last: Any) -> None:
+    """Ask for postings, the last one excluded; they need not exist."""
+    for p in range(first, last + LINE_OF_UNITS, LINE_OF_UNITS):
+        prefetch(units, p)
+    for p in range(first, last + LINE_OF_IMPACTS, LINE_OF_IMPACTS):
+        prefetch(impacts, p)
 
 
 @inline_kernel
-def split_block(
-    j: int, window: int, rows: I64, starts: U64, span_postings: U16, chunk_postings: U8, units: U16, splits: U64
+def add(sums: Sums, weight: Any, units: U16, impacts: U8, first: Any, last: Any, end: Any) -> Any:
+    """sums[unit] += weight * impact for the postings from ``first`` on whose unit is below ``end``; returns the next."""
+    at = first
+    while at + np.uint64(AT_ONCE) <= last and units[at + np.uint64(AT_ONCE - 1)] < end:
+        for i in range(AT_ONCE):
+            sums[units[at + np.uint64(i)]] += weight * impacts[at + np.uint64(i)]
+        at += np.uint64(AT_ONCE)
+    while at < last and units[at] < end:
+        sums[units[at]] += weight * impacts[at]
+        at += np.uint64(1)
+    fetch(units, impacts, at, at + (at - first))
+    return at
+
+
+@inline_kernel
+def add_and_test(
+    sums: Sums,
+    weight: Any,
+    units: U16,
+    impacts: U8,
+    first: Any,
+    last: Any,
+    end: Any,
+    least: Any,
+    crossed: U16,
+    crossings: int,
+) -> tuple[Any, int]:
+    """Like :func:`add`; the units whose sum comes to reach ``least`` are appended to ``crossed``. Returns the next
+    posting, and how many have crossed.
+    """
+    at = first
+    while at < last and units[at] < end:
+        before = sums[units[at]]
+        after = before + weight * impacts[at]
+        sums[units[at]] = after
+        if after >= least and before < least:
+            crossed[crossings] = units[at]
+            crossings += 1
+        at += np.uint64(1)
+    fetch(units, impacts, at, at + (at - first))
+    return at, crossings
+
+
+@inline_kernel
+def add_all(
+    long: bool, n: int, w: int, weights: Sums, sums: Sums, units: U16, impacts: U8, starts: U64, upcoming: U64, end: Any
 ) -> None:
-    """``splits[s]``: the first posting of term j in strip s of a window or later; one more than there are strips."""
-    first, last = starts[j, window], starts[j, window + 1]
-    splits[0], splits[STRIPS] = first, last
-    row = rows[j]
-    if row >= 0:
-        chunk = window * CHUNKS
-        for s in range(1, STRIPS):
-            chunk += STRIP // CHUNK
-            splits[s] = last
-            if chunk < chunk_postings.shape[1]:
-                splits[s] = first + chunk_start(row, chunk, span_postings, chunk_postings)
-    else:
-        for s in range(1, STRIPS):
-            splits[s] = first + lower_bound(units[first:last], np.uint32(s << STRIP_BITS))
+    """Add the postings below ``end`` of the terms with many postings in window ``w``, or of those with few."""
+    for j in range(n):
+        last = starts[j, w + 1]
+        if (last - starts[j, w] >= LONG) == long:
+            upcoming[j] = add(sums, weights[j], units, impacts, upcoming[j], last, end)
+
+
+@inline_kernel
+def sweep(
+    sums: Sums, first: int, size: int, least: Any, unit: float, base: int, original: Any, ws: Workspace, found: int
+) -> int:
+    """Make candidates of the sums that are at least ``least``, and set all to 0; returns how many there are."""
+    for group in range(first, first + size, SWEEP):
+        reached = at_least(sums, group, least)
+        while reached:
+            place = group + lowest_bit(reached)
+            ws.scores[found] = sums[place] * unit
+            ws.units[found] = base + place if original.size == 0 else original[base + place]
+            found += 1
+            reached &= reached - np.uint64(1)
+        clear(sums, group)
+    return found
+
+
+@inline_kernel
+def whole_least(bar: float, unit: float, beat: bool) -> float:
+    """The least whole sum that reaches the bar, or beats it; at least 1, for bar / unit may be rounded to 0."""
+    return max(1.0, math.floor(bar / unit) + 1.0 if beat else math.ceil(bar / unit))
 
 
 @kernel
@@ -109,56 +186,69 @@ def scan(
     """
     s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
     n, bar, unit = np.int64(ws.state[TERMS]), ws.state[BAR], ws.state[UNIT] if whole else 1.0
-    units, impacts, starts, splits = s.units, s.impacts, ws.starts, ws.splits
-    # A unit indexes accumulators[WINDOW - base:], so that all strips use the same 4,096 of them.
-    strip_sums = accumulators[WINDOW : WINDOW + STRIP]
+    units, impacts, starts, upcoming = s.units, s.impacts, ws.starts, ws.upcoming
+    # A unit indexes accumulators[WINDOW - base:], so that all shelves use the same 16,384 of them.
+    shelf_sums = accumulators[WINDOW : WINDOW + SHELF]
     limit = 2 * k + SLACK_FOUND
     found = NONE
-    ordered = s.original.size == 0
-    full = False  # whether bar is the score of a k-th candidate: then a later unit must beat it, for ties go to earlier
+    beat = False  # whether bar is the score of a k-th candidate and ties go to earlier units: later ones must beat it
     for w in range(ws.tops.size):
         if ws.tops[w] < bar:
             continue
         length = min(WINDOW, s.unit_count - (w << WINDOW_BITS))
+        postings = np.uint64(0)
         for j in range(n):
-            split_block(j, w, ws.rows, starts, s.span_postings, s.chunk_postings, units, splits[j])
-        for strip in range((length + STRIP - 1) >> STRIP_BITS):
-            base = (w << WINDOW_BITS) + (strip << STRIP_BITS)
-            size = min(STRIP, s.unit_count - base)
+            upcoming[j] = starts[j, w]
+            postings += starts[j, w + 1] - starts[j, w]
+        dense = whole and postings > np.uint64(length // DENSE)
+        sparse = postings < np.uint64(length // SPARSE)
+        for shelf in range(0, length, SHELF):
+            base = (w << WINDOW_BITS) + shelf
+            size = min(SHELF, s.unit_count - base)
+            end = np.uint32(shelf + SHELF)
             if passing.units.size > 0:
                 first_chunk = base >> CHUNK_BITS
-                if not any_of(passing.chunks[first_chunk : first_chunk + STRIP // CHUNK]):
+                if not any_of(passing.chunks[first_chunk : first_chunk + SHELF // CHUNK]):
+                    for j in range(n):
+                        upcoming[j] += lower_bound(units[upcoming[j] : starts[j, w + 1]], end)
                     continue
-            if whole:  # at least 1: bar / unit may be rounded to 0
-                least[0] = max(1.0, math.floor(bar / unit) + 1 if full and ordered else math.ceil(bar / unit))
+            within = accumulators[WINDOW - shelf : 2 * WINDOW - shelf]
+            if dense:
+                if passing.units.size > 0:  # a unit that may not be found begins so low that it cannot reach the bar
+                    forbid(shelf_sums[:size], passing.units[base : base + size], least[1])
+                add_all(False, n, w, weights, within, units, impacts, starts, upcoming, end)
+                for strip in range(0, size, STRIP):
+                    end = np.uint32(shelf + strip + STRIP)
+                    add_all(True, n, w, weights, within, units, impacts, starts, upcoming, end)
+                    least[0] = whole_least(bar, unit, beat)
+                    found = sweep(shelf_sums, strip, STRIP, least[0], unit, base, s.original, ws, found)
+                    if found >= limit:
+                        found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
+                        beat = s.original.size == 0
+                continue
+            if whole:
+                least[0] = whole_least(bar, unit, beat)
             else:
-                least[0] = np.nextafter(bar, np.inf) if full and ordered else bar
-            within = accumulators[WINDOW - (strip << STRIP_BITS) : 2 * WINDOW - (strip << STRIP_BITS)]
-            postings = np.uint64(0)
-            for j in range(n):
-                postings += splits[j, strip + 1] - splits[j, strip]
-            # A unit that may not be found begins so low that it cannot cross. With few postings, it is looked at when
-            # it has crossed.
-            forbidding = passing.units.size > 0 and postings > np.uint64(STRIP // 2)
-            if forbidding:
-                forbid(strip_sums[:size], passing.units[base : base + size], least[1])
+                least[0] = np.nextafter(bar, np.inf) if beat else bar
             crossings = NONE
             for j in range(n):
-                lo, hi = splits[j, strip], splits[j, strip + 1]
-                crossings = add_block(within, weights[j], units[lo:hi], impacts[lo:hi], least[0], ws.crossed, crossings)
+                ws.begun[j] = upcoming[j]
+                upcoming[j], crossings = add_and_test(
+                    within, weights[j], units, impacts, upcoming[j], starts[j, w + 1], end, least[0], ws.crossed, crossings
+                )
             for i in range(crossings):
-                at = np.int64(ws.crossed[i] & np.uint16(STRIP - 1))
-                if at < size and (passing.units.size == 0 or passing.units[base + at]):
-                    ws.scores[found] = strip_sums[at] * unit
-                    ws.units[found] = base + at if ordered else s.original[base + at]
+                place = np.int64(ws.crossed[i] & np.uint16(SHELF - 1))
+                if place < size and (passing.units.size == 0 or passing.units[base + place]):
+                    ws.scores[found] = shelf_sums[place] * unit
+                    ws.units[found] = base + place if s.original.size == 0 else s.original[base + place]
                     found += 1
-            if postings < np.uint64(SPARSE):  # and so none is forbidden
+            if sparse:
                 for j in range(n):
-                    for p in range(splits[j, strip], splits[j, strip + 1]):
-                        strip_sums[units[p] & np.uint16(STRIP - 1)] = 0
+                    for p in range(ws.begun[j], upcoming[j]):
+                        shelf_sums[units[p] & np.uint16(SHELF - 1)] = 0
             else:
-                strip_sums[:size] = 0
+                shelf_sums[:size] = 0
             if found >= limit:
                 found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
-                full = True
+                beat = s.original.size == 0
     ws.state[FOUND] = found

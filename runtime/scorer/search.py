@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from . import CHUNK, STRIPS, WINDOW
+from . import CHUNK, WINDOW
 from .asked import AllowedUnits, query_arrays
 from .bounds import CHUNKS, GROUPS, PEAK_BINS, SORT_BUCKETS
 from .chunks import BATCH
@@ -48,7 +48,7 @@ class _Workspace:
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(PEAK_BINS, SORT_BUCKETS + 1, 2 * RADIX), np.int64),
             "sums": np.zeros(BATCH + CHUNK, np.float64),
-            # Room for a whole window, though a strip has 4,096 units: whatever a posting list holds must fit.
+            # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
             "crossed": np.empty(WINDOW, np.uint16),
         }
         self.terms = self.k = -1
@@ -72,14 +72,15 @@ class _Workspace:
             "places": np.empty((min(terms, MAX_RARE), self._chunks), np.uint16),
             "firsts": np.empty(lookups, np.uint64),
             "counts": np.empty(lookups + 1, np.int64),
-            "splits": np.empty((terms, STRIPS + 1), np.uint64),
+            "begun": np.empty(terms, np.uint64),
+            "upcoming": np.empty(terms, np.uint64),
             "scores": np.empty(capacity, np.float64),
             "units": np.empty(capacity, np.uint32),
             "keys": np.empty(k, np.uint32),
             "ranks": np.empty(k, np.uint32),
             "ranks_too": np.empty(k, np.uint32),
         }
-        self._table = AddressTable([arrays[name] for name in Workspace._fields], (self._windows, STRIPS))
+        self._table = AddressTable([arrays[name] for name in Workspace._fields], (self._windows,))
         self.address = self._table.address
 
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from . import STRIP_BITS
+from . import SHELF_BITS
 from .arrays import F32, F64, I64, U32
 from .bounds import (
     CHUNKS,
@@ -108,7 +108,7 @@ def visit(
             rare += length
     n_chunks = chunks_of(s.unit_count)
     chunk_cost = COST_CHUNK + COST_CHUNK_TERM * n
-    scan_cost = COST_ADD * postings + COST_UNIT * s.unit_count + COST_LIST * n * (s.unit_count >> STRIP_BITS)
+    scan_cost = COST_ADD * postings + COST_UNIT * s.unit_count + COST_LIST * n * (s.unit_count >> SHELF_BITS)
     bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare
     if way == BY_CHUNKS:
         scan_cost = np.inf

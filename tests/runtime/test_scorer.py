@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.scorer import WINDOW, bounds, scan, search, sorting, visit
+from splade_edge.runtime.scorer import WINDOW, bounds, memory, scan, search, sorting, visit
+from splade_edge.runtime.scorer.numba_cache import inline_kernel
 from splade_edge.runtime.vectors import SparseVector
 
 from tests.oracle import csr, numpy_alone, top_k, write_index
@@ -38,6 +39,22 @@ def assert_exact_once(index, impacts, allowed):
     found = index.search_vectors([0, 2], [0.3, 1.1], 20, allowed=allowed)
     expected = top_k(impacts, [0, 2], [0.3, 1.1], 20, index.manifest.scale, allowed)
     assert (found[0].tolist(), found[1].tolist()) == expected
+
+
+# Intrinsics can be called from kernels alone.
+@inline_kernel
+def use_at_least(sums, first, least):
+    return memory.at_least(sums, first, least)
+
+
+@inline_kernel
+def use_lowest_bit(bits):
+    return memory.lowest_bit(bits)
+
+
+@inline_kernel
+def use_clear(sums, first):
+    memory.clear(sums, first)
 
 
 # a score, the next above it, the next below it
@@ -484,6 +501,25 @@ class TestHelpers:
     def test_lower_bound(self, units, wanted):
         array = np.array(sorted(units), np.uint16)
         assert scan.lower_bound(array, np.uint32(wanted)) == np.searchsorted(array.astype(int), wanted)
+
+    @QUICK
+    @given(
+        sums=st.lists(st.integers(-(1 << 62), 1 << 53), min_size=64, max_size=64),
+        least=st.integers(1, 1 << 53),
+        first=st.sampled_from([0, 64, 128]),
+    )
+    def test_sums_that_reach(self, sums, least, first):
+        array = np.full(192, -1, np.int64)
+        array[first : first + 64] = sums
+        array[first : first + 64 : 7] = least
+        wanted = np.flatnonzero(array[first : first + 64] >= least)
+        reached = int(use_at_least(array, first, least))
+        assert [i for i in range(64) if reached >> i & 1] == wanted.tolist()
+        assert use_lowest_bit(np.uint64(reached)) == wanted[0] == 0
+        assert use_lowest_bit(np.uint64(reached & ~1)) == wanted[1]
+        use_clear(array, first)
+        assert not array[first : first + 64].any()
+        assert (np.delete(array, np.s_[first : first + 64]) == -1).all()
 
     @QUICK
     @given(st.lists(st.integers(0, 50), min_size=2, max_size=300), st.data())
