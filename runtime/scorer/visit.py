@@ -40,8 +40,8 @@ LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
 SMALLEST = 5e-324  # every unit that shares a term scores at least this
 # What things cost, in nanoseconds; measured by benchmarks/choice.py. They decide between the two ways, nothing else.
 COST_BOUND, COST_RARE = 0.06, 1.5
-COST_CHUNK, COST_CHUNK_TERM = 40.0, 22.0
-COST_ADD, COST_UNIT, COST_LIST = 0.8, 0.05, 20.0
+COST_CHUNK, COST_CHUNK_TERM = 20.0, 11.5
+COST_ADD, COST_UNIT, COST_LIST = 0.72, 0.072, 4.0
 
 
 @inline_kernel
@@ -115,7 +115,7 @@ def visit(
     # How many chunks will reach the bar: fitted to collections of 100,000 and of 1,000,000 units. The k best of a tenth
     # of the units lie among the 10 k best of all.
     remaining = np.float64(max(1, s.unit_count - passing.excluded))
-    visits = 17.0 * (k * s.unit_count / remaining) ** 0.77
+    visits = 27.0 * (k * s.unit_count / remaining) ** 0.77
     visits *= (1.0 + n / 45.0) * (n_chunks / 15_625.0) ** 0.45 * s.figures[0] ** 3
     visits = min(visits, np.float64(n_chunks), remaining)
     first_visits = min(MOST_FIRST, max(LEAST_FIRST, k))
