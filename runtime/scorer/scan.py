@@ -135,7 +135,7 @@ def add_and_test(
 
 @inline_kernel
 def add_all(
-    long: bool, n: int, w: int, weights: Sums, sums: Sums, units: U16, impacts: U8, starts: U64, upcoming: U64, end: Any
+    long: bool, n: Any, w: int, weights: Sums, sums: Sums, units: U16, impacts: U8, starts: U64, upcoming: U64, end: Any
 ) -> None:
     """Add the postings below ``end`` of the terms with many postings in window ``w``, or of those with few."""
     for j in range(n):
