@@ -117,8 +117,8 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
     when the system refuses a write.
     """
     if target.exists() and not target.is_file():
-        with storage_errors(target), target.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
+        with storage_errors(target), target.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream
         return
     target = Path(os.path.realpath(target))
     temporary = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
