@@ -19,8 +19,8 @@ CHUNK = 1 << CHUNK_BITS
 # So many chunks share the base of their offsets, which keeps an offset in 8 bits.
 SPAN_BITS = 2
 SPAN = 1 << SPAN_BITS
-# A scan holds the accumulators of a shelf of units at a time, in the second-level cache, and adds what has many postings
-# strip by strip, in the first-level cache.
+# The units whose accumulators a scan holds at a time, in the second-level cache.
 SHELF_BITS = 14
 SHELF = 1 << SHELF_BITS
+# The part of them that long lists are added to at a time, in the first-level cache.
 STRIP = 2048

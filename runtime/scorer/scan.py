@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from . import CHUNK, CHUNK_BITS, SHELF, SHELF_BITS, STRIP, WINDOW, WINDOW_BITS
-from .arrays import I64, U8, U16, U64, Bools, Sums
+from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
+from .arrays import U8, U16, U64, Bools, Sums
 from .memory import (
     BAR,
     FOUND,
@@ -91,7 +91,7 @@ def fetch(units: U16, impacts: U8, first: Any, last: Any) -> None:
 
 @inline_kernel
 def add(sums: Sums, weight: Any, units: U16, impacts: U8, first: Any, last: Any, end: Any) -> Any:
-    """sums[unit] += weight * impact for the postings from ``first`` on whose unit is below ``end``; returns the next."""
+    """sums[unit] += weight * impact for the postings from ``first`` whose unit is below ``end``; returns the next."""
     at = first
     while at + np.uint64(AT_ONCE) <= last and units[at + np.uint64(AT_ONCE - 1)] < end:
         for i in range(AT_ONCE):
@@ -234,8 +234,9 @@ def scan(
             for j in range(n):
                 ws.begun[j] = upcoming[j]
                 upcoming[j], crossings = add_and_test(
-                    within, weights[j], units, impacts, upcoming[j], starts[j, w + 1], end, least[0], ws.crossed, crossings
-                )
+                    within, weights[j], units, impacts, upcoming[j], starts[j, w + 1], end, least[0], ws.crossed,
+                    crossings,
+                )  # fmt: skip
             for i in range(crossings):
                 place = np.int64(ws.crossed[i] & np.uint16(SHELF - 1))
                 if place < size and (passing.units.size == 0 or passing.units[base + place]):
