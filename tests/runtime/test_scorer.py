@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.scorer import WINDOW, bounds, memory, scan, search, sorting, visit
+from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW, bounds, memory, scan, search, sorting, visit
 from splade_edge.runtime.scorer.numba_cache import inline_kernel
 from splade_edge.runtime.vectors import SparseVector
 
@@ -236,6 +236,24 @@ class TestLayouts:
         for terms, weights in ((range(8), rng.uniform(0.1, 3, 8)), ([0, 5], [1.0, 1e-6]), ([3], [0.7])):
             for k in (1, 10, 1000, 20_000):
                 assert_exact(index, impacts, terms, weights, k)
+
+    @LARGE
+    @pytest.mark.parametrize("units", [STRIP + 1, SHELF, SHELF + 63, WINDOW + SHELF + STRIP + 1])
+    @pytest.mark.parametrize("layout", [{}, {"reorder": True}])
+    def test_shelves_and_strips(self, tmp_path, layout, units):
+        """Long lists beside short ones; many sums to search, or few to test; whole shelves excluded; integers and floats."""
+        rng = np.random.default_rng(units)
+        density = np.array([0.9, 0.3, 0.04, 0.02, 0.01, 0.001, 0.0002])
+        impacts = rng.integers(1, 256, (units, 7)) * (rng.random((units, 7)) < density)
+        index = write_index(tmp_path / "index", impacts, batch=50_000, **layout)
+        some = rng.random(units) < 0.3
+        some[:SHELF] = False
+        for terms, exponents in ((range(7), range(7)), (range(3, 7), range(4)), ([5, 6], [0, 0]), ([0, 6], [0, -60])):
+            weights = [float(np.float32(rng.uniform(1, 2) * 2.0**-e)) for e in exponents]
+            for k in (1, 2000):
+                assert_exact(index, impacts, terms, weights, k)
+                assert_exact(index, impacts, terms, weights, k, some)
+                assert_exact(index, impacts, terms, weights, k, np.arange(units) == units - 1)
 
     @LARGE
     def test_similar_units_come_together(self, tmp_path):
