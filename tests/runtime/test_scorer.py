@@ -241,7 +241,7 @@ class TestLayouts:
     @pytest.mark.parametrize("units", [STRIP + 1, SHELF, SHELF + 63, WINDOW + SHELF + STRIP + 1])
     @pytest.mark.parametrize("layout", [{}, {"reorder": True}])
     def test_shelves_and_strips(self, tmp_path, layout, units):
-        """Long lists beside short ones; many sums to search, or few to test; whole shelves excluded; integers and floats."""
+        """Long and short lists; many sums to search, or few to test; whole shelves excluded; both kinds of sums."""
         rng = np.random.default_rng(units)
         density = np.array([0.9, 0.3, 0.04, 0.02, 0.01, 0.001, 0.0002])
         impacts = rng.integers(1, 256, (units, 7)) * (rng.random((units, 7)) < density)
