@@ -89,7 +89,7 @@ class Workspace(NamedTuple):
     crossed: U16
     scores: F64  # of candidates
     units: U32
-    keys: U32  # for sorting k results
+    keys: U32  # for sorting results
     ranks: U32
     ranks_too: U32
 

@@ -35,7 +35,7 @@ from .memory import (
     prefetch,
 )
 from .numba_cache import inline_kernel, kernel
-from .sorting import NONE, raise_bar
+from .sorting import NONE, lift_bar
 from .visit import SLACK_FOUND
 
 # With fewer postings than one to so many units, accumulators are cleared one by one; with more, all sums are looked at
@@ -223,7 +223,7 @@ def scan(
                     least[0] = whole_least(bar, unit, beat)
                     found = sweep(shelf_sums, strip, STRIP, least[0], unit, base, s.original, ws, found)
                     if found >= limit:
-                        found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
+                        found, bar = lift_bar(found, k, bar, ws.scores, ws.units, ws.histogram)
                         beat = s.original.size == 0
                 continue
             if whole:
@@ -250,6 +250,6 @@ def scan(
             else:
                 shelf_sums[:size] = 0
             if found >= limit:
-                found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
+                found, bar = lift_bar(found, k, bar, ws.scores, ws.units, ws.histogram)
                 beat = s.original.size == 0
     ws.state[FOUND] = found

@@ -76,9 +76,9 @@ class _Workspace:
             "upcoming": np.empty(terms, np.uint64),
             "scores": np.empty(capacity, np.float64),
             "units": np.empty(capacity, np.uint32),
-            "keys": np.empty(k, np.uint32),
-            "ranks": np.empty(k, np.uint32),
-            "ranks_too": np.empty(k, np.uint32),
+            "keys": np.empty(2 * k + SLACK_FOUND, np.uint32),
+            "ranks": np.empty(2 * k + SLACK_FOUND, np.uint32),
+            "ranks_too": np.empty(2 * k + SLACK_FOUND, np.uint32),
         }
         self._table = AddressTable([arrays[name] for name in Workspace._fields], (self._windows,))
         self.address = self._table.address

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import F64, U32
+from .arrays import F64, I64, U32
 from .memory import FOUND, open_workspace
 from .numba_cache import inline_kernel, kernel
 
 # Up to so many results are sorted by insertion, more by radix.
 FEW = 64
+# Up to so many candidates are selected from by comparing them, more by what bucket of scores they are in.
+FEW_TO_SELECT = 256
 RADIX_BITS = 11
 RADIX = 1 << RADIX_BITS
 NONE: Any = np.int64(0)  # a literal 0 is another type to Numba, for which helpers would be compiled once more
@@ -154,6 +156,41 @@ def raise_bar(found: int, k: int, bar: float, scores: F64, units: U32) -> tuple[
 
 
 @inline_kernel
+def lift_bar(found: int, k: int, bar: float, scores: F64, units: U32, counts: I64) -> tuple[int, float]:
+    """Like :func:`raise_bar`, in a quarter of the time where there are many: a few more than k may be kept. At least k
+    score as much as the bar.
+    """
+    if found <= FEW_TO_SELECT or found < k:
+        return raise_bar(found, k, bar, scores, units)
+    most = least = scores[0]
+    for i in range(1, found):
+        most, least = max(most, scores[i]), min(least, scores[i])
+    if not most - least > 1e-290:  # all equal, or too close to scale
+        return raise_bar(found, k, bar, scores, units)
+    factor = (RADIX - 1) / (most - least)
+    for v in range(RADIX):
+        counts[v] = 0
+    for i in range(found):
+        counts[np.uint32(min((most - scores[i]) * factor, RADIX - 1.0))] += 1
+    cut = np.uint32(0)
+    better = NONE
+    while better < k:
+        better += counts[cut]
+        cut += np.uint32(1)
+    if better > k + (k >> 2) + FEW:  # many alike
+        return raise_bar(found, k, bar, scores, units)
+    kept = NONE
+    lowest = most
+    for i in range(found):  # without branches, which would be foreseen every other time
+        score = scores[i]
+        keep = np.uint32(min((most - score) * factor, RADIX - 1.0)) < cut
+        scores[kept], units[kept] = score, units[i]
+        lowest = min(lowest, score if keep else most)
+        kept += keep
+    return kept, lowest
+
+
+@inline_kernel
 def hand_over(size: int, scale: float, scores: F64, units: U32, ranks: U32, out_units: U32, out_scores: F64) -> None:
     """Write the results in the order of ``ranks``, scores times the scale."""
     for i in range(size):
@@ -166,9 +203,10 @@ def take_best(k: int, scale: float, workspace: int, out_units: U32, out_scores: 
     """Make the k best of the workspace's candidates the results, sorted; returns how many there are."""
     ws = open_workspace(workspace)
     found: Any = np.int64(ws.state[FOUND])
-    if found > k:
+    if found > ws.ranks.size:
         select_top(ws.scores, ws.units, found, k)
         found = np.int64(k)
     sort_results(ws.scores, ws.units, found, ws.ranks, ws.ranks_too, ws.keys, ws.histogram)
+    found = min(found, np.int64(k))
     hand_over(found, scale, ws.scores, ws.units, ws.ranks, out_units, out_scores)
     return int(found)

@@ -550,6 +550,29 @@ class TestHelpers:
         assert (-scores[k - 1], units[k - 1]) == best[-1]
 
     @QUICK
+    @given(
+        values=st.lists(st.floats(0, 4, width=16), min_size=1, max_size=40),
+        count=st.sampled_from([20, 300, 3000]),
+        spread=st.sampled_from([0.0, 1e-300, 1e-9, 1.0, 1e300]),
+        data=st.data(),
+    )
+    def test_lift_bar(self, values, count, spread, data):
+        rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+        scores = rng.choice(values, count) + rng.random(count) * spread
+        units = np.arange(count, dtype=np.uint32)
+        k = data.draw(st.integers(1, count + 1))
+        best = sorted(zip((-scores).tolist(), units.tolist(), strict=True))[:k]
+        kept, bar = sorting.lift_bar(count, k, 0.25, scores, units, np.empty(2 * sorting.RADIX, np.int64))
+        left = sorted(zip((-scores[:kept]).tolist(), units[:kept].tolist(), strict=True))
+        assert left[:k] == best
+        if count >= k:
+            assert k <= kept <= k + (k >> 2) + sorting.FEW
+            assert bar <= -best[-1][0]
+            assert (scores[:kept] >= bar).sum() >= k
+        else:
+            assert (kept, bar) == (count, 0.25)
+
+    @QUICK
     @given(st.lists(st.integers(0, 65535), min_size=1, max_size=300), st.data())
     def test_high_cut(self, values, data):
         wanted = data.draw(st.integers(1, len(values)))
