@@ -1,16 +1,16 @@
 """Whether the scorer chooses the right way: visiting chunks, or adding up all postings, beside what it chose.
 
-Each query is answered in all three manners in turns, in this process, each time with its postings in the caches; a
-query's time is its fastest round, in time of this thread (other work on the machine is left out). *over* is how much
-longer the choice takes than the better of the two ways, of a case; *loss*, than the better way of each single query,
-which takes foresight.
+All queries are answered in one manner after the other, in turns, in this process: a query finds the caches full of
+other queries' postings, as in use. A query's time is its fastest round, in time of this thread (other work on the
+machine is left out). *over* is how much longer the choice takes than the better of the two ways, of a case; *loss*,
+than the better way of each single query, which takes foresight.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,14 @@ from .engines import SpladeEdge, SpladeEdgeReordered
 from .report import Report, add_report_arguments, publish, say
 from .workload import Collection, Query, collection_path, generate
 
-SETS = ("short", "long")
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.choice", description=__doc__)
     parser.add_argument("--documents", default="100000,1000000", metavar="N,N")
+    parser.add_argument("--collection", type=Path, metavar="DIR", help="another collection, instead of --documents")
     parser.add_argument("--k", default="1,10,100,1000,10000", metavar="K,K")
-    parser.add_argument("--queries", type=int, default=100, metavar="N")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--queries", type=int, default=300, metavar="N")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("build/bench/synthetic"), metavar="DIR")
     add_report_arguments(parser)
     args = parser.parse_args(argv)
@@ -42,15 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         ],
     )
     results = []
-    for documents in map(int, args.documents.split(",")):
-        path = collection_path(args.work, documents)
-        if not (path / "meta.json").exists():
-            say(f"generating {documents:,} documents")
-            generate(path, documents)
-        collection = Collection(path)
+    for collection in _collections(args):
+        documents = collection.documents
         for engine, order in ((SpladeEdge(), "as generated"), (SpladeEdgeReordered(), "reordered")):
             index = _open(engine, collection, args.work)
-            for name in SETS:
+            for name in collection.sets:
                 queries = collection.queries(name)[: args.queries]
                 for k in map(int, args.k.split(",")):
                     say(f"{documents:,} documents {order}, {name}, k = {k}")
@@ -74,16 +69,14 @@ def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[s
     best = np.full((len(queries), len(ways)), np.inf)
     visited = 0
     orders = list(permutations(range(len(ways))))
-    for i, query in enumerate(queries):
-        for round_ in range(rounds):
-            for j in orders[(i + round_) % len(orders)]:
-                way = ways[j]
-                index._scorer.by_kernels.way = way
-                index.search_vectors(*query, k)  # so that none is charged for what another left in the caches
+    for round_ in range(rounds):
+        for j in orders[round_ % len(orders)]:
+            index._scorer.by_kernels.way = ways[j]
+            for i, query in enumerate(queries):
                 start = time.thread_time()
                 index.search_vectors(*query, k)
                 best[i, j] = min(best[i, j], time.thread_time() - start)
-                if way == visit.CHEAPER and not round_:
+                if ways[j] == visit.CHEAPER and not round_:
                     visited += index._scorer.by_kernels.latest_way == visit.BY_CHUNKS
     chosen, visits, scan = (float(ms) for ms in best.mean(axis=0) * 1000)
     loss = float(best[:, 0].sum() / best[:, 1:].min(axis=1).sum() - 1)
@@ -91,6 +84,18 @@ def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[s
     return {
         "chosen": chosen, "visits": visits, "scan": scan, "visited": visited / len(queries), "over": over, "loss": loss,
     }  # fmt: skip
+
+
+def _collections(args: argparse.Namespace) -> Iterator[Collection]:
+    if args.collection:
+        yield Collection(args.collection)
+        return
+    for documents in map(int, args.documents.split(",")):
+        path = collection_path(args.work, documents)
+        if not (path / "meta.json").exists():
+            say(f"generating {documents:,} documents")
+            generate(path, documents)
+        yield Collection(path)
 
 
 def _open(engine: SpladeEdge, collection: Collection, work: Path) -> Any:

@@ -38,10 +38,13 @@ BEST = 256  # chunks that are sorted by their bounds where there are many
 STRETCH = 128  # chunks after which the choice of the way is looked at again
 LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
 SMALLEST = 5e-324  # every unit that shares a term scores at least this
-# What things cost, in nanoseconds; measured by benchmarks/choice.py. They decide between the two ways, nothing else.
-COST_BOUND, COST_RARE = 0.06, 1.5
-COST_CHUNK, COST_CHUNK_TERM = 20.0, 11.5
-COST_ADD, COST_UNIT, COST_LIST = 0.72, 0.072, 4.0
+# What things cost, in nanoseconds, where queries follow each other and find the caches full of others' postings; fitted
+# to synthetic collections and a real one (benchmarks/choice.py). They decide between the two ways, nothing else.
+COST_BOUND, COST_RARE = 0.48, 3.6
+COST_CHUNK, COST_CHUNK_TERM = 87.0, 15.0
+COST_ADD, COST_UNIT, COST_LIST = 0.75, 0.1, 80.0
+STILL_REACH = 0.9  # of the chunks that reach the bar after the first visits, so many do when their turn comes
+USUAL_DENSITY = 0.04  # the share of the units that a term of a query has; where it is larger, chunks differ less
 
 
 @inline_kernel
@@ -117,6 +120,7 @@ def visit(
     remaining = np.float64(max(1, s.unit_count - passing.excluded))
     visits = 27.0 * (k * s.unit_count / remaining) ** 0.77
     visits *= (1.0 + n / 45.0) * (n_chunks / 15_625.0) ** 0.45 * s.figures[0] ** 3
+    visits *= max(1.0, postings / (n * s.unit_count * USUAL_DENSITY)) ** 3
     visits = min(visits, np.float64(n_chunks), remaining)
     first_visits = min(MOST_FIRST, max(LEAST_FIRST, k))
     if (
@@ -155,7 +159,7 @@ def visit(
             count = best_of_groups(peaks, bounds, need, first_visits, order, ws.histogram)
         elif phase == 1:
             count = reaching(peaks, bounds, need, order)
-            if found < k and 0.5 * count * chunk_cost > scan_cost:
+            if STILL_REACH * count * chunk_cost > scan_cost:
                 return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             sort_chunks(order, count, bounds, need, ws.histogram)
             rest = count - BEST
@@ -174,7 +178,7 @@ def visit(
                     left = NONE
                     for i in range(start, count):
                         left += bounds[order[i]] >= need
-                if (0.6 if phase == 1 else 0.4) * left * chunk_cost > scan_cost:
+                if STILL_REACH * left * chunk_cost > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             visited, found, bar = score_chunks(
                 order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,
