@@ -49,9 +49,9 @@ def read_vectors(path: str, collection: Collection, tokenizer: Path, size: int) 
                 pointers[term + 1] += units[-1].size
         scale = index.manifest.scale
     columns = np.concatenate([np.empty(0, np.int64), *units])
-    weights = np.concatenate([np.empty(0, np.uint8), *impacts]).astype(np.float32) * np.float32(scale)
+    values = np.concatenate([np.empty(0, np.uint8), *impacts]).astype(np.float32) * np.float32(scale)
     shape = (pointers.size - 1, len(collection.documents))
-    return sp.csr_matrix((weights, columns, np.cumsum(pointers)), shape=shape)
+    return sp.csr_matrix((values, columns, np.cumsum(pointers)), shape=shape)
 
 
 def vectors_sha256(path: str) -> str:

@@ -23,9 +23,9 @@ from splade_edge.models.training.vocabulary import Texts
 from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.index import Index
+from splade_edge.runtime.index.segment_writer import PassageSpan
 from splade_edge.runtime.index.writer import IndexWriter
 from splade_edge.runtime.updating import IndexUpdater
-from splade_edge.runtime.index.segment_writer import PassageSpan
 
 from ... import checkpoints
 from .conftest import RunWriter
