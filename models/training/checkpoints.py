@@ -14,13 +14,16 @@ from ...runtime.errors import InputError
 from ...runtime.staging import staged_directory
 from ..weights import weights_sha256
 from .collections import Collection
+from .indexed import vectors_sha256
 from .runfile import PATHS, RunFile
 
 _STATE, _WEIGHTS = "state.json", "tensors.safetensors"
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """SHA-256 of a run's settings without names and paths, of the weights it starts from, and of its collections."""
+    """SHA-256 of a run's settings without names and paths, of the weights it starts from (with the indexes that it is
+    fitted to), and of its collections.
+    """
 
     settings: str
     weights: str
@@ -119,15 +122,18 @@ def identity_of(run: RunFile, collections: Sequence[Collection]) -> Identity:
             settings[table].pop(key, None)
     for entry in settings["sets"]:
         del entry["path"]
+        entry.pop("index", None)
     del settings["name"]
     settings = {key: value for key, value in settings.items() if value != {}}  # a table of defaults, as one left out
     bases = [run.document and run.document.base, run.query and run.query.base]
     bases += [run.teacher.base, run.teacher.query_vectors, run.teacher.document_vectors]
     if run.training.miner:
         bases += [str(Path(run.training.miner) / side) for side in ("query", "document")]
+    weights = [weights_sha256(Path(base)) if base else "-" for base in bases]
+    weights += [vectors_sha256(entry.index) for entry in run.sets if entry.index]
     return Identity(
         settings=_sha256(msgspec.json.encode(settings, order="sorted").decode()),
-        weights=_sha256(" ".join(weights_sha256(Path(base)) if base else "-" for base in bases)),
+        weights=_sha256(" ".join(weights)),
         collections=_sha256(" ".join(collection.fingerprint for collection in collections)),
     )
 

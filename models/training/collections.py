@@ -25,7 +25,8 @@ _HELD_OUT_SEED = 7
 class Collection:
     """A corpus and judged queries, by position.
 
-    ``documents``: title and text, joined as the index joins them. ``positives[i]``: documents relevant to query ``i``.
+    ``documents``: title and text, joined as the index joins them; ``ids``: their names. ``positives[i]``: documents
+    relevant to query ``i``.
     ``train``/``held_out``: positions of queries, int64; no document is relevant to one of each, but where ``held_out``
     is a split of its own: then no text is one of each.
     """
@@ -37,6 +38,7 @@ class Collection:
     positives: Sequence[npt.NDArray[np.int64]]
     train: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    ids: Sequence[str] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -87,7 +89,7 @@ def read_collection(settings: SetSettings) -> Collection:
         train = np.array([q for q in own if queries[q] not in known_texts], np.int64)
         if not train.size:
             raise InputError(f"{directory}: every query of {settings.split} is one of {settings.dev}")
-        return Collection(directory.name, settings, documents, queries, positives, train, held_out)
+        return Collection(directory.name, settings, documents, queries, positives, train, held_out, ids)
     if settings.held_out >= own.size:
         raise InputError(f"{directory}: held_out = {settings.held_out} leaves none of {own.size} queries to train on")
     shuffled = np.random.default_rng(_HELD_OUT_SEED).permutation(own)
@@ -97,7 +99,7 @@ def read_collection(settings: SetSettings) -> Collection:
     train = np.sort([q for q in shuffled[settings.held_out :] if not np.isin(positives[q], known).any()])
     if not train.size:
         raise InputError(f"{directory}: held_out = {settings.held_out} leaves no query without a held-out document")
-    return Collection(directory.name, settings, documents, queries, positives, train, held_out)
+    return Collection(directory.name, settings, documents, queries, positives, train, held_out, ids)
 
 
 Judged = tuple[str, list[str]]

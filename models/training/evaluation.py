@@ -60,15 +60,25 @@ def encode_all(side: Side, texts: Sequence[str], batch: int = 32) -> sp.csr_matr
 
 def ndcg(probe: Probe, query: Side, document: Side) -> tuple[float, float, float]:
     """nDCG@10, mean terms of a query, mean terms of a document."""
-    import ir_measures
-
     collection = probe.collection
     q = encode_all(query, [collection.queries[i] for i in collection.held_out])
     d = encode_all(document, [collection.documents[i] for i in probe.documents])
+    return ndcg_of(collection, q, d.T.tocsr(), probe.documents), q.nnz / q.shape[0], d.nnz / d.shape[0]
+
+
+def ndcg_of(
+    collection: Collection, q: sp.csr_matrix, by_term: sp.csr_matrix, documents: npt.NDArray[np.int64] | None = None
+) -> float:
+    """nDCG@10 of the vectors of the held-out queries. ``documents``: the positions of the columns of ``by_term``, CSR
+    ``[vocab, columns]`` (default: all of the collection).
+    """
+    import ir_measures
+
+    places = np.arange(by_term.shape[1]) if documents is None else documents
     run = {
-        str(i): {str(probe.documents[column]): float(-rank) for rank, column in enumerate(ranking)}
-        for i, ranking in enumerate(rank_exactly(q, d.T.tocsr(), 10))
+        str(i): {str(places[column]): float(-rank) for rank, column in enumerate(ranking)}
+        for i, ranking in enumerate(rank_exactly(q, by_term, 10))
     }
     qrels = {str(i): {str(d): 1 for d in collection.positives[q]} for i, q in enumerate(collection.held_out)}
     value = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10]
-    return float(value), q.nnz / q.shape[0], d.nnz / d.shape[0]
+    return float(value)

@@ -18,6 +18,7 @@ from ...runtime.files import write_file_durably
 from .checkpoints import TrainingState, identity_of, read_checkpoint, read_state, write_checkpoint
 from .collections import Collection, read_collection
 from .evaluation import Probe, make_probes, ndcg
+from .fitting import Fitting
 from .imitation import Imitation
 from .middle import MiddleTraining
 from .objective import Regularizer
@@ -98,6 +99,8 @@ class Run:
             self.objective = MiddleTraining(run, self.collections, texts)
         elif run.objective == "imitation":
             self.objective = Imitation(run, self.collections, texts)
+        elif run.objective == "index":
+            self.objective = Fitting(run, self.collections, texts, cache)
         else:
             self.objective = Retrieval(run, self.collections, texts, cache)
         self.models = {name: side.encoder for name, side in self.objective.sides.items()}
@@ -151,6 +154,8 @@ class Run:
 
     def evaluate(self) -> dict[str, float]:
         """nDCG@10 on the probes, and the terms of their texts."""
+        if isinstance(self.objective, Fitting):
+            return self.objective.evaluate()
         document = self.objective.document
         if document is None:
             return {}

@@ -18,7 +18,7 @@ from .objective import Regularizer, contrastive_loss, distillation_loss, imitati
 from .runfile import RunFile
 from .sampling import Batch, Sampler
 from .side import Side, training_device
-from .teacher import Teacher
+from .teacher import Teacher, lexical_weight
 
 
 class Retrieval:
@@ -124,8 +124,7 @@ def _needs_negatives(run: RunFile, collection: Collection) -> bool:
 
 def _needs_bm25(run: RunFile, collection: Collection) -> bool:
     """Whether the teacher or the negatives of fragments ask for it."""
-    lexical = run.teacher.lexical if collection.settings.lexical is None else collection.settings.lexical
-    taught = bool(run.teacher.base and run.teacher.weight and lexical)
+    taught = bool(run.teacher.base and run.teacher.weight and lexical_weight(run.teacher, collection))
     return taught or bool(run.training.fragments and run.training.negatives)
 
 

@@ -20,7 +20,7 @@ Whole = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
 Tokens = Annotated[int, Meta(ge=4)]
 
-Objective = Literal["retrieval", "mlm", "imitation"]
+Objective = Literal["retrieval", "mlm", "imitation", "index"]
 Head = Literal["keep", "identity", "lexical"]
 Penalty = Literal["l1", "flops", "none"]
 
@@ -40,7 +40,7 @@ class SetSettings(Section, frozen=True):
     ``held_out``: how many of its queries are left out of training and measure nDCG@10 during it. ``dev``: other qrels
     whose queries measure it instead (``held_out`` of them, 0 for all; a query to learn from that has the text of one is
     left out); ``dev_queries``: their file, if it is not ``queries.jsonl[.gz]``. ``lexical``: the weight of BM25 in this
-    set's teacher (default: that of ``[teacher]``).
+    set's teacher (default: that of ``[teacher]``). ``index``: an index of its corpus, for objective "index".
     """
 
     path: str
@@ -51,6 +51,7 @@ class SetSettings(Section, frozen=True):
     dev: str | None = None
     dev_queries: str | None = None
     lexical: NotNegative | None = None
+    index: str | None = None
 
 
 class EncoderSettings(Section, frozen=True):
@@ -174,7 +175,8 @@ class RunFile(Section, frozen=True):
     """A whole run.
 
     ``objective``: "retrieval" trains ``[document]`` and ``[query]`` (without the latter, one encoder for both sides);
-    "mlm" middle-trains ``[document]``; "imitation" trains ``[query]`` to give the vectors of another query encoder.
+    "mlm" middle-trains ``[document]``; "imitation" trains ``[query]`` to give the vectors of another query encoder;
+    "index" fits ``[query]`` to the document vectors of the ``index`` of each set.
 
     A run file may begin with ``extends = "other.toml"``: it then changes keys of that file. ``[[sets]]`` are
     replaced as a whole. A key of the file itself that would do nothing is an error, one of the other file is not.
@@ -236,6 +238,10 @@ def _check_encoders(run: RunFile, path: Path) -> None:
             "[query] and no [document], and query_vectors in [teacher]",
             run.document is None and run.query is not None and run.teacher.query_vectors is not None,
         ),
+        "index": (
+            "[query] and no [document], and an index in each of [[sets]]",
+            run.document is None and run.query is not None and all(s.index for s in run.sets),
+        ),
     }
     what, satisfied = wanted[run.objective]
     if not satisfied:
@@ -286,7 +292,7 @@ PATHS = (
 def _resolve_paths(tables: dict[str, Any], here: Path) -> None:
     places = [(tables.get(table), key) for table, key in PATHS]
     sets = tables.get("sets")
-    places += [(entry, "path") for entry in sets] if isinstance(sets, list) else []
+    places += [(entry, key) for entry in sets for key in ("path", "index")] if isinstance(sets, list) else []
     for table, key in places:
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = os.path.normpath(here / Path(table[key]).expanduser())

@@ -46,7 +46,7 @@ def fragment(text: str, rng: np.random.Generator) -> str:
 class Sampler:
     """Draws batches. ``negatives[c]``: int64 ``[queries, depth]``, mined documents, best first, -1 where there are
     none. ``search[c]``: the documents nearest to texts, best first, for the negatives of fragments (None: fragments
-    have none).
+    have none). ``everything``: a batch has all documents of its collection.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Sampler:
         *,
         batch: int,
         per_query: int,
+        everything: bool = False,
         steps: int,
         seed: int,
         fragments: float = 0.0,
@@ -66,6 +67,7 @@ class Sampler:
         self._search = search
         self._batch = batch
         self._per_query = per_query
+        self._everything = everything
         self._seed = seed
         self._fragments = fragments
         rng = np.random.default_rng([seed, 0])
@@ -86,7 +88,9 @@ class Sampler:
             relevant[row] = np.array([document], np.int64)
         positives = np.array([rng.choice(r) for r in relevant], np.int64)
         columns = [positives]
-        if self._per_query:
+        if self._everything:
+            columns.append(np.arange(len(collection.documents)))
+        if self._per_query or self._everything:
             mined = self._candidates(number, queries, texts, relevant)
             columns += [rng.permutation(candidates)[: self._per_query] for candidates in mined]
         documents, place = np.unique(np.concatenate(columns), return_inverse=True)

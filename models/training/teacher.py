@@ -30,6 +30,8 @@ from .side import training_device
 from .vocabulary import Texts
 
 F32 = npt.NDArray[np.float32]
+# Documents embedded between two writes to the cache.
+_AT_ONCE = 256
 
 
 class DenseEncoder:
@@ -146,6 +148,12 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
+def lexical_weight(settings: TeacherSettings, collection: Collection) -> float:
+    """The weight of BM25 in the teacher of a collection."""
+    own = collection.settings.lexical
+    return settings.lexical if own is None else own
+
+
 class Teacher:
     """Scores the documents of a batch for its queries. ``bm25``: of each collection, where it is asked for."""
 
@@ -160,8 +168,16 @@ class Teacher:
         encoder = self._encoder = DenseEncoder(str(settings.base), settings.max_length)
         self._queries = [EmbeddingFile(cache, c.queries, encoder) for c in collections]
         self._documents = [EmbeddingFile(cache, c.documents, encoder) for c in collections]
-        self._lexical = [settings.lexical if c.settings.lexical is None else c.settings.lexical for c in collections]
+        self._lexical = [lexical_weight(settings, c) for c in collections]
+        self._collections = collections
         self._bm25 = bm25
+
+    def embed_documents(self) -> None:
+        """Embed the documents of the collections that are trained on, but those in the cache; may be stopped."""
+        for collection, embeddings in zip(self._collections, self._documents, strict=True):
+            # some at a time: what was embedded before a stop is kept
+            for start in range(0, len(collection.documents) if collection.settings.weight else 0, _AT_ONCE):
+                embeddings[np.arange(start, min(start + _AT_ONCE, len(collection.documents)))]
 
     def scores(self, batch: Batch) -> Tensor:
         """float32 ``[batch, columns]``."""
@@ -174,5 +190,8 @@ class Teacher:
         scores = self._settings.dense * (queries @ self._documents[number][batch.documents].T)
         bm25 = self._bm25[number]
         if bm25 is not None and self._lexical[number]:
-            scores = scores + self._lexical[number] * bm25.scores(batch.texts, batch.documents)
+            # all in their order need not be picked out
+            everything = np.array_equal(batch.documents, np.arange(len(self._collections[number].documents)))
+            found = bm25.all_scores(batch.texts) if everything else bm25.scores(batch.texts, batch.documents)
+            scores = scores + self._lexical[number] * found
         return torch.from_numpy(np.asarray(scores, np.float32))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _OF_BASE = ("dense", "lexical", "weight", "max_length")
 _OF_QUERY_VECTORS = ("vector_weight", "idf", "document_vectors")
-_OF_RANKING = ("negatives", "negative_depth", "miner", "chunk", "contrastive", "scale")
+_OF_BATCHES = ("negatives", "negative_depth", "miner", "chunk")
+_OF_SCORES = ("contrastive", "scale")
 _OF_A_NEW_HEAD = ("sharpness", "threshold", "idf_slope")
 
 
@@ -27,10 +28,15 @@ def _unused(own: Mapping[str, Any], run: RunFile) -> Iterator[str]:
     teacher, training = own.get("teacher", {}), own.get("training", {})
     ranks = run.objective == "retrieval"
     if not ranks:
-        for key in _asked(teacher, ("base", *_OF_BASE)):
-            yield f'[teacher] {key} is for objective = "retrieval"; leave it out'
-        for key in _asked(training, _OF_RANKING):
+        fits = run.objective == "index"
+        for key in () if fits else _asked(teacher, ("base", *_OF_BASE)):
+            yield f'[teacher] {key} is for objective = "retrieval" or "index"; leave it out'
+        for key in () if fits else _asked(training, _OF_SCORES):
+            yield f'[training] {key} is for objective = "retrieval" or "index"; leave it out'
+        for key in _asked(training, _OF_BATCHES):
             yield f'[training] {key} is for objective = "retrieval"; leave it out'
+        for key in _asked(training, ("evaluation_documents",)) if fits else ():
+            yield f'[training] {key} does nothing with objective = "index", which searches whole sets; leave it out'
     if run.teacher.base is None:
         for key in _asked(teacher, _OF_BASE):
             yield f"[teacher] {key} does nothing without a dense teacher; add base, or leave it out"
@@ -38,6 +44,8 @@ def _unused(own: Mapping[str, Any], run: RunFile) -> Iterator[str]:
             yield "lexical of a set does nothing without a dense teacher; add [teacher] base, or leave it out"
     if any(entry.get("dev_queries") and not entry.get("dev") for entry in own.get("sets", [])):
         yield "dev_queries of a set does nothing without dev; add the split, or leave it out"
+    if run.objective != "index" and any(_asked(entry, ("index",)) for entry in own.get("sets", [])):
+        yield 'index of a set is for objective = "index"; leave it out'
     if run.teacher.query_vectors is None:
         for key in _asked(teacher, _OF_QUERY_VECTORS):
             yield f"[teacher] {key} does nothing without query_vectors; add it, or leave {key} out"
