@@ -43,7 +43,7 @@ SMALLEST = 5e-324  # every unit that shares a term scores at least this
 COST_BOUND, COST_RARE = 0.48, 3.6
 COST_CHUNK, COST_CHUNK_TERM = 87.0, 15.0
 COST_ADD, COST_UNIT, COST_LIST = 0.75, 0.1, 80.0
-STILL_REACH = 0.85  # of the chunks that reach the bar after the first visits, so many do when their turn comes
+STILL_REACH = 0.9  # of the chunks that reach the bar after the first visits, so many do when their turn comes
 USUAL_DENSITY = 0.04  # the share of the units that a term of a query has; where it is larger, chunks differ less
 
 
@@ -118,7 +118,7 @@ def visit(
     # How many chunks will reach the bar: fitted to collections of 100,000 and of 1,000,000 units. The k best of a tenth
     # of the units lie among the 10 k best of all.
     remaining = np.float64(max(1, s.unit_count - passing.excluded))
-    visits = 24.0 * (k * s.unit_count / remaining) ** 0.77
+    visits = 27.0 * (k * s.unit_count / remaining) ** 0.77
     visits *= (1.0 + n / 45.0) * (n_chunks / 15_625.0) ** 0.45 * s.figures[0] ** 3
     visits *= max(1.0, postings / (n * s.unit_count * USUAL_DENSITY)) ** 3
     visits = min(visits, np.float64(n_chunks), remaining)
