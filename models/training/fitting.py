@@ -18,9 +18,9 @@ from .collections import Collection
 from .evaluation import encode_all, ndcg_of
 from .imitation import Imitated
 from .indexed import all_scores, read_vectors
-from .objective import Regularizer, contrastive_loss, distillation_loss, imitation_loss, penalty
+from .objective import Regularizer, penalty, ranking_losses
 from .runfile import RunFile
-from .sampling import Batch, Sampler
+from .sampling import Batch, Sampler, no_ranks
 from .side import Side, training_device
 from .teacher import Teacher, lexical_weight
 
@@ -52,7 +52,7 @@ class Fitting:
         self._sampler = Sampler(
             collections,
             [None] * len(collections),
-            [functools.partial(b.rank, k=_DEPTH) if b else _nothing for b in bm25],
+            [functools.partial(b.rank, k=_DEPTH) if b else no_ranks for b in bm25],
             batch=settings.batch,
             per_query=0,
             everything=True,
@@ -94,28 +94,14 @@ class Fitting:
 
     def _loss(self, step: int, batch: Batch, q: Tensor) -> tuple[Tensor, dict[str, float]]:
         run = self._run
-        positive = torch.from_numpy(batch.positive).to(self._device)
-        relevant = torch.from_numpy(batch.relevant).to(self._device)
         scores = run.training.scale * all_scores(q, self._by_term[batch.collection])
         weight = self.regularizers[0].weight(step)
-        parts = {
-            "contrastive": run.training.contrastive * contrastive_loss(scores, positive, relevant),
-            "query penalty": weight * penalty(run.query_regularizer.penalty, q),
-        }
-        if self._teacher is not None:
-            taught = self._teacher.scores(batch).to(self._device)
-            parts["distillation"] = run.teacher.weight * distillation_loss(scores, taught)
-        if self._imitated is not None:
-            wanted = self._imitated.vectors(self._imitated.ids(batch.texts), run.training.bf16)
-            parts["imitation"] = run.teacher.vector_weight * imitation_loss(q, wanted)
+        parts, accuracy = ranking_losses(run, batch, scores, q, self._teacher, self._imitated)
+        parts["query penalty"] = weight * penalty(run.query_regularizer.penalty, q)
         loss = torch.stack(list(parts.values())).sum()
         return loss, {key: float(value.detach()) for key, value in parts.items()} | {
             "loss": float(loss.detach()),
-            "accuracy": float((scores.argmax(dim=1) == positive).float().mean()),
+            "accuracy": accuracy,
             "query terms": float((q > 0).sum(dim=1).float().mean()),
             "query weight": weight,
         }
-
-
-def _nothing(texts: Sequence[str]) -> list[list[int]]:
-    return [[] for _ in texts]

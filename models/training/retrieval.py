@@ -14,9 +14,9 @@ from .bm25 import Bm25
 from .collections import Collection
 from .imitation import Imitated
 from .mining import Miner
-from .objective import Regularizer, contrastive_loss, distillation_loss, imitation_loss, penalty
+from .objective import Regularizer, penalty, ranking_losses
 from .runfile import RunFile
-from .sampling import Batch, Sampler
+from .sampling import Batch, Sampler, no_ranks
 from .side import Side, training_device
 from .teacher import Teacher, lexical_weight
 
@@ -39,7 +39,7 @@ class Retrieval:
         self._sampler = Sampler(
             collections,
             self.negatives,
-            [functools.partial(b.rank, k=settings.negative_depth) if b else _nothing for b in bm25],
+            [functools.partial(b.rank, k=settings.negative_depth) if b else no_ranks for b in bm25],
             batch=settings.batch,
             per_query=settings.negatives,
             steps=settings.steps * settings.accumulate,
@@ -87,28 +87,20 @@ class Retrieval:
 
     def _loss(self, step: int, batch: Batch, q: Tensor, d: Tensor) -> tuple[Tensor, dict[str, float]]:
         run = self._run
-        positive = torch.from_numpy(batch.positive).to(self._device)
-        relevant = torch.from_numpy(batch.relevant).to(self._device)
         scores = run.training.scale * (q @ d.T)
         weights = [
             0.0 if side.settings.frozen else regularizer.weight(step)
             for side, regularizer in zip((self.query, self.document), self.regularizers, strict=True)
         ]
-        parts = {
-            "contrastive": run.training.contrastive * contrastive_loss(scores, positive, relevant),
+        parts, accuracy = ranking_losses(run, batch, scores, q, self._teacher, self._imitated)
+        parts |= {
             "query penalty": weights[0] * penalty(run.query_regularizer.penalty, q),
             "document penalty": weights[1] * penalty(run.document_regularizer.penalty, d),
         }
-        if self._teacher is not None:
-            taught = self._teacher.scores(batch).to(self._device)
-            parts["distillation"] = run.teacher.weight * distillation_loss(scores, taught)
-        if self._imitated is not None:
-            wanted = self._imitated.vectors(self._imitated.ids(batch.texts), run.training.bf16)
-            parts["imitation"] = run.teacher.vector_weight * imitation_loss(q, wanted)
         loss = torch.stack(list(parts.values())).sum()
         return loss, {key: float(value.detach()) for key, value in parts.items()} | {
             "loss": float(loss.detach()),
-            "accuracy": float((scores.argmax(dim=1) == positive).float().mean()),
+            "accuracy": accuracy,
             "query terms": float((q > 0).sum(dim=1).float().mean()),
             "document terms": float((d > 0).sum(dim=1).float().mean()),
             "query weight": weights[0],
@@ -126,7 +118,3 @@ def _needs_bm25(run: RunFile, collection: Collection) -> bool:
     """Whether the teacher or the negatives of fragments ask for it."""
     taught = bool(run.teacher.base and run.teacher.weight and lexical_weight(run.teacher, collection))
     return taught or bool(run.training.fragments and run.training.negatives)
-
-
-def _nothing(texts: Sequence[str]) -> list[list[int]]:
-    return [[] for _ in texts]
