@@ -45,7 +45,7 @@ def staged_directory(target: Path, *, manifest: str, force: bool = False) -> Ite
     try:  # from here on: an interrupt right after mkdir() must not leave the directory
         with storage_errors(target):
             staging.mkdir()
-        lock = _try_lock(staging)
+            lock = _try_lock(staging)
         yield staging
         with storage_errors(target):
             _fsync_tree(staging)
@@ -80,13 +80,13 @@ def _take_place(staging: Path, target: Path, *, force: bool) -> None:
         old = staging.with_name(staging.name + ".old")
         lock = _try_lock(target)
         try:
-            target.rename(old)
             try:
+                target.rename(old)
                 staging.rename(target)
-            except OSError:
-                old.rename(target)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            finally:  # also where an interrupt falls between the two
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                shutil.rmtree(old, ignore_errors=True)
         finally:
             _unlock(lock)
 

@@ -58,9 +58,13 @@ def vectors_sha256(path: str) -> str:
     """What the vectors of an index are, in one digest. Raises IndexFormatError, IntegrityError."""
     with Index.open(path) as index:
         files, scale = index.manifest.files, index.manifest.scale
-        segments = [(entry.path, entry.tombstones) for entry in index.manifest.segments]
-    parts = [f"{scale!r}", *(f"{path} {tombstones}" for path, tombstones in segments)]
-    parts += [f"{name} {files[name].sha256}" for name in sorted(files) if name.split("/")[0] in dict(segments)]
+        segments = {entry.path: entry.tombstones for entry in index.manifest.segments}
+    parts = [f"{scale!r}", *(f"{segment} {tombstones}" for segment, tombstones in segments.items())]
+    parts += [
+        f"{name} {files[name].sha256}"
+        for name in sorted(files)
+        if name.rpartition("/")[0] in segments or name in segments.values()
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

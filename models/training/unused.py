@@ -58,6 +58,8 @@ def _unused(own: Mapping[str, Any], run: RunFile) -> Iterator[str]:
         yield '[middle] is for objective = "mlm"; leave it out'
     if ranks and run.training.negatives >= run.training.negative_depth:
         yield f"[training] negatives = {run.training.negatives} must be below negative_depth; raise that"
+    if run.document is None and own.get("document_regularizer"):
+        yield "[document_regularizer] does nothing without [document]; leave it out"
     for side in ("query", "document"):
         if getattr(run, f"{side}_regularizer").penalty == "none":
             for key in _asked(own.get(f"{side}_regularizer", {}), ("terms",)):

@@ -147,7 +147,6 @@ def test_a_kill_between_two_renames_is_mended(tmp_path: Path) -> None:
     assert (tmp_path / "a/deep/file").read_text("utf-8") == "old"
 
 
-@posix
 @pytest.mark.parametrize("force", [False, True])
 def test_an_interrupt_right_after_mkdir_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
@@ -168,6 +167,7 @@ def test_a_file_that_cannot_be_begun_is_one_line(tmp_path: Path) -> None:
         pytest.fail("must not begin")
 
 
+@posix
 @pytest.mark.parametrize("write", ["staged_directory", "write_file_durably", "staged_file"])
 def test_a_full_disk_is_one_line(tmp_path: Path, write: str) -> None:
     """RLIMIT_FSIZE stands in for a full disk: the write fails in the middle."""

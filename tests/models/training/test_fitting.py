@@ -223,8 +223,9 @@ def test_an_index_of_another_corpus_is_refused(collection: Path, base: Path, tmp
         read_vectors(str(same), data, tokenizer, SIZE + 1)
 
 
+@pytest.mark.parametrize("change", ["other weights", "the same weights of other documents", "one deleted"])
 def test_a_run_is_not_resumed_with_another_index(
-    write_fit: RunWriter, index: Path, collection: Path, base: Path, tmp_path: Path
+    write_fit: RunWriter, index: Path, collection: Path, base: Path, tmp_path: Path, change: str
 ) -> None:
     settings = read_run_file(write_fit())
     Run(settings, tmp_path / "out", tmp_path / "cache").train()
@@ -233,9 +234,14 @@ def test_a_run_is_not_resumed_with_another_index(
     shutil.rmtree(index)
     moved.rename(index)
     assert Run(settings, tmp_path / "out", tmp_path / "cache").resume() == 4
-    shutil.rmtree(index)
     data = read(collection)
-    write_index(index, list(data.ids), words_of(data, base) * 2)
+    vectors = words_of(data, base)
+    if change == "one deleted":
+        with IndexUpdater.open(index) as updater:
+            updater.delete([data.ids[0]])
+    else:
+        shutil.rmtree(index)
+        write_index(index, list(data.ids), vectors * 2 if change == "other weights" else vectors[::-1])
     with pytest.raises(InputError, match="other weights"):
         Run(settings, tmp_path / "out", tmp_path / "cache")
 
@@ -249,6 +255,7 @@ def test_a_run_is_not_resumed_with_another_index(
         ("index = ", "# ", r"needs \[query\] and no \[document\], and an index in each"),
         ("[training]", "[training]\nnegatives = 2", 'negatives is for objective = "retrieval"'),
         ("[training]", "[training]\nevaluation_documents = 20", "searches whole sets"),
+        ("[training]", "[document_regularizer]\nterms = 9\n[training]", r"\[document_regularizer\] does nothing"),
         ("[training]", "[training]\nscale = 2.0", None),
         ("[training]", '[teacher]\nbase = "x"\nlexical = 0.5\n[training]', None),
     ],
