@@ -46,7 +46,7 @@ DENSE = 16
 LONG = np.uint64(1024)
 # Postings that are added without asking in between whether the shelf ends.
 AT_ONCE = 8
-# Sums that are looked at together.
+# Sums that are looked at together, which is what at_least() and clear() take.
 SWEEP = 64
 # Postings in a cache line.
 LINE_OF_UNITS, LINE_OF_IMPACTS = np.uint64(32), np.uint64(64)
