@@ -157,8 +157,8 @@ def raise_bar(found: int, k: int, bar: float, scores: F64, units: U32) -> tuple[
 
 @inline_kernel
 def lift_bar(found: int, k: int, bar: float, scores: F64, units: U32, counts: I64) -> tuple[int, float]:
-    """Like :func:`raise_bar`, without comparing candidates where there are many: a few more than k may be kept. At least k
-    score as much as the bar.
+    """Like :func:`raise_bar`, without comparing candidates where there are many: a few more than k may be kept. At
+    least k score as much as the bar.
     """
     if found <= FEW_TO_SELECT or found < k:
         return raise_bar(found, k, bar, scores, units)
