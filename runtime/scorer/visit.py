@@ -115,8 +115,8 @@ def visit(
     bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare
     if way == BY_CHUNKS:
         scan_cost = np.inf
-    # How many chunks will reach the bar: fitted to synthetic collections of 100,000 and of 1,000,000 units, the power of
-    # the density to real vectors. The k best of a tenth of the units lie among the 10 k best of all.
+    # How many chunks will reach the bar: fitted to synthetic collections of 100,000 and of 1,000,000 units, the power
+    # of the density to real vectors. The k best of a tenth of the units lie among the 10 k best of all.
     remaining = np.float64(max(1, s.unit_count - passing.excluded))
     visits = 27.0 * (k * s.unit_count / remaining) ** 0.77
     visits *= (1.0 + n / 45.0) * (n_chunks / 15_625.0) ** 0.45 * s.figures[0] ** 3
