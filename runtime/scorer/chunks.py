@@ -9,10 +9,11 @@ import numpy as np
 from . import CHUNK, CHUNK_BITS, SPAN_BITS
 from .arrays import F64, I64, U8, U16, U32, U64, Bools
 from .bounds import CHUNKS, needed
+from .lanes import prefetch
 from .numba_cache import inline_kernel
-from .sorting import raise_bar
+from .sorting import NONE, raise_bar
 
-BATCH = 16  # chunks scored together, at most
+BATCH = 16  # chunks whose postings are asked for together, at most
 
 
 @inline_kernel
@@ -31,6 +32,18 @@ def chunk_start(row: int, chunk: int, span_postings: U16, chunk_postings: U8) ->
 
 
 @inline_kernel
+def fetch_offsets(chunks: U32, n: int, rows: I64, span_postings: U16, chunk_postings: U8) -> None:
+    """Ask for what says where the postings of these chunks are."""
+    for i in range(chunks.size):
+        chunk = np.uint64(chunks[i])
+        for j in range(n):
+            if rows[j] >= 0:
+                row = np.uint64(rows[j])
+                prefetch(span_postings[row], chunk >> np.uint64(SPAN_BITS))
+                prefetch(chunk_postings[row], chunk)
+
+
+@inline_kernel
 def find_postings(
     chunk: Any,
     n: int,
@@ -40,12 +53,13 @@ def find_postings(
     span_postings: U16,
     chunk_postings: U8,
     units: U16,
+    impacts: U8,
     firsts: U64,
     counts: I64,
 ) -> None:
-    """Where each term's postings of a chunk are: ``firsts[j]``, ``counts[j]``."""
+    """Where each term's postings of a chunk are, ``firsts[j]`` and ``counts[j]``; they are asked for."""
     window = chunk // CHUNKS
-    within = chunk % CHUNKS
+    within = np.uint16(chunk % CHUNKS)
     last = within + 1 == CHUNKS or chunk + 1 == chunk_postings.shape[1]
     for j in range(n):
         row = rows[j]
@@ -55,17 +69,56 @@ def find_postings(
                 hi = lo + chunk_start(row, chunk + 1, span_postings, chunk_postings)
             lo += chunk_start(row, chunk, span_postings, chunk_postings)
         else:
-            place = places[-1 - row, chunk]
-            if place > 0:
-                lo += np.uint64(place - 1)
-                end = lo + np.uint64(1)
-                while end < hi and units[end] >> np.uint16(CHUNK_BITS) == within:
-                    end += np.uint64(1)
-                hi = end
-            else:
-                hi = lo
+            # A place may be left from a block before, so it is believed only if it leads to a posting of this chunk
+            # (Briggs & Torczon, LOPLAS 1993): then no table has to be cleared.
+            first = lo + np.uint64(places[-1 - row, chunk])
+            end = first
+            while end < hi and units[end] >> np.uint16(CHUNK_BITS) == within:
+                end += np.uint64(1)
+            while end > first > lo and units[first - np.uint64(1)] >> np.uint16(CHUNK_BITS) == within:
+                first -= np.uint64(1)
+            lo, hi = first, end
         firsts[j] = lo
         counts[j] = np.int64(hi - lo)
+        prefetch(units, lo)
+        prefetch(impacts, lo)
+
+
+@inline_kernel
+def locate(
+    chunks: U32,
+    at: int,
+    together: int,
+    need: Any,
+    bounds: U16,
+    n: int,
+    rows: I64,
+    starts: U64,
+    places: U16,
+    span_postings: U16,
+    chunk_postings: U8,
+    units: U16,
+    impacts: U8,
+    located: F64,
+    firsts: U64,
+    counts: I64,
+) -> tuple[int, int]:
+    """Find the postings of the next chunks whose bound reaches ``need``, which are written to ``located``: (the first
+    chunk that was not looked at, how many).
+    """
+    size = 0
+    while at < chunks.size and size < together:
+        chunk = np.int64(chunks[at])
+        at += 1
+        if bounds[chunk] >= need:
+            located[size] = chunk
+            slot = size * n
+            find_postings(
+                chunk, n, rows, starts, places, span_postings, chunk_postings, units, impacts, firsts[slot:],
+                counts[slot:],
+            )  # fmt: skip
+            size += 1
+    return at, size
 
 
 @inline_kernel
@@ -98,38 +151,37 @@ def score_chunks(
 ) -> tuple[int, int, float]:
     """Score the chunks whose bound reaches the bar, and raise it as they are found: (chunks scored, candidates, bar).
 
-    Some chunks are taken together: first all their postings are located, then the first of each is read, and only then
-    are they added up. So the cache misses, which are most of the time, are waited for together.
+    Some chunks at a time: while the postings of some are added up, those of the next are located and on their way from
+    memory, and so is what locates the ones after these. Cache misses are most of the time.
     """
-    together = max(1, min(BATCH, firsts.size // n))
+    room = firsts.size >> 1
+    together = max(1, min(BATCH, room // n))
+    chunk_sums = sums[2 * BATCH :]
     need = needed(bar, step, keep)
-    at = 0
+    fetch_offsets(chunks[: 2 * together], n, rows, span_postings, chunk_postings)
+    at, size = locate(
+        chunks, NONE, together, need, bounds, n, rows, starts, places, span_postings, chunk_postings, units, impacts,
+        sums, firsts, counts,
+    )  # fmt: skip
+    half = NONE
     visited = 0
-    while at < chunks.size:
-        size = 0
-        while at < chunks.size and size < together:
-            chunk = np.int64(chunks[at])
-            at += 1
-            if bounds[chunk] >= need:
-                sums[size] = chunk
-                slot = size * n
-                find_postings(
-                    chunk, n, rows, starts, places, span_postings, chunk_postings, units, firsts[slot:], counts[slot:]
-                )
-                size += 1
-        read = np.int64(0)
-        for i in range(size * n):
-            if counts[i] > 0:
-                read += np.int64(units[firsts[i]]) + np.int64(impacts[firsts[i]])
-        counts[counts.size - 1] = read  # so that the compiler keeps the loop
+    while size > 0:
+        other = half ^ 1
+        fetch_offsets(chunks[at + together : at + 2 * together], n, rows, span_postings, chunk_postings)
+        at, following = locate(
+            chunks, at, together, need, bounds, n, rows, starts, places, span_postings, chunk_postings, units, impacts,
+            sums[other * BATCH :], firsts[other * room :], counts[other * room :],
+        )  # fmt: skip
         for b in range(size):
-            chunk = np.int64(sums[b])
-            chunk_sums = sums[BATCH:]
+            chunk = np.int64(sums[half * BATCH + b])
+            if bounds[chunk] < need:
+                continue
             chunk_sums[:] = 0.0
+            slot = half * room + b * n
             for j in range(n):
                 weight = used[j]
-                first = firsts[b * n + j]
-                for p in range(first, first + np.uint64(counts[b * n + j])):
+                first = firsts[slot + j]
+                for p in range(first, first + np.uint64(counts[slot + j])):
                     chunk_sums[units[p] & np.uint16(CHUNK - 1)] += weight * impacts[p]
             if any_reaches(chunk_sums[:CHUNK], bar):  # few chunks have one
                 for i in range(CHUNK):
@@ -140,8 +192,9 @@ def score_chunks(
                             found_units[found] = unit if original.size == 0 else original[unit]
                             found += 1
             bounds[chunk] = 0
+            visited += 1
             if found >= limit:
                 found, bar = raise_bar(found, k, bar, found_scores, found_units)
-        visited += size
         need = needed(bar, step, keep)
+        half, size = other, following
     return visited, found, bar

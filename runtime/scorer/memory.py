@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
@@ -77,7 +75,6 @@ class Workspace(NamedTuple):
     starts: U64  # [terms, windows + 1]: the first posting in each window or later
     tops: F64  # [windows]: no unit in the window has a higher score
     bounds: U16  # [chunks]
-    peaks: U16  # [windows * groups]
     order: U32  # [2 * chunks]
     places: U16  # [rows, chunks]
     histogram: I64
@@ -106,76 +103,7 @@ if numba.config.DISABLE_JIT:
             return np.empty(shape, dtype)
         return np.frombuffer((ctypes.c_byte * size).from_address(int(address)), dtype).reshape(shape)
 
-    def prefetch(array: Any, place: Any) -> None:
-        """Ask for the cache line of ``array[place]``, which may lie outside the array: nothing is read."""
-
-    def at_least(sums: Any, first: Any, least: Any) -> Any:
-        """64 bits, the lowest for ``sums[first]`` (int64): whether the sum is at least ``least``."""
-        return sum(1 << i for i in range(64) if sums[first + i] >= least)
-
-    def clear(sums: Any, first: Any) -> None:
-        """Set 64 sums (int64), from ``sums[first]`` on, to 0."""
-        sums[first : first + 64] = 0
-
-    def lowest_bit(bits: Any) -> Any:
-        """The place of the lowest 1 of bits that are not all 0."""
-        return (int(bits) & -int(bits)).bit_length() - 1
-
 else:
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def at_least(_typing: Any, sums: Any, first: Any, least: Any) -> Any:
-        """64 bits, the lowest for ``sums[first]`` (int64): whether the sum is at least ``least``."""
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            data = make_array(signature.args[0])(context, builder, args[0]).data
-            vector, one = ir.VectorType(ir.IntType(64), 64), ir.IntType(32)
-            place = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
-            loaded = builder.load(place, align=8)
-            single = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], one(0))
-            zeros = ir.Constant(ir.VectorType(one, 64), None)
-            limits = builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
-            return builder.bitcast(builder.icmp_signed(">=", loaded, limits), ir.IntType(64))
-
-        return types.uint64(sums, types.int64, types.int64), generate
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def clear(_typing: Any, sums: Any, first: Any) -> Any:
-        """Set 64 sums (int64), from ``sums[first]`` on, to 0."""
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            data = make_array(signature.args[0])(context, builder, args[0]).data
-            vector = ir.VectorType(ir.IntType(64), 64)
-            place = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
-            builder.store(ir.Constant(vector, None), place, align=8)
-            return context.get_dummy_value()
-
-        return types.void(sums, types.int64), generate
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def lowest_bit(_typing: Any, bits: Any) -> Any:
-        """The place of the lowest 1 of bits that are not all 0."""
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.cttz(args[0], ir.IntType(1)(1))
-
-        return types.int64(types.uint64), generate
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def prefetch(_typing: Any, array: Any, place: Any) -> Any:
-        """Ask for the cache line of ``array[place]``, which may lie outside the array: nothing is read."""
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            data = make_array(signature.args[0])(context, builder, args[0]).data
-            byte = ir.IntType(8).as_pointer()
-            number = ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-            address = builder.bitcast(builder.gep(data, [args[1]]), byte)
-            builder.call(function, [address, number(0), number(3), number(1)])  # to read, keep, data
-            return context.get_dummy_value()
-
-        return types.void(array, place), generate
 
     @intrinsic  # type: ignore[untyped-decorator]
     def array_at(_typing: Any, address: Any, shape: Any, dtype: Any) -> Any:
@@ -246,8 +174,8 @@ def open_filter(address: int) -> Filter:
 @inline_kernel
 def open_workspace(address: int) -> Workspace:
     """The workspace at an address."""
-    t = array_at(address, (47,), np.int64)
-    windows = t[46]
+    t = array_at(address, (45,), np.int64)
+    windows = t[44]
     chunks = t[15]
     return Workspace(
         array_at(t[0], (t[1],), np.float64),
@@ -258,19 +186,18 @@ def open_workspace(address: int) -> Workspace:
         array_at(t[10], (t[11] // (windows + 1), windows + 1), np.uint64),
         array_at(t[12], (t[13],), np.float64),
         array_at(t[14], (chunks,), np.uint16),
-        array_at(t[16], (t[17],), np.uint16),
-        array_at(t[18], (t[19],), np.uint32),
-        array_at(t[20], (t[21] // max(1, chunks), chunks), np.uint16),
-        array_at(t[22], (t[23],), np.int64),
-        array_at(t[24], (t[25],), np.float64),
-        array_at(t[26], (t[27],), np.uint64),
-        array_at(t[28], (t[29],), np.int64),
+        array_at(t[16], (t[17],), np.uint32),
+        array_at(t[18], (t[19] // max(1, chunks), chunks), np.uint16),
+        array_at(t[20], (t[21],), np.int64),
+        array_at(t[22], (t[23],), np.float64),
+        array_at(t[24], (t[25],), np.uint64),
+        array_at(t[26], (t[27],), np.int64),
+        array_at(t[28], (t[29],), np.uint64),
         array_at(t[30], (t[31],), np.uint64),
-        array_at(t[32], (t[33],), np.uint64),
-        array_at(t[34], (t[35],), np.uint16),
-        array_at(t[36], (t[37],), np.float64),
+        array_at(t[32], (t[33],), np.uint16),
+        array_at(t[34], (t[35],), np.float64),
+        array_at(t[36], (t[37],), np.uint32),
         array_at(t[38], (t[39],), np.uint32),
         array_at(t[40], (t[41],), np.uint32),
         array_at(t[42], (t[43],), np.uint32),
-        array_at(t[44], (t[45],), np.uint32),
     )

@@ -20,20 +20,8 @@ import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
 from .arrays import U8, U16, U64, Bools, Sums
-from .memory import (
-    BAR,
-    FOUND,
-    TERMS,
-    UNIT,
-    Workspace,
-    at_least,
-    clear,
-    lowest_bit,
-    open_filter,
-    open_postings,
-    open_workspace,
-    prefetch,
-)
+from .lanes import LANES, at_least, clear, lowest_bit, prefetch
+from .memory import BAR, FOUND, TERMS, UNIT, Workspace, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
 from .sorting import NONE, lift_bar
 from .visit import SLACK_FOUND
@@ -46,8 +34,6 @@ DENSE = 16
 LONG = np.uint64(1024)
 # Postings that are added without asking in between whether the shelf ends.
 AT_ONCE = 8
-# Sums that are looked at together, which is what at_least() and clear() take.
-SWEEP = 64
 # Postings in a cache line.
 LINE_OF_UNITS, LINE_OF_IMPACTS = np.uint64(32), np.uint64(64)
 
@@ -90,10 +76,13 @@ def fetch(units: U16, impacts: U8, first: Any, last: Any) -> None:
 
 
 @inline_kernel
-def add(sums: Sums, weight: Any, units: U16, impacts: U8, first: Any, last: Any, end: Any) -> Any:
-    """sums[unit] += weight * impact for the postings from ``first`` whose unit is below ``end``; returns the next."""
+def add(sums: Sums, weight: Any, units: U16, impacts: U8, first: Any, last: Any, end: Any, limit: Any) -> Any:
+    """sums[unit] += weight * impact for the postings from ``first`` whose unit is below ``end``; returns the next.
+
+    Some from there on may be added too, below ``limit``: what is left of a run without them costs as much as the run.
+    """
     at = first
-    while at + np.uint64(AT_ONCE) <= last and units[at + np.uint64(AT_ONCE - 1)] < end:
+    while at + np.uint64(AT_ONCE) <= last and units[at] < end and units[at + np.uint64(AT_ONCE - 1)] < limit:
         for i in range(AT_ONCE):
             sums[units[at + np.uint64(i)]] += weight * impacts[at + np.uint64(i)]
         at += np.uint64(AT_ONCE)
@@ -135,13 +124,16 @@ def add_and_test(
 
 @inline_kernel
 def add_all(
-    long: bool, n: Any, w: int, weights: Sums, sums: Sums, units: U16, impacts: U8, starts: U64, upcoming: U64, end: Any
-) -> None:
-    """Add the postings below ``end`` of the terms with many postings in window ``w``, or of those with few."""
+    long: bool, n: Any, w: int, weights: Sums, sums: Sums, units: U16, impacts: U8, starts: U64, upcoming: U64,
+    end: Any, limit: Any,
+) -> None:  # fmt: skip
+    """Add the postings below ``end`` of the terms with many postings in window ``w``, or of those with few; see
+    :func:`add`.
+    """
     for j in range(n):
         last = starts[j, w + 1]
         if (last - starts[j, w] >= LONG) == long:
-            upcoming[j] = add(sums, weights[j], units, impacts, upcoming[j], last, end)
+            upcoming[j] = add(sums, weights[j], units, impacts, upcoming[j], last, end, limit)
 
 
 @inline_kernel
@@ -149,7 +141,7 @@ def sweep(
     sums: Sums, first: int, size: int, least: Any, unit: float, base: int, original: Any, ws: Workspace, found: int
 ) -> int:
     """Make candidates of the sums that are at least ``least``, and set all to 0; returns how many there are."""
-    for group in range(first, first + size, SWEEP):
+    for group in range(first, first + size, LANES):
         reached = at_least(sums, group, least)
         while reached:
             place = group + lowest_bit(reached)
@@ -216,10 +208,10 @@ def scan(
             if dense:
                 if passing.units.size > 0:  # a unit that may not be found begins so low that it cannot reach the bar
                     forbid(shelf_sums[:size], passing.units[base : base + size], least[1])
-                add_all(False, n, w, weights, within, units, impacts, starts, upcoming, end)
+                add_all(False, n, w, weights, within, units, impacts, starts, upcoming, end, end)
                 for strip in range(0, size, STRIP):
-                    end = np.uint32(shelf + strip + STRIP)
-                    add_all(True, n, w, weights, within, units, impacts, starts, upcoming, end)
+                    now = np.uint32(shelf + strip + STRIP)
+                    add_all(True, n, w, weights, within, units, impacts, starts, upcoming, now, end)
                     least[0] = whole_least(bar, unit, beat)
                     found = sweep(shelf_sums, strip, STRIP, least[0], unit, base, s.original, ws, found)
                     if found >= limit:

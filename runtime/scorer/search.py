@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from . import CHUNK, WINDOW
 from .asked import AllowedUnits, query_arrays
-from .bounds import CHUNKS, GROUPS, PEAK_BINS, SORT_BUCKETS
+from .bounds import CHUNKS, SORT_BUCKETS
 from .chunks import BATCH
 from .memory import TERMS, UNIT, AddressTable, Postings, Workspace
 from .query import BAD_TERM, SCAN, SORT, UNSORTED, UNTOUCHED
@@ -44,10 +44,9 @@ class _Workspace:
             "state": self.state,
             "tops": np.empty(windows, np.float64),
             "bounds": np.empty(self._chunks, np.uint16),
-            "peaks": np.empty(windows * GROUPS, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),
-            "histogram": np.empty(max(PEAK_BINS, SORT_BUCKETS + 1, 2 * RADIX), np.int64),
-            "sums": np.zeros(BATCH + CHUNK, np.float64),
+            "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
+            "sums": np.zeros(2 * BATCH + CHUNK, np.float64),
             # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
             "crossed": np.empty(WINDOW, np.uint16),
         }
@@ -58,7 +57,7 @@ class _Workspace:
         """Make room for a query of ``terms`` terms and ``k`` results."""
         self.terms = terms = terms if terms <= self.terms else max(self.terms, 2 * terms)
         self.k = k = max(self.k, k)
-        lookups = max(512, terms + 1)
+        lookups = max(1024, 2 * terms)
         capacity = 2 * k + SLACK_FOUND + WINDOW
         self.used = np.empty(terms, np.float64)
         self.whole = np.empty(terms, np.int64)
@@ -69,9 +68,9 @@ class _Workspace:
             "whole": self.whole,
             "rows": np.empty(terms, np.int64),
             "starts": np.empty((terms, self._windows + 1), np.uint64),
-            "places": np.empty((min(terms, MAX_RARE), self._chunks), np.uint16),
+            "places": np.zeros((min(terms, MAX_RARE), self._chunks), np.uint16),
             "firsts": np.empty(lookups, np.uint64),
-            "counts": np.empty(lookups + 1, np.int64),
+            "counts": np.empty(lookups, np.int64),
             "begun": np.empty(terms, np.uint64),
             "upcoming": np.empty(terms, np.uint64),
             "scores": np.empty(capacity, np.float64),

@@ -14,18 +14,18 @@ from . import SHELF_BITS
 from .arrays import F32, F64, I64, U32
 from .bounds import (
     CHUNKS,
-    GROUPS,
     add_maxima,
     add_postings,
-    as_they_lie,
-    best_of_groups,
-    find_peaks,
+    collect,
+    fetch_maxima,
+    high_cut,
     keep_passing,
     needed,
     reaching,
     sort_chunks,
 )
 from .chunks import score_chunks
+from .lanes import LANES
 from .memory import BAR, FOUND, TERMS, UNIT, chunks_of, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
 from .query import DONE, SCAN, SORT, find_blocks, make_whole, read_query
@@ -40,9 +40,9 @@ LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
 SMALLEST = 5e-324  # every unit that shares a term scores at least this
 # What things cost, in nanoseconds, where queries follow each other and find the caches full of others' postings; fitted
 # to synthetic collections and a real one (benchmarks/choice.py). They decide between the two ways, nothing else.
-COST_BOUND, COST_RARE = 0.48, 3.6
-COST_CHUNK, COST_CHUNK_TERM = 87.0, 15.0
-COST_ADD, COST_UNIT, COST_LIST = 0.75, 0.1, 80.0
+COST_BOUND, COST_RARE = 0.26, 2.3
+COST_CHUNK, COST_CHUNK_TERM = 40.0, 19.0
+COST_ADD, COST_UNIT, COST_LIST = 0.65, 0.12, 60.0
 STILL_REACH = 0.9  # of the chunks that reach the bar after the first visits, so many do when their turn comes
 USUAL_DENSITY = 0.04  # the share of the units that a term of a query has; where it is larger, chunks differ less
 
@@ -132,52 +132,48 @@ def visit(
         return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
     step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)
     for w in range(windows):
-        tile = bounds[w * CHUNKS : min(n_chunks, (w + 1) * CHUNKS)]
+        tile = bounds[w * CHUNKS : (w + 1) * CHUNKS]
         tile[:] = 0
+        here, end = min(n_chunks, (w + 1) * CHUNKS), min(n_chunks, (w + 2) * CHUNKS)
         for j in range(n):
             weight = np.uint16(min(257.0, math.ceil(used[j] / step)))
             if rows[j] >= 0:
-                add_maxima(tile, weight, s.chunk_impacts[rows[j], w * CHUNKS : w * CHUNKS + tile.size])
+                maxima = s.chunk_impacts[rows[j]]
+                add_maxima(tile, weight, maxima[w * CHUNKS : here])
+                fetch_maxima(maxima[here:end])
             else:
                 lo, hi = starts[j, w], starts[j, w + 1]
-                part = ws.places[-1 - rows[j], w * CHUNKS : w * CHUNKS + tile.size]
+                part = ws.places[-1 - rows[j], w * CHUNKS : here]
                 add_postings(tile, weight, s.units[lo:hi], s.impacts[lo:hi], part)
         if passing.units.size > 0:
-            keep_passing(tile, passing.chunks[w * CHUNKS : w * CHUNKS + tile.size])
-        find_peaks(tile, ws.peaks[w * GROUPS : (w + 1) * GROUPS])
-    peaks, bounds = ws.peaks[: windows * GROUPS], bounds[:n_chunks]
+            keep_passing(tile[: here - w * CHUNKS], passing.chunks[w * CHUNKS : here])
+    bounds = bounds[: (n_chunks + LANES - 1) & -LANES]
     limit = k + (k >> 2) + SLACK_FOUND // 2
-    # The best chunk of each of the best groups gives a first bar, and the best of those that reach it nearly the last
-    # one. The rest come as they lie, which memory likes better.
+    # A few chunks of the highest bounds give a first bar, and the best of those that reach it nearly the last one. The
+    # rest come as they lie, which memory likes better.
     found = NONE
     spent = 0.0
-    rest = NONE
     for phase in range(3):
         found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
         need = needed(bar, step, keep if found >= k else 1.0)
+        cut, most = need, np.int64(n_chunks)
         if phase == 0:
-            count = best_of_groups(peaks, bounds, need, first_visits, order, ws.histogram)
+            most = np.int64(2 * first_visits)
+            cut = high_cut(bounds, need, first_visits, most)
         elif phase == 1:
-            count = reaching(peaks, bounds, need, order)
+            count = reaching(bounds, need)
             if STILL_REACH * count * chunk_cost > scan_cost:
                 return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
+            if count > 2 * BEST:
+                most = np.int64(2 * BEST)
+                cut = high_cut(bounds, need, BEST, most)
+        count = collect(bounds, cut, most, order)
+        if phase == 1:
             sort_chunks(order, count, bounds, need, ws.histogram)
-            rest = count - BEST
-            if rest > BEST:
-                count = BEST
-        elif rest > BEST:
-            count = as_they_lie(bounds, need, order)
-        else:
-            break
         for start in range(0, count, STRETCH):
             share = keep if found >= k else 1.0  # nothing is passed over before there are k results
             if phase > 0 and spent > 0.25 * scan_cost:
-                need = needed(bar, step, share)
-                left = count - start
-                if phase == 1:
-                    left = NONE
-                    for i in range(start, count):
-                        left += bounds[order[i]] >= need
+                left = reaching(bounds, needed(bar, step, share))
                 if STILL_REACH * left * chunk_cost > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             visited, found, bar = score_chunks(

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW, bounds, memory, scan, search, sorting, visit
+from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW, bounds, chunks, lanes, scan, search, sorting, visit
 from splade_edge.runtime.scorer.numba_cache import inline_kernel
 from splade_edge.runtime.vectors import SparseVector
 
@@ -44,17 +44,22 @@ def assert_exact_once(index, impacts, allowed):
 # Intrinsics can be called from kernels alone.
 @inline_kernel
 def use_at_least(sums, first, least):
-    return memory.at_least(sums, first, least)
+    return lanes.at_least(sums, first, least)
 
 
 @inline_kernel
 def use_lowest_bit(bits):
-    return memory.lowest_bit(bits)
+    return lanes.lowest_bit(bits)
+
+
+@inline_kernel
+def use_count_bits(bits):
+    return lanes.count_bits(bits)
 
 
 @inline_kernel
 def use_clear(sums, first):
-    memory.clear(sums, first)
+    lanes.clear(sums, first)
 
 
 # a score, the next above it, the next below it
@@ -254,6 +259,24 @@ class TestLayouts:
                 assert_exact(index, impacts, terms, weights, k)
                 assert_exact(index, impacts, terms, weights, k, some)
                 assert_exact(index, impacts, terms, weights, k, np.arange(units) == units - 1)
+
+    @LARGE
+    def test_a_long_list_that_ends_in_a_few_far_units(self, tmp_path):
+        # postings that are added together lie in several shelves
+        units = 2 * WINDOW
+        rng = np.random.default_rng(12)
+        impacts = np.zeros((units, 3), np.uint8)
+        impacts[:, 0] = rng.integers(1, 5, units)
+        for first in (0, WINDOW):
+            impacts[first : first + 1500, 1] = 200
+            impacts[first + rng.choice(np.arange(SHELF, WINDOW), 9, replace=False), 1] = 250
+            impacts[first + SHELF - STRIP - 40 : first + SHELF - STRIP, 2] = 100
+            impacts[first + SHELF + np.arange(1, 1100, 17), 2] = 255
+            impacts[first + WINDOW - 1500 : first + WINDOW - 1, 2] = 90
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        for k in (1, 100, 20_000):
+            assert_exact(index, impacts, [0, 1, 2], [0.25, 1.5, 0.75], k)
+            assert_exact(index, impacts, [0, 1], [0.3, 1.1], k)
 
     @LARGE
     def test_similar_units_come_together(self, tmp_path):
@@ -535,6 +558,7 @@ class TestHelpers:
         assert [i for i in range(64) if reached >> i & 1] == wanted.tolist()
         assert use_lowest_bit(np.uint64(reached)) == wanted[0] == 0
         assert use_lowest_bit(np.uint64(reached & ~1)) == wanted[1]
+        assert use_count_bits(np.uint64(reached)) == wanted.size
         use_clear(array, first)
         assert not array[first : first + 64].any()
         assert (np.delete(array, np.s_[first : first + 64]) == -1).all()
@@ -573,12 +597,88 @@ class TestHelpers:
             assert (kept, bar) == (count, 0.25)
 
     @QUICK
-    @given(st.lists(st.integers(0, 65535), min_size=1, max_size=300), st.data())
-    def test_high_cut(self, values, data):
-        wanted = data.draw(st.integers(1, len(values)))
-        cut = int(bounds.high_cut(np.array(values, np.uint16), wanted, np.empty(4096, np.int64)))
-        assert cut == 0 or sum(v >= cut for v in values) >= wanted
-        assert sum(v >= cut + (1 << bounds.PEAK_SHIFT) for v in values) < wanted or cut == 0
+    @given(
+        size=st.integers(1, 200),
+        parts=st.lists(st.tuples(st.integers(1, 257), st.integers(0, 2**32)), min_size=1, max_size=5),
+        top=st.sampled_from([1, 16, 256]),
+    )
+    def test_add_maxima(self, size, parts, top):
+        found, expected = np.zeros(size, np.uint16), np.zeros(size, np.int64)
+        for weight, seed in parts:
+            maxima = np.random.default_rng(seed).integers(0, top, size).astype(np.uint8)
+            bounds.add_maxima(found, np.uint16(weight), maxima)
+            expected += weight * maxima.astype(np.int64)
+        assert found.tolist() == np.minimum(expected, 65535).tolist()
+
+    @QUICK
+    @given(
+        in_chunks=st.lists(st.integers(0, bounds.CHUNKS - 1), max_size=60),
+        weight=st.integers(1, 257),
+        before=st.sampled_from([0, 100, 65500]),
+        seed=st.integers(0, 2**32),
+    )
+    def test_add_postings(self, in_chunks, weight, before, seed):
+        rng = np.random.default_rng(seed)
+        units = np.unique([64 * chunk + rng.integers(0, 64) for chunk in in_chunks]).astype(np.uint16)
+        impacts = rng.integers(1, 256, units.size).astype(np.uint8)
+        totals = np.full(bounds.CHUNKS, before, np.uint16)
+        places = rng.integers(0, 65536, bounds.CHUNKS).astype(np.uint16)
+        bounds.add_postings(totals, np.uint16(weight), units, impacts, places)
+        expected = np.full(bounds.CHUNKS, before)
+        for chunk in set(in_chunks):
+            expected[chunk] = min(65535, before + weight * int(impacts[units >> 6 == chunk].max()))
+            assert units[places[chunk]] >> 6 == chunk
+        assert totals.tolist() == expected.tolist()
+
+    @QUICK
+    @given(values=st.lists(st.integers(0, 65535), min_size=1, max_size=40), least=st.integers(1, 65535), data=st.data())
+    def test_chunks_that_reach(self, values, least, data):
+        seed, count = data.draw(st.integers(0, 2**32)), 64 * data.draw(st.integers(1, 5))
+        values = np.random.default_rng(seed).choice(np.array(values, np.uint16), count)
+        least = np.uint16(least)
+        enough = np.flatnonzero(values >= least)
+        assert bounds.reaching(values, least) == enough.size
+        order = np.empty(count + 64, np.uint32)
+        found = bounds.collect(values, least, count, order)
+        assert order[:found].tolist() == enough.tolist()
+        most = data.draw(st.integers(1, count))
+        found = bounds.collect(values, least, most, order)
+        assert order[:found].tolist() == enough[:found].tolist()
+        assert min(most, enough.size) <= found < most + 64
+        wanted = data.draw(st.integers(1, most))
+        cut = int(bounds.high_cut(values, least, wanted, most))
+        reached = int((values >= cut).sum())
+        assert (cut == least and reached == enough.size < wanted) or (cut >= least and reached >= wanted)
+        assert reached <= most or (values > cut).sum() < wanted
+
+    @QUICK
+    @given(
+        units=st.lists(st.integers(0, 2 * WINDOW - 1), max_size=80),
+        asked=st.lists(st.integers(0, 2 * bounds.CHUNKS - 1), min_size=1, max_size=20),
+        seed=st.integers(0, 2**32),
+    )
+    def test_places_that_are_left_over_lead_nowhere(self, units, asked, seed):
+        rng = np.random.default_rng(seed)
+        alike = rng.integers(0, 640, 40)  # some chunks have many
+        units = np.unique([*units, *alike, *(alike + WINDOW)])
+        within = (units % WINDOW).astype(np.uint16)
+        starts = np.array([[0, (units < WINDOW).sum(), units.size]], np.uint64)
+        places = rng.integers(0, 2 * units.size, (1, 2 * bounds.CHUNKS)).astype(np.uint16)
+        impacts = np.ones(units.size, np.uint8)
+        for w in range(2):
+            part = slice(int(starts[0, w]), int(starts[0, w + 1]))
+            totals = np.zeros(bounds.CHUNKS, np.uint16)
+            into = places[0, w * bounds.CHUNKS : (w + 1) * bounds.CHUNKS]
+            bounds.add_postings(totals, np.uint16(1), within[part], impacts[part], into)
+        firsts, counts = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+        no_spans, no_offsets = np.zeros((1, 1), np.uint16), np.zeros((1, 2 * bounds.CHUNKS), np.uint8)
+        for chunk in asked:
+            chunks.find_postings(
+                chunk, 1, np.array([-1]), starts, places, no_spans, no_offsets, within, impacts, firsts, counts
+            )
+            expected = np.flatnonzero(units >> 6 == chunk)
+            assert counts[0] == expected.size
+            assert expected.size == 0 or firsts[0] == expected[0]
 
     @QUICK
     @given(st.lists(st.integers(1, 65535), min_size=1, max_size=300), st.data())
