@@ -125,7 +125,8 @@ def text_field(value: dict[str, Any], name: str, default: str | None = None) -> 
     if found is None and name in value:
         raise ValueError(f'"{name}" is null; it must be a string')
     if found is None:
-        raise ValueError(f'no "{name}" (its keys are: {", ".join(map(repr, list(value)[:8])) or "none"})')
+        keys = ", ".join(map(repr, list(value)[:8])) or "none"
+        raise ValueError(f'no "{name}": each line needs one, a string (its keys are: {keys})')
     if not isinstance(found, str):
         raise ValueError(f'"{name}" is a {_json_type(found)}; it must be a string')
     if "\x00" in found:

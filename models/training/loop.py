@@ -31,6 +31,13 @@ LOG_FILE = "log.jsonl"
 _CHECKPOINT = "checkpoint"
 # Documents that new heads are fitted on.
 _FIT_TEXTS = 2000
+# What comes before the first step, by objective.
+_PREPARES = {
+    "retrieval": "mining negatives and preparing the encoders",
+    "mlm": "preparing the encoder",
+    "imitation": "preparing the encoders",
+    "index": "reading the indexes and preparing the encoder",
+}
 
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -92,7 +99,7 @@ class Run:
             self.collections.append(read_collection(settings))
         self.identity = identity_of(run, self.collections)
         read_state(output / _CHECKPOINT, self.identity)
-        phase("mining negatives and preparing the encoders")
+        phase(_PREPARES[run.objective])
         texts = _texts_to_fit(self.collections)
         self.objective: Objective
         if run.objective == "mlm":

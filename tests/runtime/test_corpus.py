@@ -94,7 +94,7 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 
 BAD_JSON = [
-    (b'{"text": "x"}', "no \"_id\" (its keys are: 'text')"),
+    (b'{"text": "x"}', "no \"_id\": each line needs one, a string (its keys are: 'text')"),
     (b'{"_id": null, "text": "x"}', '"_id" is null'),
     (b'{"_id": 5, "text": "x"}', '"_id" is a number; it must be a string'),
     (b'{"_id": true, "text": "x"}', '"_id" is a boolean'),
