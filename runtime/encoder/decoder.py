@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..scorer.arrays import on_a_line
 from ..vectors import SparseVector
 
 Activations = npt.NDArray[np.uint8]
@@ -135,7 +136,7 @@ class KernelDecoder(Decoder):
         self._scale, self._bias = np.ones(places, np.float32), np.full(places, -1, np.float32)
         self._scale[:count], self._bias[:count] = kept.scale, kept.bias
         self._offset = np.zeros(places, np.int32)
-        self._packed = _aligned(places * self._hidden)
+        self._packed = on_a_line(places * self._hidden, np.int8)
         groups = self._hidden // group
         packed = self._packed.view(np.int32).reshape(self._blocks, groups, block)
         for start, part in _pieces(kept.weights, block):
@@ -169,13 +170,6 @@ class KernelDecoder(Decoder):
             len(activations), self._hidden, scale, places, sums,
         )  # fmt: skip
         return places[:found].copy(), sums[:found].copy()
-
-
-def _aligned(size: int) -> npt.NDArray[np.int8]:
-    """int8 ``[size]`` on a cache line: a vector that lies across two takes two loads."""
-    room = np.empty(size + 64, np.int8)
-    start = -room.ctypes.data % 64
-    return room[start : start + size]
 
 
 def _pieces(weights: npt.NDArray[np.int8], block: int) -> Iterator[tuple[int, npt.NDArray[np.int8]]]:

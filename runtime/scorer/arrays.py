@@ -1,4 +1,6 @@
-"""Short names for the arrays that kernels take: element type and width."""
+"""Short names for the arrays that kernels take, element type and width; and where they begin."""
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,3 +16,12 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 # Accumulators of the scan, and its weights: whole numbers where their sums are exact.
 Sums = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+
+_LINE = 64  # bytes in a cache line
+
+
+def on_a_line(size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Zeros that begin with a cache line: a vector register's load that lies across two takes two loads."""
+    room = np.zeros(size * np.dtype(dtype).itemsize + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    return room[start : start + room.size - _LINE].view(dtype)

@@ -148,8 +148,8 @@ def score_chunks(
     found: int,
     found_scores: F64,
     found_units: U32,
-) -> tuple[int, int, float]:
-    """Score the chunks whose bound reaches the bar, and raise it as they are found: (chunks scored, candidates, bar).
+) -> tuple[int, float]:
+    """Score the chunks whose bound reaches the bar, and raise it as they are found: (candidates, bar).
 
     Some chunks at a time: while the postings of some are added up, those of the next are located and on their way from
     memory, and so is what locates the ones after these. Cache misses are most of the time.
@@ -164,7 +164,6 @@ def score_chunks(
         sums, firsts, counts,
     )  # fmt: skip
     half = NONE
-    visited = 0
     while size > 0:
         other = half ^ 1
         fetch_offsets(chunks[at + together : at + 2 * together], n, rows, span_postings, chunk_postings)
@@ -192,9 +191,8 @@ def score_chunks(
                             found_units[found] = unit if original.size == 0 else original[unit]
                             found += 1
             bounds[chunk] = 0
-            visited += 1
             if found >= limit:
                 found, bar = raise_bar(found, k, bar, found_scores, found_units)
         need = needed(bar, step, keep)
         half, size = other, following
-    return visited, found, bar
+    return found, bar

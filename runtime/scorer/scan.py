@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
-from .arrays import U8, U16, U64, Bools, Sums
+from .arrays import I64, U8, U16, U64, Bools, Sums
 from .lanes import LANES, at_least, clear, lowest_bit, prefetch
 from .memory import BAR, FOUND, TERMS, UNIT, Workspace, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
@@ -124,16 +124,27 @@ def add_and_test(
 
 @inline_kernel
 def add_all(
-    long: bool, n: Any, w: int, weights: Sums, sums: Sums, units: U16, impacts: U8, starts: U64, upcoming: U64,
-    end: Any, limit: Any,
+    these: I64, w: int, weights: Sums, sums: Sums, units: U16, impacts: U8, starts: U64, upcoming: U64, end: Any,
+    limit: Any,
 ) -> None:  # fmt: skip
-    """Add the postings below ``end`` of the terms with many postings in window ``w``, or of those with few; see
-    :func:`add`.
-    """
+    """Add the postings below ``end`` that these terms have in window ``w``; see :func:`add`."""
+    for i in range(these.size):
+        j = np.uint64(these[i])
+        upcoming[j] = add(sums, weights[j], units, impacts, upcoming[j], starts[j, w + 1], end, limit)
+
+
+@inline_kernel
+def long_first(n: Any, w: int, starts: U64, order: I64) -> int:
+    """``order[:n]``: the terms with many postings in a window, and then those with few; returns how many are many."""
+    many, few = 0, n
     for j in range(n):
-        last = starts[j, w + 1]
-        if (last - starts[j, w] >= LONG) == long:
-            upcoming[j] = add(sums, weights[j], units, impacts, upcoming[j], last, end, limit)
+        if starts[j, w + 1] - starts[j, w] >= LONG:
+            order[many] = j
+            many += 1
+        else:
+            few -= 1
+            order[few] = j
+    return many
 
 
 @inline_kernel
@@ -178,7 +189,7 @@ def scan(
     """
     s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
     n, bar, unit = np.int64(ws.state[TERMS]), ws.state[BAR], ws.state[UNIT] if whole else 1.0
-    units, impacts, starts, upcoming = s.units, s.impacts, ws.starts, ws.upcoming
+    units, impacts, starts, upcoming, order = s.units, s.impacts, ws.starts, ws.upcoming, ws.rows
     # A unit indexes accumulators[WINDOW - base:], so that all shelves use the same 16,384 of them.
     shelf_sums = accumulators[WINDOW : WINDOW + SHELF]
     limit = 2 * k + SLACK_FOUND
@@ -192,6 +203,7 @@ def scan(
         for j in range(n):
             upcoming[j] = starts[j, w]
             postings += starts[j, w + 1] - starts[j, w]
+        many = long_first(n, w, starts, order)
         dense = whole and postings > np.uint64(length // DENSE)
         sparse = postings < np.uint64(length // SPARSE)
         for shelf in range(0, length, SHELF):
@@ -208,10 +220,10 @@ def scan(
             if dense:
                 if passing.units.size > 0:  # a unit that may not be found begins so low that it cannot reach the bar
                     forbid(shelf_sums[:size], passing.units[base : base + size], least[1])
-                add_all(False, n, w, weights, within, units, impacts, starts, upcoming, end, end)
+                add_all(order[many:n], w, weights, within, units, impacts, starts, upcoming, end, end)
                 for strip in range(0, size, STRIP):
                     now = np.uint32(shelf + strip + STRIP)
-                    add_all(True, n, w, weights, within, units, impacts, starts, upcoming, now, end)
+                    add_all(order[:many], w, weights, within, units, impacts, starts, upcoming, now, end)
                     least[0] = whole_least(bar, unit, beat)
                     found = sweep(shelf_sums, strip, STRIP, least[0], unit, base, s.original, ws, found)
                     if found >= limit:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from . import CHUNK, WINDOW
+from .arrays import on_a_line
 from .asked import AllowedUnits, query_arrays
 from .bounds import CHUNKS, SORT_BUCKETS
 from .chunks import BATCH
@@ -38,15 +39,15 @@ class _Workspace:
         self._windows = windows
         self._chunks = windows * CHUNKS
         self.state = np.zeros(4, np.float64)
-        self.whole_sums, self.float_sums = np.zeros(2 * WINDOW, np.int64), np.zeros(2 * WINDOW, np.float64)
+        self.whole_sums, self.float_sums = on_a_line(2 * WINDOW, np.int64), on_a_line(2 * WINDOW, np.float64)
         self.whole_least, self.float_least = np.array([0, -(1 << 62)]), np.array([0.0, -np.inf])
         self._of_segment: dict[str, npt.NDArray[Any]] = {
             "state": self.state,
             "tops": np.empty(windows, np.float64),
-            "bounds": np.empty(self._chunks, np.uint16),
+            "bounds": on_a_line(self._chunks, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
-            "sums": np.zeros(2 * BATCH + CHUNK, np.float64),
+            "sums": on_a_line(2 * BATCH + CHUNK, np.float64),
             # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
             "crossed": np.empty(WINDOW, np.uint16),
         }

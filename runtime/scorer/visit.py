@@ -43,6 +43,9 @@ SMALLEST = 5e-324  # every unit that shares a term scores at least this
 COST_BOUND, COST_RARE = 0.26, 2.3
 COST_CHUNK, COST_CHUNK_TERM = 40.0, 19.0
 COST_ADD, COST_UNIT, COST_LIST = 0.65, 0.12, 60.0
+# Where a stretch costs less than this share of the scan, it is visited before the choice is looked at again, unless so
+# many times the cost of the scan is left: of many chunks the first few give a bar far below the last one.
+PROBE, HOPELESS = 0.125, 4.0
 STILL_REACH = 0.9  # of the chunks that reach the bar after the first visits, so many do when their turn comes
 USUAL_DENSITY = 0.04  # the share of the units that a term of a query has; where it is larger, chunks differ less
 
@@ -152,7 +155,6 @@ def visit(
     # A few chunks of the highest bounds give a first bar, and the best of those that reach it nearly the last one. The
     # rest come as they lie, which memory likes better.
     found = NONE
-    spent = 0.0
     for phase in range(3):
         found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
         need = needed(bar, step, keep if found >= k else 1.0)
@@ -162,7 +164,9 @@ def visit(
             cut = high_cut(bounds, need, first_visits, most)
         elif phase == 1:
             count = reaching(bounds, need)
-            if STILL_REACH * count * chunk_cost > scan_cost:
+            left = STILL_REACH * chunk_cost * count
+            worth_a_probe = STRETCH * chunk_cost < PROBE * scan_cost and left < HOPELESS * scan_cost
+            if left > scan_cost and not worth_a_probe:
                 return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             if count > 2 * BEST:
                 most = np.int64(2 * BEST)
@@ -172,16 +176,15 @@ def visit(
             sort_chunks(order, count, bounds, need, ws.histogram)
         for start in range(0, count, STRETCH):
             share = keep if found >= k else 1.0  # nothing is passed over before there are k results
-            if phase > 0 and spent > 0.25 * scan_cost:
-                left = reaching(bounds, needed(bar, step, share))
-                if STILL_REACH * left * chunk_cost > scan_cost:
+            if start > 0 or phase == 2:
+                left = STILL_REACH * chunk_cost * reaching(bounds, needed(bar, step, share))
+                if left > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
-            visited, found, bar = score_chunks(
+            found, bar = score_chunks(
                 order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,
                 ws.places, s.span_postings, s.chunk_postings, s.units, s.impacts, s.unit_count, passing.units,
                 s.original, ws.sums, ws.firsts, ws.counts, found, ws.scores, ws.units,
             )  # fmt: skip
-            spent += visited * chunk_cost
     found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
     if found > FEW:
         ws.state[FOUND] = found
