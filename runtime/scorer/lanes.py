@@ -25,7 +25,8 @@ if numba.config.DISABLE_JIT:
 
     def at_least(values: Any, first: Any, least: Any) -> Any:
         """64 bits, the lowest for ``values[first]`` (int64 or uint16): whether the value is at least ``least``."""
-        return sum(1 << i for i in range(LANES) if values[first + i] >= least)
+        reached = values[first : first + LANES] >= least
+        return int.from_bytes(np.packbits(reached, bitorder="little").tobytes(), "little")
 
     def clear(values: Any, first: Any) -> None:
         """Set 64 values, from ``values[first]`` on, to 0."""
@@ -47,7 +48,7 @@ if numba.config.DISABLE_JIT:
         return int(bits).bit_count()
 
 else:
-    _BYTE, _SHORT, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+    _BYTE, _INT, _LONG = (ir.IntType(bits) for bits in (8, 32, 64))
 
     def _vector_at(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
         """The address of 64 values of an array from a place on."""
