@@ -2,12 +2,12 @@
 
 For every backend, the query encoder first (it runs at each search), then the document encoder given that choice:
 all recipes are made and timed in turns with float32; from the fastest on, each is run over the retrieval sets until one
-holds the limits. A recipe holds if, with 8-bit impacts, the mean nDCG@10 over all judged queries is at most
-``max_ndcg_drop`` under float32 and no set's paired 95 % interval lies wholly below -0.005. A mean can be near zero by
-luck: a ruined document encoder (cosine .888, overlap of rankings .92) came out at -0.0003 on 400 questions. So the
-interval of the mean must not reach below 2.5 times the allowed drop either; more queries narrow it. A set without
-judgements asks for a rank-biased overlap with float32. A recipe that gives a parity text quite another vector is not
-ranked at all. Where a recipe for CPUs with VNNI is chosen, one for all others is chosen beside it.
+holds the limits. A
+recipe holds if, with 8-bit impacts, the mean nDCG@10 over all judged queries is at most ``max_ndcg_drop`` under float32
+and no set's paired 95 % interval lies wholly below -0.005. A mean can be near zero by luck: a ruined document encoder
+(cosine .888, overlap of rankings .92) came out at -0.0003 on 400 questions. So the interval of the mean must not reach
+below 2.5 times the allowed drop either; more queries narrow it. A set without judgements asks for a rank-biased overlap
+with float32. Where a recipe for CPUs with VNNI is chosen, one for all others is chosen beside it.
 
 All but the times depend on the input alone. Recipes within 5 % of the fastest that holds count as equally fast, and
 of those at most twice as large as the smallest, the one whose vectors are nearest to float32 is taken: the noise of
@@ -46,9 +46,6 @@ LEAST_SET_DIFFERENCE = -0.005
 LEAST_OVERLAP = 0.97
 # How far the interval of the mean may reach below zero, in allowed drops.
 _REACH = 2.5
-# Of any parity text. Means hide a recipe that ruins a text now and then: on the default pair one held every limit of
-# the ranking (-0.0002 over 1,930 queries) with a cosine of 0.979 in the mean and of 0.05 on one paragraph.
-_LEAST_COSINE = 0.8
 # Ranks the bundled paragraphs too differently to be worth a run over the retrieval sets.
 _LEAST_RANKING_OVERLAP = 0.9
 _EQUALLY_FAST = 1.05
@@ -178,9 +175,6 @@ class Chooser:
                 candidate.verdict = "not ranked: no faster than float32"
             elif holding and candidate.cost > holding[0].cost * _EQUALLY_FAST:
                 candidate.verdict = "not ranked: slower than the chosen one"
-            elif candidate.parity.cosine_min < _LEAST_COSINE:
-                least = candidate.parity.cosine_min
-                candidate.verdict = f"not ranked: gives a parity text another vector (cosine {least:.2f})"
             elif candidate.parity.ranking_overlap < _LEAST_RANKING_OVERLAP:
                 share = candidate.parity.ranking_overlap
                 candidate.verdict = f"not ranked: keeps {share:.0%} of the ten best of the parity paragraphs"

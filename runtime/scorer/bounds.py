@@ -104,7 +104,9 @@ def high_cut(bounds: U16, least: Any, wanted: Any, most: Any) -> Any:
 
 @inline_kernel
 def collect(bounds: U16, need: Any, most: Any, order: U32) -> int:
-    """The chunks whose bound reaches ``need``, ascending: how many are in ``order``; not many more than ``most``."""
+    """The chunks whose bound reaches ``need``, ascending: how many are in ``order``. From ``most`` on, and at most 63
+    later, the rest is left out.
+    """
     count = 0
     for first in range(0, bounds.size, LANES):
         reached = at_least(bounds, first, need)

@@ -99,7 +99,7 @@ def locate(
     chunk_postings: U8,
     units: U16,
     impacts: U8,
-    located: F64,
+    located: I64,
     firsts: U64,
     counts: I64,
 ) -> tuple[int, int]:
@@ -142,6 +142,7 @@ def score_chunks(
     n_units: int,
     allowed: Bools,
     original: U32,
+    located: I64,
     sums: F64,
     firsts: U64,
     counts: I64,
@@ -149,19 +150,19 @@ def score_chunks(
     found_scores: F64,
     found_units: U32,
 ) -> tuple[int, float]:
-    """Score the chunks whose bound reaches the bar, and raise it as they are found: (candidates, bar).
+    """Score the chunks whose bound reaches the bar, and raise it as they are found: (candidates, bar). ``located``,
+    ``firsts`` and ``counts`` have two halves, ``sums`` a place for each unit of a chunk.
 
     Some chunks at a time: while the postings of some are added up, those of the next are located and on their way from
     memory, and so is what locates the ones after these. Cache misses are most of the time.
     """
     room = firsts.size >> 1
-    together = max(1, min(BATCH, room // n))
-    chunk_sums = sums[2 * BATCH :]
+    together = min(BATCH, room // n)
     need = needed(bar, step, keep)
     fetch_offsets(chunks[: 2 * together], n, rows, span_postings, chunk_postings)
     at, size = locate(
         chunks, NONE, together, need, bounds, n, rows, starts, places, span_postings, chunk_postings, units, impacts,
-        sums, firsts, counts,
+        located, firsts, counts,
     )  # fmt: skip
     half = NONE
     while size > 0:
@@ -169,25 +170,25 @@ def score_chunks(
         fetch_offsets(chunks[at + together : at + 2 * together], n, rows, span_postings, chunk_postings)
         at, following = locate(
             chunks, at, together, need, bounds, n, rows, starts, places, span_postings, chunk_postings, units, impacts,
-            sums[other * BATCH :], firsts[other * room :], counts[other * room :],
+            located[other * BATCH :], firsts[other * room :], counts[other * room :],
         )  # fmt: skip
         for b in range(size):
-            chunk = np.int64(sums[half * BATCH + b])
+            chunk = located[half * BATCH + b]
             if bounds[chunk] < need:
                 continue
-            chunk_sums[:] = 0.0
+            sums[:] = 0.0
             slot = half * room + b * n
             for j in range(n):
                 weight = used[j]
                 first = firsts[slot + j]
                 for p in range(first, first + np.uint64(counts[slot + j])):
-                    chunk_sums[units[p] & np.uint16(CHUNK - 1)] += weight * impacts[p]
-            if any_reaches(chunk_sums[:CHUNK], bar):  # few chunks have one
+                    sums[units[p] & np.uint16(CHUNK - 1)] += weight * impacts[p]
+            if any_reaches(sums, bar):  # few chunks have one
                 for i in range(CHUNK):
-                    if chunk_sums[i] >= bar:
+                    if sums[i] >= bar:
                         unit = (chunk << CHUNK_BITS) + i
                         if unit < n_units and (allowed.size == 0 or allowed[unit]):
-                            found_scores[found] = chunk_sums[i]
+                            found_scores[found] = sums[i]
                             found_units[found] = unit if original.size == 0 else original[unit]
                             found += 1
             bounds[chunk] = 0

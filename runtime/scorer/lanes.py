@@ -33,8 +33,8 @@ if numba.config.DISABLE_JIT:
         values[first : first + LANES] = 0
 
     def add_scaled(totals: Any, factor: Any, values: Any, first: Any) -> None:
-        """totals += factor * values, for 64 from ``first`` on: uint16, uint16, uint8; sums saturate at 65,535, products
-        have to be below it.
+        """totals += factor * values, for 64 from ``first`` on: uint16, uint16, uint8. Sums saturate at 65,535, which
+        products may not exceed.
         """
         sums = totals[first : first + LANES] + np.uint32(factor) * values[first : first + LANES]
         totals[first : first + LANES] = np.minimum(sums, 65535)
@@ -52,6 +52,7 @@ else:
 
     def _vector_at(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
         """The address of 64 values of an array from a place on."""
+        assert kind.layout == "C"
         data = make_array(kind)(context, builder, array).data
         vector = ir.VectorType(ir.IntType(kind.dtype.bitwidth), LANES)
         return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
@@ -109,8 +110,8 @@ else:
 
     @intrinsic  # type: ignore[untyped-decorator]
     def add_scaled(_typing: Any, totals: Any, factor: Any, values: Any, first: Any) -> Any:
-        """totals += factor * values, for 64 from ``first`` on: uint16, uint16, uint8; sums saturate at 65,535, products
-        have to be below it.
+        """totals += factor * values, for 64 from ``first`` on: uint16, uint16, uint8. Sums saturate at 65,535, which
+        products may not exceed.
         """
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

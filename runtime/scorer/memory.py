@@ -71,14 +71,15 @@ class Workspace(NamedTuple):
     kept: I64  # of the query's terms that have postings and weight: the id,
     used: F64  # the weight,
     whole: I64  # the weight as a whole number,
-    rows: I64  # the row of block-max data, or -1 - the row of ``places``,
+    rows: I64  # the row of block-max data, or -1 - the row of ``places``; in the scan, the terms in another order,
     starts: U64  # [terms, windows + 1]: the first posting in each window or later
     tops: F64  # [windows]: no unit in the window has a higher score
     bounds: U16  # [chunks]
     order: U32  # [2 * chunks]
     places: U16  # [rows, chunks]
     histogram: I64
-    sums: F64
+    located: I64  # chunks whose postings have been found, in two halves
+    sums: F64  # of a chunk
     firsts: U64
     counts: I64
     begun: U64  # of each term, the first posting of a shelf,
@@ -174,8 +175,8 @@ def open_filter(address: int) -> Filter:
 @inline_kernel
 def open_workspace(address: int) -> Workspace:
     """The workspace at an address."""
-    t = array_at(address, (45,), np.int64)
-    windows = t[44]
+    t = array_at(address, (47,), np.int64)
+    windows = t[46]
     chunks = t[15]
     return Workspace(
         array_at(t[0], (t[1],), np.float64),
@@ -189,15 +190,16 @@ def open_workspace(address: int) -> Workspace:
         array_at(t[16], (t[17],), np.uint32),
         array_at(t[18], (t[19] // max(1, chunks), chunks), np.uint16),
         array_at(t[20], (t[21],), np.int64),
-        array_at(t[22], (t[23],), np.float64),
-        array_at(t[24], (t[25],), np.uint64),
-        array_at(t[26], (t[27],), np.int64),
-        array_at(t[28], (t[29],), np.uint64),
+        array_at(t[22], (t[23],), np.int64),
+        array_at(t[24], (t[25],), np.float64),
+        array_at(t[26], (t[27],), np.uint64),
+        array_at(t[28], (t[29],), np.int64),
         array_at(t[30], (t[31],), np.uint64),
-        array_at(t[32], (t[33],), np.uint16),
-        array_at(t[34], (t[35],), np.float64),
-        array_at(t[36], (t[37],), np.uint32),
+        array_at(t[32], (t[33],), np.uint64),
+        array_at(t[34], (t[35],), np.uint16),
+        array_at(t[36], (t[37],), np.float64),
         array_at(t[38], (t[39],), np.uint32),
         array_at(t[40], (t[41],), np.uint32),
         array_at(t[42], (t[43],), np.uint32),
+        array_at(t[44], (t[45],), np.uint32),
     )

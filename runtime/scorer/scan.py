@@ -79,7 +79,8 @@ def fetch(units: U16, impacts: U8, first: Any, last: Any) -> None:
 def add(sums: Sums, weight: Any, units: U16, impacts: U8, first: Any, last: Any, end: Any, limit: Any) -> Any:
     """sums[unit] += weight * impact for the postings from ``first`` whose unit is below ``end``; returns the next.
 
-    Some from there on may be added too, below ``limit``: what is left of a run without them costs as much as the run.
+    Up to seven from ``end`` on are added too if they are below ``limit``, because to split eight costs as much as to
+    add many: whoever clears or reads sums from ``end`` on does so when the rest has been added.
     """
     at = first
     while at + np.uint64(AT_ONCE) <= last and units[at] < end and units[at + np.uint64(AT_ONCE - 1)] < limit:
@@ -135,7 +136,9 @@ def add_all(
 
 @inline_kernel
 def long_first(n: Any, w: int, starts: U64, order: I64) -> int:
-    """``order[:n]``: the terms with many postings in a window, and then those with few; returns how many are many."""
+    """``order[:n]``: the terms with many postings in a window, then those with few, the last one first: whole numbers
+    may be added in any order. Returns how many have many.
+    """
     many, few = 0, n
     for j in range(n):
         if starts[j, w + 1] - starts[j, w] >= LONG:
@@ -189,7 +192,7 @@ def scan(
     """
     s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
     n, bar, unit = np.int64(ws.state[TERMS]), ws.state[BAR], ws.state[UNIT] if whole else 1.0
-    units, impacts, starts, upcoming, order = s.units, s.impacts, ws.starts, ws.upcoming, ws.rows
+    units, impacts, starts, upcoming, by_length = s.units, s.impacts, ws.starts, ws.upcoming, ws.rows
     # A unit indexes accumulators[WINDOW - base:], so that all shelves use the same 16,384 of them.
     shelf_sums = accumulators[WINDOW : WINDOW + SHELF]
     limit = 2 * k + SLACK_FOUND
@@ -203,8 +206,8 @@ def scan(
         for j in range(n):
             upcoming[j] = starts[j, w]
             postings += starts[j, w + 1] - starts[j, w]
-        many = long_first(n, w, starts, order)
         dense = whole and postings > np.uint64(length // DENSE)
+        many = long_first(n, w, starts, by_length) if dense else NONE
         sparse = postings < np.uint64(length // SPARSE)
         for shelf in range(0, length, SHELF):
             base = (w << WINDOW_BITS) + shelf
@@ -220,10 +223,10 @@ def scan(
             if dense:
                 if passing.units.size > 0:  # a unit that may not be found begins so low that it cannot reach the bar
                     forbid(shelf_sums[:size], passing.units[base : base + size], least[1])
-                add_all(order[many:n], w, weights, within, units, impacts, starts, upcoming, end, end)
+                add_all(by_length[many:n], w, weights, within, units, impacts, starts, upcoming, end, end)
                 for strip in range(0, size, STRIP):
                     now = np.uint32(shelf + strip + STRIP)
-                    add_all(order[:many], w, weights, within, units, impacts, starts, upcoming, now, end)
+                    add_all(by_length[:many], w, weights, within, units, impacts, starts, upcoming, now, end)
                     least[0] = whole_least(bar, unit, beat)
                     found = sweep(shelf_sums, strip, STRIP, least[0], unit, base, s.original, ws, found)
                     if found >= limit:

@@ -47,7 +47,8 @@ class _Workspace:
             "bounds": on_a_line(self._chunks, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
-            "sums": on_a_line(2 * BATCH + CHUNK, np.float64),
+            "located": np.empty(2 * BATCH, np.int64),
+            "sums": on_a_line(CHUNK, np.float64),
             # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
             "crossed": np.empty(WINDOW, np.uint16),
         }
@@ -56,9 +57,9 @@ class _Workspace:
 
     def reserve(self, terms: int, k: int) -> None:
         """Make room for a query of ``terms`` terms and ``k`` results."""
-        self.terms = terms = terms if terms <= self.terms else max(self.terms, 2 * terms)
+        self.terms = terms = self.terms if terms <= self.terms else 2 * terms
         self.k = k = max(self.k, k)
-        lookups = max(1024, 2 * terms)
+        lookups = 2 * max(512, terms)  # two halves: of chunks that are scored, and of those that come next
         capacity = 2 * k + SLACK_FOUND + WINDOW
         self.used = np.empty(terms, np.float64)
         self.whole = np.empty(terms, np.int64)

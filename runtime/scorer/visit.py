@@ -43,8 +43,8 @@ SMALLEST = 5e-324  # every unit that shares a term scores at least this
 COST_BOUND, COST_RARE = 0.26, 2.3
 COST_CHUNK, COST_CHUNK_TERM = 40.0, 19.0
 COST_ADD, COST_UNIT, COST_LIST = 0.65, 0.12, 60.0
-# Where a stretch costs less than this share of the scan, it is visited before the choice is looked at again, unless so
-# many times the cost of the scan is left: of many chunks the first few give a bar far below the last one.
+# Where a stretch costs less than this share of the scan, it is visited before the choice is looked at again, unless
+# what is left costs more than HOPELESS scans: of many chunks the first few give a bar far below the last one.
 PROBE, HOPELESS = 0.125, 4.0
 STILL_REACH = 0.9  # of the chunks that reach the bar after the first visits, so many do when their turn comes
 USUAL_DENSITY = 0.04  # the share of the units that a term of a query has; where it is larger, chunks differ less
@@ -173,7 +173,7 @@ def visit(
                 cut = high_cut(bounds, need, BEST, most)
         count = collect(bounds, cut, most, order)
         if phase == 1:
-            sort_chunks(order, count, bounds, need, ws.histogram)
+            sort_chunks(order, count, bounds, cut, ws.histogram)
         for start in range(0, count, STRETCH):
             share = keep if found >= k else 1.0  # nothing is passed over before there are k results
             if start > 0 or phase == 2:
@@ -183,7 +183,7 @@ def visit(
             found, bar = score_chunks(
                 order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,
                 ws.places, s.span_postings, s.chunk_postings, s.units, s.impacts, s.unit_count, passing.units,
-                s.original, ws.sums, ws.firsts, ws.counts, found, ws.scores, ws.units,
+                s.original, ws.located, ws.sums, ws.firsts, ws.counts, found, ws.scores, ws.units,
             )  # fmt: skip
     found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
     if found > FEW:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -45,6 +46,11 @@ def assert_exact_once(index, impacts, allowed):
 @inline_kernel
 def use_at_least(sums, first, least):
     return lanes.at_least(sums, first, least)
+
+
+@inline_kernel
+def use_at_least_of_bounds(values, first, least):
+    return lanes.at_least(values, first, least)
 
 
 @inline_kernel
@@ -190,10 +196,10 @@ class TestAgainstOracle:
     @LARGE
     def test_many_terms(self, tmp_path):
         rng = np.random.default_rng(1)
-        impacts = rng.integers(0, 256, (600, 500))
+        impacts = rng.integers(0, 256, (600, 700))
         index = write_index(tmp_path / "index", impacts)
-        for weights in (np.full(500, 255.0), rng.lognormal(0, 3, 500), np.r_[1e6, np.full(499, 1e-6)]):
-            assert_exact(index, impacts, np.arange(500), weights.astype(np.float32), 50)
+        for weights in (np.full(700, 255.0), rng.lognormal(0, 3, 700), np.r_[1e6, np.full(699, 1e-6)]):
+            assert_exact(index, impacts, np.arange(700), weights.astype(np.float32), 50)
 
     def test_sums_that_float64_rounds_are_not_added_as_integers(self, tmp_path):
         # below 2^53 steps of the smallest weight's last bit, integers are exact; beyond, only float64 rounds as told
@@ -301,6 +307,41 @@ class TestLayouts:
             impacts[term :: 300 + term, term] = 1 + term % 255
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         assert_exact(index, impacts, range(300), np.linspace(0.1, 2, 300), 20)
+
+
+class TestLeavingForTheScan:
+    """A query that began with visits may go over to the scan at several points; the answer is the same."""
+
+    @pytest.fixture
+    def index(self, tmp_path):
+        rng = np.random.default_rng(31)
+        impacts = rng.integers(1, 256, (6000, 2))  # no chunk's bound is below the best score
+        return write_index(tmp_path / "index", impacts), impacts
+
+    @pytest.mark.skipif(not numba.config.DISABLE_JIT, reason="compiled kernels hold the costs")
+    @pytest.mark.parametrize(
+        ("costs", "stretches"),
+        [
+            ({"PROBE": 0.0}, 1),  # after the first visits
+            ({"PROBE": 1e9, "HOPELESS": 0.0}, 1),  # the same, as too much is left
+            ({"PROBE": 1e9, "HOPELESS": 1e30, "STRETCH": 32}, 2),  # after a stretch of the best
+            ({"PROBE": 1e9, "HOPELESS": 1e30, "BEST": 2}, 2),  # after all of the best
+        ],
+    )
+    def test_at_each_point(self, index, monkeypatch, costs, stretches):
+        index, impacts = index
+        visited = []
+        score_chunks = visit.score_chunks
+        monkeypatch.setattr(visit, "score_chunks", lambda *args: visited.append(args[0].size) or score_chunks(*args))
+        for name, value in (
+            {"LEAST_FIRST": 2, "COST_CHUNK": 1e-9, "COST_CHUNK_TERM": 0.0, "STILL_REACH": 1e15} | costs
+        ).items():
+            monkeypatch.setattr(visit, name, value)
+        expected = top_k(impacts, [0, 1], [0.5, 1.5], 3, index.manifest.scale)
+        found = index.search_vectors([0, 1], [0.5, 1.5], 3)
+        assert (found[0].tolist(), found[1].tolist()) == expected
+        assert index._scorer.by_kernels.latest_way == visit.BY_POSTINGS
+        assert len(visited) == stretches
 
 
 class TestFloor:
@@ -597,6 +638,12 @@ class TestHelpers:
             assert (kept, bar) == (count, 0.25)
 
     @QUICK
+    @given(st.lists(st.sampled_from([0, 1, 32767, 32768, 65535]), min_size=64, max_size=64), st.integers(1, 65535))
+    def test_bounds_that_reach(self, values, least):
+        reached = int(use_at_least_of_bounds(np.array([*values, *values], np.uint16), 64, np.uint16(least)))
+        assert [reached >> i & 1 for i in range(64)] == [int(value >= least) for value in values]
+
+    @QUICK
     @given(
         size=st.integers(1, 200),
         parts=st.lists(st.tuples(st.integers(1, 257), st.integers(0, 2**32)), min_size=1, max_size=5),
@@ -623,12 +670,15 @@ class TestHelpers:
         impacts = rng.integers(1, 256, units.size).astype(np.uint8)
         totals = np.full(bounds.CHUNKS, before, np.uint16)
         places = rng.integers(0, 65536, bounds.CHUNKS).astype(np.uint16)
+        before_places = places.copy()
         bounds.add_postings(totals, np.uint16(weight), units, impacts, places)
         expected = np.full(bounds.CHUNKS, before)
         for chunk in set(in_chunks):
             expected[chunk] = min(65535, before + weight * int(impacts[units >> 6 == chunk].max()))
             assert units[places[chunk]] >> 6 == chunk
         assert totals.tolist() == expected.tolist()
+        others = np.setdiff1d(np.arange(bounds.CHUNKS), in_chunks)
+        assert places[others].tolist() == before_places[others].tolist()
 
     @QUICK
     @given(values=st.lists(st.integers(0, 65535), min_size=1, max_size=40), least=st.integers(1, 65535), data=st.data())
@@ -672,7 +722,7 @@ class TestHelpers:
             bounds.add_postings(totals, np.uint16(1), within[part], impacts[part], into)
         firsts, counts = np.zeros(1, np.uint64), np.zeros(1, np.int64)
         no_spans, no_offsets = np.zeros((1, 1), np.uint16), np.zeros((1, 2 * bounds.CHUNKS), np.uint8)
-        for chunk in asked:
+        for chunk in {*asked, *(units >> 6).tolist()}:
             chunks.find_postings(
                 chunk, 1, np.array([-1]), starts, places, no_spans, no_offsets, within, impacts, firsts, counts
             )
