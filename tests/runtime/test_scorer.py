@@ -332,7 +332,12 @@ class TestLeavingForTheScan:
         index, impacts = index
         visited = []
         score_chunks = visit.score_chunks
-        monkeypatch.setattr(visit, "score_chunks", lambda *args: visited.append(args[0].size) or score_chunks(*args))
+
+        def counted(*args):
+            visited.append(args[0].size)
+            return score_chunks(*args)
+
+        monkeypatch.setattr(visit, "score_chunks", counted)
         for name, value in (
             {"LEAST_FIRST": 2, "COST_CHUNK": 1e-9, "COST_CHUNK_TERM": 0.0, "STILL_REACH": 1e15} | costs
         ).items():
