@@ -180,11 +180,8 @@ def visit(
                 left = STILL_REACH * chunk_cost * reaching(bounds, needed(bar, step, share))
                 if left > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
-            found, bar = score_chunks(
-                order[start : min(count, start + STRETCH)], k, limit, step, share, bar, bounds, n, rows, used, starts,
-                ws.places, s.span_postings, s.chunk_postings, s.units, s.impacts, s.unit_count, passing.units,
-                s.original, ws.located, ws.sums, ws.firsts, ws.counts, found, ws.scores, ws.units,
-            )  # fmt: skip
+            stretch = order[start : min(count, start + STRETCH)]
+            found, bar = score_chunks(stretch, k, limit, step, share, bar, n, s, ws, passing.units, found)
     found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
     if found > FEW:
         ws.state[FOUND] = found

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW, bounds, chunks, lanes, scan, search, sorting, visit
+from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW, bounds, chunks, lanes, memory, scan, search, sorting, visit
 from splade_edge.runtime.scorer.numba_cache import inline_kernel
 from splade_edge.runtime.vectors import SparseVector
 
@@ -726,11 +726,11 @@ class TestHelpers:
             into = places[0, w * bounds.CHUNKS : (w + 1) * bounds.CHUNKS]
             bounds.add_postings(totals, np.uint16(1), within[part], impacts[part], into)
         firsts, counts = np.zeros(1, np.uint64), np.zeros(1, np.int64)
-        no_spans, no_offsets = np.zeros((1, 1), np.uint16), np.zeros((1, 2 * bounds.CHUNKS), np.uint8)
+        nothing = dict.fromkeys(memory.Postings._fields, np.zeros(0, np.uint8))
+        rows = {"span_postings": np.zeros((1, 1), np.uint16), "chunk_postings": np.zeros((1, 2048), np.uint8)}
+        segment = memory.Postings(**nothing | rows | {"units": within, "impacts": impacts, "unit_count": 2 * WINDOW})
         for chunk in {*asked, *(units >> 6).tolist()}:
-            chunks.find_postings(
-                chunk, 1, np.array([-1]), starts, places, no_spans, no_offsets, within, impacts, firsts, counts
-            )
+            chunks.find_postings(chunk, 1, segment, np.array([-1]), starts, places, firsts, counts)
             expected = np.flatnonzero(units >> 6 == chunk)
             assert counts[0] == expected.size
             assert expected.size == 0 or firsts[0] == expected[0]
