@@ -37,6 +37,7 @@ class CachedReference:
         from splade_edge.models.reference import ReferenceEncoder
 
         opened = open_checkpoint(checkpoint, "query" if side == "query" else "document")
+        self.query_idf = opened.query_idf
         self._reference = ReferenceEncoder(opened)
         tokenizer = opened.tokenizer.backend_tokenizer.to_str()
         self._cache = VectorCache(

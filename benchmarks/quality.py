@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 from splade_edge.runtime.artifact import Artifact, Variant, open_artifact
 from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.idf import idf_factors
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.writer import IndexWriter
 from splade_edge.runtime.indexing import build_index, join_title
@@ -130,11 +131,13 @@ def run_reference(data: RetrievalSet, checkpoint: str, work: Path) -> dict[str, 
     documents = CachedReference(checkpoint, "document", work).encode(
         join_title(d.title, d.text) for d in data.documents
     )
-    queries = CachedReference(checkpoint, "query", work).encode(q.text for q in data.queries)
+    encoder = CachedReference(checkpoint, "query", work)
+    queries = encoder.encode(q.text for q in data.queries)
     vocabulary = 1 + max(int(batch.indices.max(initial=0)) for batch in (documents, queries))
     query_terms, document_terms = (b.indices.size / len(b) for b in (queries, documents))
     by_term = _matrix(documents, vocabulary).T.tocsr()
-    exact = rank_exactly(_matrix(queries, vocabulary), by_term, DEPTH)
+    factors = idf_factors(np.diff(by_term.indptr), len(documents), encoder.query_idf)
+    exact = rank_exactly(_matrix(queries, vocabulary).multiply(factors).tocsr(), by_term, DEPTH)
     with tempfile.TemporaryDirectory() as place:
         writer = IndexWriter(Path(place) / "index", vocabulary)
         for number in range(len(documents)):
@@ -142,7 +145,9 @@ def run_reference(data: RetrievalSet, checkpoint: str, work: Path) -> dict[str, 
         writer.add_vectors(documents)
         kept = writer.finish().segments[0].postings / len(documents)
         index = Index.open(Path(place) / "index")
-        quantized = [index.search_vectors(*query, DEPTH)[0].tolist() for query in queries]
+        factors = idf_factors(index.frequencies, index.stored_units, encoder.query_idf)
+        weighted = ((terms, weights * factors[terms]) for terms, weights in queries)
+        quantized = [index.search_vectors(*query, DEPTH)[0].tolist() for query in weighted]
         del index
     return {
         REFERENCE: Outcome(_measured(data, exact), query_terms, document_terms),

@@ -31,6 +31,9 @@ _KINDS: dict[Kind, str] = {
 }
 
 
+_IDF = "multiplied with the power {:g} of the terms' inverse document frequency in the index that is searched"
+
+
 def parity_rows(graphs: Sequence[GraphParity]) -> list[tuple[str, ...]]:
     """The cells of a parity table, a row a graph, in the order of ``COLUMNS``."""
     return [
@@ -133,6 +136,7 @@ def _facts(manifest: ArtifactManifest, family: Family) -> list[str]:
         *([("pooling, activation", f"{manifest.pooling}, {manifest.activation}")] if manifest.pooling else []),
         ("vocabulary", f"{manifest.vocab_size:,} terms" + (f", {dropped} never weighted" if dropped else "")),
         ("maximum length", f"{manifest.max_length} tokens, special ones included; longer texts are cut"),
+        *([("query weights", _IDF.format(manifest.query_idf))] if manifest.query_idf else []),
         ("source", source.checkpoint + (f" at {source.revision}" if source.revision else "")),
         ("weights, SHA-256", source.weights_sha256),
         ("licence", source.licence),
@@ -172,7 +176,7 @@ def _choice_section(choice: Choice) -> list[str]:
         f"until one held, over {sets}.",
         f"It holds if nDCG@10 is at most {choice.max_ndcg_drop:g} under float32 over all queries, which its 95 %",
         "interval must show (it may not reach below 2.5 times that), and on no set",
-        f"the paired 95 % interval lies wholly under {choice.least_set_difference:g}; without judgements, if the",
+        f"the paired 95 % interval lies wholly under {choice.least_set_difference:g}; and, judged or not, if the",
         f"rank-biased overlap with float32 is {choice.least_overlap:g}. Differences include 8-bit impacts; all",
         "figures are in `parity.json`.",
         "",

@@ -279,6 +279,7 @@ def manifest_of(checkpoint: Checkpoint, directory: Path, variants: list[Variant]
         ),
         made_by=MADE_BY,
         kind=_kind(checkpoint),
+        query_idf=checkpoint.query_idf,
     )
 
 

@@ -11,7 +11,7 @@ from ..models.custom_family import EXAMPLE
 from ..models.families import FAMILIES
 from ..models.options import OpenOptions
 from ..runtime.artifact import Backend
-from ..runtime.cli.command import positive_int
+from ..runtime.cli.command import positive_int, power
 from .recipes import AUTO
 from .request import DEFAULT_EVAL_DOCUMENTS, DEFAULT_NDCG_DROP, ExportRequest
 
@@ -108,6 +108,13 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-length", metavar="N", type=positive_int, help="cut texts at N tokens, special ones included"
     )
     parser.add_argument(
+        "--query-idf",
+        metavar="POWER",
+        type=power,
+        help="searches multiply query weights with this power of the terms' inverse document frequency in the index, "
+        "unless told otherwise (default: query_idf of the checkpoint's config.json, else 0: off)",
+    )
+    parser.add_argument(
         "--family",
         metavar="NAME|FILE",
         help="family of the encoder, where its files do not tell: a name, or a .toml file that describes one",
@@ -150,6 +157,7 @@ def request_from(args: argparse.Namespace) -> ExportRequest:
             family=args.family,
             max_length=args.max_length,
             licence=args.licence,
+            query_idf=args.query_idf,
         ),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..runtime.idf import idf_factors
 from ..runtime.vectors import SparseBatch, SparseVector
 
 F64 = npt.NDArray[np.float64]
@@ -17,9 +18,11 @@ RBO_PERSISTENCE = 0.9
 
 
 class Collection:
-    """Inverted lists of document vectors. ``impacts``: weights rounded to 8 bits as in an index, else float64."""
+    """Inverted lists of document vectors. ``impacts``: weights rounded to 8 bits as in an index, else float64.
+    ``idf``: the power of :func:`idf_factors` that query weights are multiplied with.
+    """
 
-    def __init__(self, documents: SparseBatch, *, impacts: bool) -> None:
+    def __init__(self, documents: SparseBatch, *, impacts: bool, idf: float = 0.0) -> None:
         self._size = len(documents)
         values = documents.values.astype(np.float64)
         if impacts and values.size:
@@ -30,6 +33,7 @@ class Collection:
         self._owners, self._values = owners[order], values[order]
         terms = documents.indices[order]
         self._starts = np.searchsorted(terms, np.arange(int(terms.max(initial=-1)) + 2))
+        self._factors = idf_factors(np.diff(self._starts), self._size, idf)
 
     def best(self, query: SparseVector, depth: int = DEPTH) -> Ranking:
         """The ``depth`` best documents with a positive score, best first, ties by their order."""
@@ -37,7 +41,7 @@ class Collection:
         for term, weight in zip(query.indices.tolist(), query.values.tolist(), strict=True):
             if term + 1 < len(self._starts):
                 rows = slice(self._starts[term], self._starts[term + 1])
-                scores[self._owners[rows]] += weight * self._values[rows]
+                scores[self._owners[rows]] += weight * self._factors[term] * self._values[rows]
         order = np.argsort(-scores, kind="stable")[:depth]
         return order[scores[order] > 0]
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..runtime.errors import CheckpointError
+from ..runtime.errors import CheckpointError, InputError
+from ..runtime.idf import LARGEST_POWER, check_power
 from .custom_family import family_from
 from .families import DERIVED_SIDES, TABLE_SIDES, Evidence, Family, QuerySide, check_family, detect_family
 from .hub import Located, locate_checkpoint
@@ -33,7 +34,9 @@ class Checkpoint:
     ``table``, float32 ``[vocab_size]``. ``tokenizer``: its fast tokenizer. ``role``: the side it serves, "both" if one
     encoder serves both. ``own_terms``: whether only the terms of the text itself keep their weight (a mask by bag of
     words; always so with a table). ``dropped_terms``: term ids whose weight is zero. ``max_length`` counts special
-    tokens; ``max_positions`` is the longest input the model can take. ``notes`` say what was unusual about the files.
+    tokens; ``max_positions`` is the longest input the model can take. ``query_idf`` is what a search does to the query
+    weights (see :func:`splade_edge.runtime.idf.idf_factors`): the key of that name in ``config.json``, 0 without it and
+    for documents. ``notes`` say what was unusual about the files.
     """
 
     located: Located
@@ -55,6 +58,7 @@ class Checkpoint:
     licence: str
     weights_sha256: str
     notes: tuple[str, ...]
+    query_idf: float = 0.0
 
     @property
     def root(self) -> Path:
@@ -108,6 +112,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         licence=options.licence or stated_licence((files.directory, files.root)),
         weights_sha256=weights_sha256(files.directory),
         notes=notes,
+        query_idf=_query_idf(options, config, files.directory) if role != "document" else 0.0,
     )
 
 
@@ -193,6 +198,7 @@ def _open_table(
         licence=options.licence or stated_licence((files.directory, files.root)),
         weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
         notes=notes,
+        query_idf=_query_idf(options, None, files.directory),  # a table has no config.json, and may be an idf itself
     )
 
 
@@ -201,6 +207,19 @@ def _named_table(root: Path, family: Family) -> Path:
     if not path.resolve().is_relative_to(root.resolve()) or not path.is_file():
         raise CheckpointError(f"{root} has no file {family.look_up}, the look-up of {family.origin}")
     return path
+
+
+def _query_idf(options: OpenOptions, config: Any, directory: Path) -> float:
+    """The power asked for, or that of the checkpoint's ``config.json``."""
+    if options.query_idf is not None:
+        return options.query_idf
+    stated = getattr(config, "query_idf", 0.0)
+    try:
+        return check_power(stated)
+    except (InputError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{directory / 'config.json'} has query_idf {stated!r}, which is no number from 0 to {LARGEST_POWER:g}"
+        ) from None
 
 
 def _only_role(name: str, query_side: QuerySide) -> Role:

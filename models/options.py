@@ -12,7 +12,7 @@ class OpenOptions:
     """How a checkpoint may be opened.
 
     ``family`` (a name, the path of a family file, or a family) overrides detection, ``max_length`` (tokens) what the
-    files state, ``licence`` what the README states.
+    files state, ``licence`` what the README states, ``query_idf`` what ``config.json`` states.
     """
 
     revision: str | None = None
@@ -22,3 +22,4 @@ class OpenOptions:
     family: str | Family | None = None
     max_length: int | None = None
     licence: str | None = None
+    query_idf: float | None = None

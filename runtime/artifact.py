@@ -31,7 +31,7 @@ from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_man
 MANIFEST_NAME = "splade_edge.json"
 ARTIFACT_FORMAT = "splade-edge-artifact"
 PAIR_FORMAT = "splade-edge-pair"
-VERSION = 4  # 4 added encoders for our own kernels, 3 decoders beside graphs, 2 `kind` and tables
+VERSION = 5  # 5 added `query_idf`, 4 encoders for our own kernels, 3 decoders beside graphs, 2 `kind` and tables
 
 Role = Literal["query", "document", "both"]
 Side = Literal["query", "document"]
@@ -114,7 +114,9 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     ``kind`` says how a text becomes a vector; ``pooling`` and ``activation`` are empty where no encoder does it.
     ``vocab_size`` is the width of the output; ``vocabulary_sha256`` identifies token -> term id (see
     :func:`splade_edge.runtime.encoder.tokenizer.vocabulary_sha256`); ``max_length`` counts special tokens;
-    ``dropped_terms`` are term ids whose weight the family sets to zero.
+    ``dropped_terms`` are term ids whose weight the family sets to zero. ``query_idf``: the power of the inverse
+    document frequency in an index that a search multiplies query weights with, unless it is told otherwise (see
+    :func:`splade_edge.runtime.idf.idf_factors`).
     """
 
     role: Role
@@ -130,6 +132,7 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     source: Source
     made_by: str
     kind: Kind = "encoder"
+    query_idf: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0
 
 
 class PairManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):

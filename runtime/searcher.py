@@ -18,6 +18,7 @@ from .artifact import Backend, Precision
 from .encoder import Encoded, Encoder
 from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
+from .idf import F32, check_power, idf_factors
 from .index import Index
 from .manifest import FileEntry
 from .threads import resolve_threads
@@ -72,15 +73,22 @@ class Searcher:
 
     It searches the generation it has opened until :meth:`refresh`; each search is of one generation as a whole.
     ``threads`` is one setting for encoder and scorer. ``approximate``: see :meth:`Index.search_vectors`; None is exact.
-    A query without a known word finds nothing.
+    ``idf``: the power of the terms' inverse document frequency in the index that query weights are multiplied with (see
+    :func:`idf_factors`); None: what the encoder's artifact states. A query without a known word finds nothing.
     """
 
     def __init__(
-        self, index: Index, encoder: Encoder, threads: int | None = None, approximate: float | None = None
+        self,
+        index: Index,
+        encoder: Encoder,
+        threads: int | None = None,
+        approximate: float | None = None,
+        idf: float | None = None,
     ) -> None:
         _check_vocabulary(index, encoder)
         self.encoder = encoder
-        self._state = _State(index, encoder.restricted(index.terms))
+        self.idf = check_power(encoder.artifact.manifest.query_idf if idf is None else idf)
+        self._state = _State(index, encoder.restricted(index.terms), self._factors(index))
         self._refreshing = threading.Lock()
         self.threads = resolve_threads(threads)
         self.approximate = approximate
@@ -106,8 +114,11 @@ class Searcher:
                 raise ArtifactError(f"an index with another query encoder has taken the place of {index.path}; open it")
             same = np.array_equal(index.terms, before.index.terms)
             encoder = before.encoder if same else self.encoder.restricted(index.terms)
-            self._state = _State(index, encoder)
+            self._state = _State(index, encoder, self._factors(index))
             return True
+
+    def _factors(self, index: Index) -> F32 | None:
+        return idf_factors(index.frequencies, index.stored_units, self.idf) if self.idf else None
 
     @classmethod
     def open(
@@ -119,10 +130,11 @@ class Searcher:
         threads: int | None = None,
         query_encoder: str | Path | None = None,
         approximate: float | None = None,
+        idf: float | None = None,
     ) -> Searcher:
         """Open an index directory and the query encoder in it, or another ``query_encoder`` of the same vocabulary.
 
-        Raises IndexFormatError, ArtifactError, IntegrityError, MissingExtraError.
+        Raises IndexFormatError, ArtifactError, IntegrityError, MissingExtraError, InputError.
         """
         index = Index.open(path)
         if query_encoder is None:
@@ -130,7 +142,7 @@ class Searcher:
                 raise IndexFormatError(f"{path} carries no query encoder; name one with --query-encoder")
             query_encoder = safe_join(index.path, index.manifest.query_encoder)
         encoder = Encoder.open(query_encoder, "query", backend=backend, precision=precision, threads=threads)
-        return cls(index, encoder, threads, approximate)
+        return cls(index, encoder, threads, approximate, idf)
 
     def close(self) -> None:
         """Close the index."""
@@ -143,14 +155,17 @@ class Searcher:
         self.close()
 
     def encode_query(self, query: str) -> SparseVector:
-        """The query's vector, over all terms that have weight; empty for a query without a known word."""
-        return _known(self.encoder.encode_text(query))
+        """The query's vector as it is searched with, over all terms that have weight; empty for a query without a known
+        word. ``encoder.encode_query`` gives it without the factors of :attr:`idf`.
+        """
+        return self._state.vector(self.encoder.encode_text(query))
 
     def encode_for_search(self, query: str) -> SparseVector:
         """The part of :meth:`encode_query` that can earn a score: the terms that occur in the index, with the same
         weights. This is what a search computes, and it is faster.
         """
-        return _known(self._state.encoder.encode_text(query))
+        state = self._state
+        return state.vector(state.encoder.encode_text(query))
 
     def search(self, query: str, k: int = 10, *, where: Where = None, allowed: Allowed = None) -> list[Hit]:
         """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1.
@@ -160,13 +175,13 @@ class Searcher:
         ``allowed``: bool ``[documents]`` by ordinal, to search only the documents where it is True.
         """
         state = self._state
-        vector = _known(state.encoder.encode_text(query))
+        vector = state.vector(state.encoder.encode_text(query))
         return self._search(state.index, vector, k, _allowed(state.index, where, allowed))
 
     def search_vector(
         self, query: SparseVector, k: int = 10, *, where: Where = None, allowed: Allowed = None
     ) -> list[Hit]:
-        """:meth:`search` for a query that is encoded already."""
+        """:meth:`search` for a vector, such as :meth:`encode_query` gives. Its weights are taken as they are."""
         index = self._state.index
         return self._search(index, query, k, _allowed(index, where, allowed))
 
@@ -196,7 +211,7 @@ class Searcher:
         return self._search_many(state, queries, k, _allowed(state.index, where, allowed))
 
     def _search_many(self, state: _State, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
-        vectors = map(_known, state.encoder.encode(queries))
+        vectors = map(state.vector, state.encoder.encode(queries))
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
                 yield from pool.map(lambda vector: self._search(state.index, vector, k, allowed), batch)
@@ -222,10 +237,20 @@ class Searcher:
 
 @dataclass(frozen=True)
 class _State:
-    """What a search takes as a whole: a generation, and the encoder for the terms that occur in it."""
+    """What a search takes as a whole: a generation, the encoder for the terms that occur in it, and what their weights
+    are multiplied with.
+    """
 
     index: Index
     encoder: Encoder  # other terms earn nothing in this index, so a search need not know their weights
+    factors: F32 | None
+
+    def vector(self, encoded: Encoded) -> SparseVector:
+        """The vector that is searched with: none where no word of the query is known."""
+        if not encoded.known:
+            return _NO_TERMS
+        terms, weights = encoded.vector
+        return encoded.vector if self.factors is None else SparseVector(terms, weights * self.factors[terms])
 
 
 def _check_vocabulary(index: Index, encoder: Encoder) -> None:
@@ -250,8 +275,3 @@ def _allowed(index: Index, where: Where, allowed: Allowed) -> Allowed:
         return allowed
     selected = index.select(where).allowed
     return selected if allowed is None else np.logical_and(selected, allowed)
-
-
-def _known(encoded: Encoded) -> SparseVector:
-    """A query's vector: none where no word of it is known."""
-    return encoded.vector if encoded.known else _NO_TERMS

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import tee
 from typing import TYPE_CHECKING
 
-from .command import add_engine_arguments, share
+from .command import add_engine_arguments, power, share
 from .console import complain
 
 if TYPE_CHECKING:
@@ -62,6 +62,13 @@ def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
         help="faster, but documents may be missed: pass over documents where this share (above 0, up to 1) of the "
         "bound on their score is too little; 1 is exact",
     )
+    parser.add_argument(
+        "--idf",
+        metavar="POWER",
+        type=power,
+        help="multiply query weights with this power of the terms' inverse document frequency in the index; 0 leaves "
+        "them as the encoder gives them (default: what the query encoder states; info shows it)",
+    )
     add_engine_arguments(parser)
 
 
@@ -77,6 +84,7 @@ def open_searcher(args: argparse.Namespace) -> Searcher:
         threads=args.threads,
         query_encoder=args.query_encoder,
         approximate=args.approximate,
+        idf=args.idf,
     )
     if sys.stderr.isatty():
         on_compile.append(

@@ -61,6 +61,17 @@ def share(text: str) -> float:
     return value
 
 
+def power(text: str) -> float:
+    """A power of the inverse document frequency."""
+    from ..errors import InputError
+    from ..idf import check_power
+
+    try:
+        return check_power(float(text))
+    except (ValueError, InputError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 (off) to 4") from None
+
+
 def shares(text: str) -> list[float]:
     """Numbers above 0, up to 1, separated by commas, each once, the largest first."""
     return sorted({share(part.strip()) for part in text.split(",")}, reverse=True)

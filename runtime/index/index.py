@@ -238,14 +238,27 @@ class Index:
         return [next(read[place]) for place in places.tolist()]
 
     @cached_property
+    def frequencies(self) -> npt.NDArray[np.int64]:
+        """In how many units (documents, or passages) each term occurs, int64 ``[vocab]``; as in :attr:`stored_units`,
+        deleted ones count until they are merged away.
+        """
+        found = np.zeros(self.manifest.vocab_size, np.int64)
+        for live in self.segments:
+            ends = live.segment.block_postings[live.segment.term_blocks].astype(np.int64)
+            found += ends[1:] - ends[:-1]
+        return found
+
+    @property
+    def stored_units(self) -> int:
+        """How many units the index holds."""
+        return sum(live.segment.entry.units for live in self.segments)
+
+    @cached_property
     def terms(self) -> npt.NDArray[np.int32]:
         """The terms that occur in the documents (also in deleted ones, until these are merged away), int32, ascending.
         No other can earn a document any score.
         """
-        occurs = np.zeros(self.manifest.vocab_size, np.bool_)
-        for live in self.segments:
-            occurs |= np.diff(live.segment.term_blocks) > 0
-        return np.flatnonzero(occurs).astype(np.int32)
+        return np.flatnonzero(self.frequencies).astype(np.int32)
 
     def find(self, document_id: str) -> int | None:
         """The ordinal of a document id, or None."""

@@ -220,3 +220,13 @@ def test_a_closed_pipe_is_quiet(index: Path, tmp_path: Path) -> None:
     assert [line for line in lines if not line.startswith(b"Searching: ")] == []  # a slow machine shows progress
     process.stderr.close()
     assert process.wait() == 141
+
+
+def test_idf(cli: Cli, index: Path) -> None:
+    def scores(*options: object) -> list[float]:
+        return [hit["score"] for hit in json.loads(cli("search", index, "cat rain", "--json", *options).stdout)["hits"]]
+
+    assert scores("--idf", 0) == scores() != scores("--idf", 0.5)
+    for text in ("-1", "nan", "much", "5"):
+        process = cli("search", index, "cat", f"--idf={text}", check=2)
+        assert f"--idf: {text!r} is not a number from 0 (off) to 4" in process.stderr

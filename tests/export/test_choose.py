@@ -181,7 +181,7 @@ def test_without_judgements_the_overlap_decides(tmp_path: Path, bert: Path) -> N
     for trial in result.report.choice.trials:
         if trial.ranked:
             assert trial.ranked.pooled is None
-            assert (trial.ranked.overlap >= choose.LEAST_OVERLAP) == (not trial.verdict.startswith("rejected"))
+            assert (trial.ranked.overlap >= 0.97) == (not trial.verdict.startswith("rejected"))
 
 
 @pytest.mark.usefixtures("quick")
@@ -332,8 +332,8 @@ def test_a_recipe_that_scrambles_the_parity_text_is_not_ranked(monkeypatch: pyte
 
 def test_a_mean_near_zero_by_luck_does_not_hold() -> None:
     chooser = Chooser([], max_ndcg_drop=0.002, cache=None, run=lambda what, action: action())
-    assert chooser._problem(Ranked({}, -0.0003, 0.92, (-0.0049, 0.004))) == ""
-    problem = chooser._problem(Ranked({}, -0.0003, 0.92, (-0.0062, 0.0058)))
+    assert chooser._problem(Ranked({}, -0.0003, 0.98, (-0.0049, 0.004))) == ""
+    problem = chooser._problem(Ranked({}, -0.0003, 0.98, (-0.0062, 0.0058)))
     assert problem == "nDCG@10 -0.0003 [-0.0062, +0.0058] over all queries may be under -0.005"
 
 
@@ -343,8 +343,16 @@ def test_one_set_can_reject_what_the_mean_allows() -> None:
     assert chooser._problem(Ranked({"a": fine, "b": SetDifference(0.5, -0.006, -0.012, -0.004)}, -0.001, 1.0)) == ""
     problem = chooser._problem(Ranked({"a": fine, "b": SetDifference(0.5, -0.009, -0.012, -0.0051)}, -0.001, 1.0))
     assert problem == "nDCG@10 -0.0090 [-0.0120, -0.0051] on b"
-    assert "rank-biased overlap 0.800" in chooser._problem(Ranked({}, None, 0.8))
-    assert chooser._problem(Ranked({}, None, 0.98)) == ""
+
+
+def test_rankings_must_overlap_with_and_without_judgements() -> None:
+    chooser = Chooser([], max_ndcg_drop=0.002, cache=None, run=lambda what, action: action())
+    for ranked in (Ranked({}, None, 0.969), Ranked({}, 0.0, 0.969, (-0.001, 0.001))):
+        assert chooser._problem(ranked) == "rank-biased overlap 0.969 with float32, at least 0.97 is asked"
+    assert chooser._problem(Ranked({}, None, 0.971)) == ""
+    loose = Chooser([], max_ndcg_drop=0.01, cache=None, run=lambda what, action: action())
+    assert loose._problem(Ranked({}, None, 0.86)) == ""
+    assert loose.choice().least_overlap == pytest.approx(0.85)
 
 
 def test_a_quantizer_that_fails_is_one_line_and_does_not_end_the_search(

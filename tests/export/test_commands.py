@@ -39,7 +39,8 @@ def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_options_become_a_request() -> None:
     request = request_from(
         parse("c", "--role", "query", "--backend", "openvino,onnx", "--no-int8", "--family", "splade", "--offline",
-              "--max-length", "64", "--licence", "mit", "--recipe", "onnx=dynamic", "--revision", "r")
+              "--max-length", "64", "--licence", "mit", "--recipe", "onnx=dynamic", "--revision", "r",
+              "--query-idf", "0.3")
     )  # fmt: skip
     assert (request.checkpoint, request.role, request.output) == ("c", "query", Path("out"))
     assert request.backends == ("onnx", "openvino")
@@ -47,6 +48,7 @@ def test_options_become_a_request() -> None:
     assert request.recipes == {"onnx": "dynamic"}
     options = request.options
     assert (options.family, options.max_length, options.licence, options.revision) == ("splade", 64, "mit", "r")
+    assert options.query_idf == 0.3
     assert options.offline
     assert not options.allow_pickle
     assert not options.trust_remote_code
@@ -80,6 +82,7 @@ def test_defaults_are_both_backends_and_int8() -> None:
         (["--backend", "tflite"], "'tflite' is not a backend; there are: onnx, openvino"),
         (["--recipe", "dynamic"], "'dynamic' is neither auto nor BACKEND=NAME"),
         (["--recipe", "tflite=a"], "'tflite' is not a backend"),
+        (["--query-idf", "-1"], "is not a number from 0 (off) to 4"),
         (["--max-length", "0"], "not a whole number of at least 1"),
     ],
 )

@@ -89,8 +89,10 @@ def test_force_replaces_an_artifact_and_a_failure_keeps_it(
         with pytest.raises(ParityError):
             export(request(output, bert, force=True))
     assert open_all(output)[0].manifest == before
-    export(request(output, bert, force=True, options=OpenOptions(max_length=16)))
-    assert open_all(output)[0].manifest.max_length == 16
+    export(request(output, bert, force=True, options=OpenOptions(max_length=16, query_idf=0.5)))
+    [artifact] = open_all(output)
+    assert (artifact.manifest.max_length, artifact.manifest.query_idf) == (16, 0.5)
+    assert "multiplied with the power 0.5 of the terms' inverse" in (output / "README.md").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

@@ -14,6 +14,7 @@ from splade_edge.export.ranking import Collection, bootstrap_interval, ndcg, ran
 from splade_edge.export.retrieval import BUNDLED, read_set, sample_set
 from splade_edge.export.texts import calibration_texts, parity_texts
 from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.idf import idf_factors
 from splade_edge.runtime.vectors import SparseBatch, SparseVector
 
 vectors = st.lists(
@@ -26,18 +27,25 @@ def sparse(weights: dict[int, float]) -> SparseVector:
     return SparseVector(np.array(terms, np.int32), np.array([weights[t] for t in terms], np.float32))
 
 
-@given(vectors, st.dictionaries(st.integers(0, 14), st.floats(0.125, 3, width=32), max_size=6), st.booleans())
+@given(
+    vectors,
+    st.dictionaries(st.integers(0, 14), st.floats(0.125, 3, width=32), max_size=6),
+    st.booleans(),
+    st.sampled_from([0.0, 0.5]),
+)
 @settings(deadline=None)
 def test_a_ranking_is_the_sorted_dot_products(
-    documents: list[dict[int, float]], query: dict[int, float], impacts: bool
+    documents: list[dict[int, float]], query: dict[int, float], impacts: bool, idf: float
 ) -> None:
     batch = SparseBatch.stack([sparse(d) for d in documents])
     scale = max((w for d in documents for w in d.values()), default=1) / 255
+    frequencies = np.array([sum(term in document for document in documents) for term in range(15)])
+    factors = idf_factors(frequencies, len(documents), idf)
     scores = []
     for document in documents:
         weights = {t: min(np.floor(w / scale + 0.5), 255) * scale if impacts else w for t, w in document.items()}
-        scores.append(sum(query[t] * weights.get(t, 0) for t in sorted(query)))
-    found = Collection(batch, impacts=impacts).best(sparse(query), 5)
+        scores.append(sum(query[t] * factors[t] * weights.get(t, 0) for t in sorted(query)))
+    found = Collection(batch, impacts=impacts, idf=idf).best(sparse(query), 5)
     assert len(found) == min(5, sum(score > 0 for score in scores))
     np.testing.assert_allclose([scores[i] for i in found], sorted(scores, reverse=True)[: len(found)])
     assert list(found) == sorted(found, key=lambda i: (-round(scores[i], 9), i)) or len(set(scores)) == len(scores)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +218,19 @@ def test_a_cached_snapshot_opens_offline(tmp_path: Path, bert: Path, monkeypatch
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     checkpoint = open_checkpoint("someone/tiny", options=OpenOptions(offline=True))
     assert (checkpoint.located.name, checkpoint.located.revision) == ("someone/tiny", commit)
+
+
+def test_the_power_of_the_idf_is_stated_by_the_configuration_or_asked(tmp_path: Path) -> None:
+    pair = checkpoints.write_pair(tmp_path / "pair")
+    assert opens(checkpoints.write_checkpoint(tmp_path / "both")).query_idf == 0.0
+    for side in ("query", "document"):
+        config = pair / side / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"query_idf": 0.25}))
+    assert open_checkpoint(str(pair), "query").query_idf == 0.25
+    assert open_checkpoint(str(pair), "document").query_idf == 0.0, "a document's weights are not multiplied"
+    assert open_checkpoint(str(pair), "query", OpenOptions(query_idf=0.0)).query_idf == 0.0
+    for bad in ("much", -1, None, [1]):
+        config = pair / "query" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"query_idf": bad}))
+        with pytest.raises(CheckpointError, match=r"config\.json has query_idf .*, which is no number from 0 to 4"):
+            open_checkpoint(str(pair), "query")

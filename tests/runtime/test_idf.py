@@ -1,0 +1,142 @@
+"""Query weights by how rare their terms are in the index: the factors, what is counted, and what a search does."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from splade_edge.runtime import Document, Encoder, Index, IndexUpdater, Passages, Searcher, build_index, open_artifact
+from splade_edge.runtime.artifact import write_artifact_manifest
+from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.idf import idf_factors
+
+from .. import tiny
+
+QUERY = "cat in the rain with music"
+DOCUMENTS = [
+    Document(f"d{n}", "", text)
+    for n, text in enumerate(
+        ["cat dog", "the cat in the rain", "rain and snow", "music of the violin", "dog in the river", "cat and bird"]
+        * 4
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, tiny_pair: Path) -> Path:
+    path = tmp_path_factory.mktemp("idf") / "index"
+    build_index(path, DOCUMENTS, tiny_pair, with_document_encoder=True)
+    return path
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(50, 10**9), st.floats(0, 4))
+def test_factors_are_bm25s_idf_over_that_of_one_document(counts: list[int], units: int, power: float) -> None:
+    found = idf_factors(np.array(counts, np.int64), units, power)
+    assert found.dtype == np.float32
+
+    def idf(n: int) -> float:
+        return math.log(1 + (units - n + 0.5) / (n + 0.5))
+
+    expected = [(idf(max(n, 1)) / idf(1)) ** power for n in counts]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert ((found >= 0) & (found <= 1)).all()
+    order = np.argsort(counts)
+    assert (np.diff(found[order]) <= 0).all(), "the rarer a term, the more it weighs"
+
+
+def test_a_term_of_every_document_keeps_some_weight_and_an_empty_index_all() -> None:
+    assert (idf_factors(np.array([1000, 1, 0]), 1000, 0.5) > 0).all()
+    assert idf_factors(np.array([1]), 1, 3.0).tolist() == [1.0]
+    assert idf_factors(np.zeros(3, np.int64), 0, 1.0).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("passages", [None, Passages(4, 1)], ids=["whole", "passages"])
+def test_frequencies_are_counted_over_segments(tmp_path: Path, tiny_pair: Path, passages: Passages | None) -> None:
+    path = tmp_path / "index"
+    build_index(path, DOCUMENTS[:9], tiny_pair, passages=passages, with_document_encoder=True)
+    with IndexUpdater.open(path, threads=1) as updater:
+        updater.add(DOCUMENTS[9:])
+        updater.delete(["d1"])
+    with Index.open(path) as opened:
+        assert len(opened.segments) == 2
+        expected = np.zeros(len(tiny.VOCABULARY), np.int64)
+        for live in opened.segments:
+            for term in range(len(tiny.VOCABULARY)):
+                expected[term] += live.segment.postings(term)[0].size
+        np.testing.assert_array_equal(opened.frequencies, expected)
+        np.testing.assert_array_equal(opened.terms, np.flatnonzero(expected))
+        assert opened.stored_units == sum(live.segment.entry.units for live in opened.segments)
+        assert opened.stored_units >= expected.max() > 0
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_a_search_is_that_of_the_weighted_vector(index: Path, power: float) -> None:
+    with Searcher.open(index, threads=1, idf=power) as searcher, Searcher.open(index, threads=1) as plain:
+        opened = searcher.index
+        raw = searcher.encoder.encode_query(QUERY)
+        assert plain.idf == 0
+        np.testing.assert_array_equal(plain.encode_query(QUERY).values, raw.values)
+        factors = idf_factors(opened.frequencies, opened.stored_units, power)
+        assert factors[raw.indices].min() < 0.9
+        weighted = raw.values * factors[raw.indices]
+        ordinals, scores = opened.search_vectors(raw.indices, weighted, 10)
+        hits = searcher.search(QUERY, 10)
+        assert [(hit.ordinal, hit.score) for hit in hits] == list(zip(ordinals.tolist(), scores.tolist(), strict=True))
+        assert (
+            hits == next(searcher.search_many([QUERY], 10)) == searcher.search_vector(searcher.encode_query(QUERY), 10)
+        )
+        assert hits == searcher.search_vector(searcher.encode_for_search(QUERY), 10)
+        assert [hit.score for hit in hits] != [hit.score for hit in plain.search(QUERY, 10)]
+        explained = searcher.explain(QUERY, hits[0])
+        assert sum(part.score for part in explained.contributions) == pytest.approx(hits[0].score, rel=1e-9)
+        weights = dict(zip(raw.indices.tolist(), weighted.tolist(), strict=True))
+        named = {searcher.encoder.vocabulary[term]: weight for term, weight in weights.items()}
+        assert {part.term: part.weight for part in explained.contributions}.items() <= named.items()
+
+
+def test_factors_are_of_the_generation_that_is_searched(tmp_path: Path, tiny_pair: Path) -> None:
+    path = tmp_path / "index"
+    build_index(path, DOCUMENTS, tiny_pair, with_document_encoder=True)
+    with Searcher.open(path, threads=1, idf=1.0) as searcher:
+        before = searcher.encode_query("cat violin").values
+        with IndexUpdater.open(path, threads=1) as updater:
+            updater.add([Document(f"more{n}", "", "cat dog fish") for n in range(40)])
+        assert searcher.refresh()
+        after = searcher.encode_query("cat violin").values
+        with Searcher.open(path, threads=1, idf=1.0) as opened:
+            np.testing.assert_array_equal(after, opened.encode_query("cat violin").values)
+        assert not np.allclose(before, after)
+
+
+def test_the_artifact_says_which_power(tmp_path: Path, tiny_pair: Path, index: Path) -> None:
+    query = open_artifact(tiny_pair, "query")
+    copy = tmp_path / "query"
+    copy.mkdir()
+    for name in query.manifest.files:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(query.file(name).read_bytes())
+    write_artifact_manifest(copy, msgspec.structs.replace(query.manifest, query_idf=0.5))
+    assert open_artifact(copy).manifest.query_idf == 0.5
+    with (
+        Searcher.open(index, threads=1, query_encoder=copy) as stated,
+        Searcher.open(index, threads=1, idf=0.5) as asked,
+    ):
+        assert stated.idf == 0.5
+        assert stated.search(QUERY) == asked.search(QUERY)
+    with Searcher.open(index, threads=1, query_encoder=copy, idf=0.0) as off, Searcher.open(index, threads=1) as plain:
+        assert off.search(QUERY) == plain.search(QUERY)
+    # and an index carries it
+    build_index(tmp_path / "index", DOCUMENTS, Encoder.open(tiny_pair, "document"), open_artifact(copy))
+    with Searcher.open(tmp_path / "index", threads=1) as carried:
+        assert carried.idf == 0.5
+
+
+@pytest.mark.parametrize("power", [-0.1, 4.5, math.nan, math.inf])
+def test_a_power_that_is_none(index: Path, power: float) -> None:
+    with pytest.raises(InputError, match=r"the power of the idf is .*; give a number from 0"):
+        Searcher.open(index, idf=power)
