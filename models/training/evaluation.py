@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
+from ...runtime.idf import idf_factors
 from .bm25 import rank_exactly
 from .collections import Collection
 from .side import Side
@@ -63,21 +64,28 @@ def ndcg(probe: Probe, query: Side, document: Side) -> tuple[float, float, float
     collection = probe.collection
     q = encode_all(query, [collection.queries[i] for i in collection.held_out])
     d = encode_all(document, [collection.documents[i] for i in probe.documents])
-    return ndcg_of(collection, q, d.T.tocsr(), probe.documents), q.nnz / q.shape[0], d.nnz / d.shape[0]
+    found = ndcg_of(collection, q, d.T.tocsr(), query.query_idf, probe.documents)
+    return found, q.nnz / q.shape[0], d.nnz / d.shape[0]
 
 
 def ndcg_of(
-    collection: Collection, q: sp.csr_matrix, by_term: sp.csr_matrix, documents: npt.NDArray[np.int64] | None = None
+    collection: Collection,
+    q: sp.csr_matrix,
+    by_term: sp.csr_matrix,
+    idf: float = 0.0,
+    documents: npt.NDArray[np.int64] | None = None,
 ) -> float:
-    """nDCG@10 of the vectors of the held-out queries. ``documents``: the positions of the columns of ``by_term``, CSR
-    ``[vocab, columns]`` (default: all of the collection).
+    """nDCG@10 of the vectors of the held-out queries. ``idf``: the power of :func:`idf_factors`. ``documents``: the
+    positions of the columns of ``by_term``, CSR ``[vocab, columns]`` (default: all of the collection).
     """
     import ir_measures
+
+    factors = idf_factors(np.diff(by_term.indptr).astype(np.int64), by_term.shape[1], idf)
 
     places = np.arange(by_term.shape[1]) if documents is None else documents
     run = {
         str(i): {str(places[column]): float(-rank) for rank, column in enumerate(ranking)}
-        for i, ranking in enumerate(rank_exactly(q, by_term, 10))
+        for i, ranking in enumerate(rank_exactly(q.multiply(factors).tocsr(), by_term, 10))
     }
     qrels = {str(i): {str(d): 1 for d in collection.positives[q]} for i, q in enumerate(collection.held_out)}
     value = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10]

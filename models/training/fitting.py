@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from .collections import Collection
 from .evaluation import encode_all, ndcg_of
 from .imitation import Imitated
 from .indexed import all_scores, read_vectors
-from .objective import Regularizer, penalty, ranking_losses
+from .objective import Regularizer, imitation_loss, penalty, ranking_losses
 from .runfile import RunFile
 from .sampling import Batch, Sampler, no_ranks
 from .side import Side, training_device
@@ -59,6 +60,7 @@ class Fitting:
             steps=settings.steps * settings.accumulate,
             seed=settings.seed,
             fragments=settings.fragments,
+            keywords=settings.keywords,
         )
         self._teacher = Teacher(run.teacher, collections, bm25, cache) if taught else None
         if self._teacher is not None:
@@ -72,9 +74,10 @@ class Fitting:
     def backward(self, step: int, part: int) -> dict[str, float]:
         """Accumulate the gradients of part ``part`` of a step; returns its losses and counts."""
         settings = self._run.training
-        batch = self._sampler.batch(step * settings.accumulate + part)
+        number = step * settings.accumulate + part
+        batch = self._sampler.batch(number)
         vectors = self.query.encode(self.query.ids(batch.texts), chunk=0, bf16=settings.bf16)
-        loss, parts = self._loss(step, batch, vectors)
+        loss, parts = self._loss(step, number, batch, vectors)
         (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         return parts
 
@@ -89,14 +92,21 @@ class Fitting:
             if collection.held_out.size:
                 q = encode_all(self.query, [collection.queries[i] for i in collection.held_out])
                 name = collection.name
-                found |= {f"ndcg/{name}": ndcg_of(collection, q, by_term), f"query terms/{name}": q.nnz / q.shape[0]}
+                value = ndcg_of(collection, q, by_term, self.query.query_idf)
+                found |= {f"ndcg/{name}": value, f"query terms/{name}": q.nnz / q.shape[0]}
         return found
 
-    def _loss(self, step: int, batch: Batch, q: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, step: int, number: int, batch: Batch, q: Tensor) -> tuple[Tensor, dict[str, float]]:
         run = self._run
         scores = run.training.scale * all_scores(q, self._by_term[batch.collection])
         weight = self.regularizers[0].weight(step)
         parts, accuracy = ranking_losses(run, batch, scores, q, self._teacher, self._imitated)
+        if self._imitated is not None and run.teacher.random_words:
+            rng = np.random.default_rng([run.training.seed, 6, number])
+            ids = self.query.ids(self._imitated.random_texts(run.training.batch, rng))
+            found = self.query.encode(ids, chunk=0, bf16=run.training.bf16)
+            wanted = self._imitated.vectors(ids, run.training.bf16)
+            parts["random words"] = run.teacher.random_words * imitation_loss(found, wanted)
         parts["query penalty"] = weight * penalty(run.query_regularizer.penalty, q)
         loss = torch.stack(list(parts.values())).sum()
         return loss, {key: float(value.detach()) for key, value in parts.items()} | {

@@ -17,9 +17,9 @@ from .collections import Collection, shares
 from .objective import Regularizer, imitation_loss, penalty
 from .rarity import rarity
 from .runfile import EncoderSettings, RunFile, TeacherSettings
-from .sampling import fragment
+from .sampling import cut_from, random_words
 from .side import Side, training_device
-from .vocabulary import Texts
+from .vocabulary import Texts, whole_words
 
 # Tokens of the documents whose vectors' terms are counted.
 _DOCUMENT_TOKENS = 128
@@ -71,7 +71,8 @@ class Imitation:
         for number in numbers:
             collection = self._collections[number]
             if rng.random() < self._run.training.fragments:
-                texts.append(fragment(collection.documents[rng.integers(len(collection.documents))], rng))
+                document = collection.documents[rng.integers(len(collection.documents))]
+                texts.append(cut_from(document, self._run.training.keywords, rng)[0])
             else:
                 texts.append(collection.queries[rng.choice(collection.train)])
         return texts
@@ -89,6 +90,9 @@ class Imitated:
         assert settings.query_vectors is not None  # read_run_file has checked it
         self._side = _as_it_is(settings.query_vectors, like.max_length, device)
         self._factor: Tensor | None = None
+        self._words = whole_words(self._side.tokens.tokenizer)
+        if settings.random_words and not self._words:
+            raise InputError(f"{settings.query_vectors} has no whole words in its vocabulary; leave random_words out")
         vocabulary = self._side.tokens.tokenizer.get_vocab()
         if vocabulary != Texts(like.base).tokenizer.get_vocab():
             raise InputError(f"{settings.query_vectors} and {like.base} have different vocabularies")
@@ -99,6 +103,10 @@ class Imitated:
             size = self._side.encoder.decoder.weight.shape[0]
             factor = rarity(collections, self._side.tokens, size, document or None) ** settings.idf
             self._factor = torch.from_numpy(factor).to(device)
+
+    def random_texts(self, texts: int, rng: np.random.Generator) -> list[str]:
+        """Queries of words that were drawn from the vocabulary."""
+        return random_words(self._words, texts, rng)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of queries."""

@@ -45,6 +45,7 @@ class Retrieval:
             steps=settings.steps * settings.accumulate,
             seed=settings.seed,
             fragments=settings.fragments,
+            keywords=settings.keywords,
         )
         self.document = Side(run.document, texts, settings.seed, self._device)
         self.query = Side(run.query, texts, settings.seed + 1, self._device) if run.query else self.document

@@ -95,7 +95,8 @@ class TeacherSettings(Section, frozen=True):
     loss. ``query_vectors``: a SPLADE query encoder whose vectors the query encoder imitates, with ``vector_weight``.
     Their weights are first multiplied by the power ``idf`` of the terms' inverse document frequency (see
     :mod:`rarity`); ``document_vectors``: a document encoder in whose vectors it is counted as well as in the words
-    of the documents.
+    of the documents. ``random_words``: the weight of imitating them on random words of the vocabulary too, as many
+    texts as a batch has, so that words without a training query keep theirs (objective "index").
     """
 
     base: str | None = None
@@ -107,6 +108,7 @@ class TeacherSettings(Section, frozen=True):
     vector_weight: NotNegative = 1.0
     idf: NotNegative = 0.0
     document_vectors: str | None = None
+    random_words: NotNegative = 0.0
 
 
 class RegularizerSettings(Section, frozen=True):
@@ -139,7 +141,8 @@ class TrainingSettings(Section, frozen=True):
     so many mined ones; ``miner``: the pair that mines them, a directory with ``query/`` and ``document/`` (default:
     BM25, which always mines those of fragments); ``accumulate``: batches an update; ``chunk``: texts encoded at a time
     with gradient caching (Gao et al. 2021), 0 for all at once. ``fragments``: the share of queries that are cut from
-    documents, whose words no judged query may have. ``contrastive``: weight of the cross-entropy; ``scale``: what the
+    documents, whose words no judged query may have; ``keywords``: the share of these that are scattered words instead
+    of successive ones. ``contrastive``: weight of the cross-entropy; ``scale``: what the
     dot product is multiplied with before the softmax.
     """
 
@@ -149,6 +152,7 @@ class TrainingSettings(Section, frozen=True):
     negative_depth: Count = 30
     miner: str | None = None
     fragments: Share = 0.0
+    keywords: Share = 0.0
     accumulate: Count = 1
     chunk: Whole = 0
     learning_rate: Positive = 1e-4

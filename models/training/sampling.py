@@ -6,6 +6,7 @@ Within a collection each query is drawn once before any is drawn twice; a fragme
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .collections import Collection, shares
+from .vocabulary import STOP_WORDS
 
 I64 = npt.NDArray[np.int64]
-# Words of a fragment, inclusive.
+# Words of a fragment, of keywords and of random words, inclusive.
 _FRAGMENT = (2, 16)
+_KEYWORDS = (2, 8)
+_RANDOM_WORDS = (2, 12)
+_WORD = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{2,}")
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,39 @@ def fragment(text: str, rng: np.random.Generator) -> str:
     return " ".join(words[start : start + int(rng.integers(_FRAGMENT[0], _FRAGMENT[1] + 1))])
 
 
+def keywords(text: str, rng: np.random.Generator) -> str:
+    """Some words of a text in any order, each once, without function words: what one types who names a thing."""
+    words = [word for word in dict.fromkeys(_WORD.findall(text)) if word.lower() not in STOP_WORDS]
+    wanted = int(rng.integers(_KEYWORDS[0], _KEYWORDS[1] + 1))
+    return " ".join(words[i] for i in rng.permutation(len(words))[:wanted])
+
+
+def cut_from(document: str, scattered: float, rng: np.random.Generator) -> tuple[str, bool]:
+    """A query cut from a document: keywords with the probability ``scattered``, else a fragment; and which it is."""
+    if scattered and rng.random() < scattered:
+        return keywords(document, rng), True
+    return fragment(document, rng), False
+
+
+def _holds_fragment(document: str, text: str) -> bool:
+    return text in " ".join(document.split())
+
+
+def _holds_words(document: str, text: str) -> bool:
+    return set(text.split()) <= set(_WORD.findall(document))
+
+
+def random_words(words: Sequence[str], texts: int, rng: np.random.Generator) -> list[str]:
+    """``texts`` queries without a meaning: words drawn from ``words`` one by one."""
+    lengths = rng.integers(_RANDOM_WORDS[0], _RANDOM_WORDS[1] + 1, texts)
+    return [" ".join(words[i] for i in rng.integers(len(words), size=length)) for length in lengths.tolist()]
+
+
 class Sampler:
     """Draws batches. ``negatives[c]``: int64 ``[queries, depth]``, mined documents, best first, -1 where there are
     none. ``search[c]``: the documents nearest to texts, best first, for the negatives of fragments (None: fragments
-    have none). ``everything``: a batch has all documents of its collection.
+    have none). ``everything``: a batch has all documents of its collection. ``fragments``: the share of queries that
+    are cut from documents, ``keywords`` the share of these that are :func:`keywords`.
     """
 
     def __init__(
@@ -61,6 +95,7 @@ class Sampler:
         steps: int,
         seed: int,
         fragments: float = 0.0,
+        keywords: float = 0.0,
     ) -> None:
         self._collections = collections
         self._negatives = negatives
@@ -70,6 +105,7 @@ class Sampler:
         self._everything = everything
         self._seed = seed
         self._fragments = fragments
+        self._keywords = keywords
         rng = np.random.default_rng([seed, 0])
         self._choice = rng.choice(len(collections), steps, p=shares(collections))
 
@@ -82,16 +118,18 @@ class Sampler:
         texts = [collection.queries[q] for q in queries]
         relevant = [collection.positives[q] for q in queries]
         cut = np.flatnonzero(rng.random(queries.size) < self._fragments)
+        scattered = np.zeros(queries.size, np.bool_)
         for row in cut:
             document = int(rng.integers(len(collection.documents)))
-            queries[row], texts[row] = -1, fragment(collection.documents[document], rng)
+            queries[row] = -1
+            texts[row], scattered[row] = cut_from(collection.documents[document], self._keywords, rng)
             relevant[row] = np.array([document], np.int64)
         positives = np.array([rng.choice(r) for r in relevant], np.int64)
         columns = [positives]
         if self._everything:
             columns.append(np.arange(len(collection.documents)))
         if self._per_query or self._everything:
-            mined = self._candidates(number, queries, texts, relevant)
+            mined = self._candidates(number, queries, texts, scattered, relevant)
             columns += [rng.permutation(candidates)[: self._per_query] for candidates in mined]
         documents, place = np.unique(np.concatenate(columns), return_inverse=True)
         return Batch(
@@ -103,9 +141,16 @@ class Sampler:
             relevant=np.stack([np.isin(documents, r) for r in relevant]),
         )
 
-    def _candidates(self, number: int, queries: I64, texts: Sequence[str], relevant: list[I64]) -> list[I64]:
-        """The mined documents of each query that are not relevant to it. Documents that hold a fragment word for word
-        are relevant to it: ``relevant`` is extended by those found.
+    def _candidates(
+        self,
+        number: int,
+        queries: I64,
+        texts: Sequence[str],
+        scattered: npt.NDArray[np.bool_],
+        relevant: list[I64],
+    ) -> list[I64]:
+        """The mined documents of each query that are not relevant to it. Documents that hold a fragment word for word,
+        or all keywords, are relevant to it: ``relevant`` is extended by those found.
         """
         mined = self._negatives[number]
         documents = self._collections[number].documents
@@ -119,7 +164,8 @@ class Sampler:
         found = self._search[number]([texts[row] for row in cut]) if self._search and cut else []
         for row, nearest in zip(cut, found, strict=False):
             candidates[row] = np.array(nearest, np.int64)
-            same = [d for d in nearest if texts[row] in " ".join(documents[d].split())]
+            holds = _holds_words if scattered[row] else _holds_fragment
+            same = [d for d in nearest if holds(documents[d], texts[row])]
             relevant[row] = np.union1d(relevant[row], np.array(same, np.int64))
         return [c[~np.isin(c, known)] for c, known in zip(candidates, relevant, strict=True)]
 

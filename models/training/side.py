@@ -30,6 +30,13 @@ class Side:
         self.tokens = Texts(settings.base)
         self.device = device
 
+    @property
+    def query_idf(self) -> float:
+        """What a search does to the weights of queries (see :func:`splade_edge.runtime.idf.idf_factors`), as
+        ``config.json`` says; it comes from the base and goes into the pair.
+        """
+        return float(getattr(self.encoder.model.config, "query_idf", 0.0))
+
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids, cut at the side's maximum length, or what its encoder takes."""
         return self.tokens.ids(texts, min(self.settings.max_length, self.encoder.positions))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .runfile import RunFile
 
 _OF_BASE = ("dense", "lexical", "weight", "max_length")
-_OF_QUERY_VECTORS = ("vector_weight", "idf", "document_vectors")
+_OF_QUERY_VECTORS = ("vector_weight", "idf", "document_vectors", "random_words")
 _OF_BATCHES = ("negatives", "negative_depth", "miner", "chunk")
 _OF_SCORES = ("contrastive", "scale")
 _OF_A_NEW_HEAD = ("sharpness", "threshold", "idf_slope")
@@ -44,6 +44,12 @@ def _unused(own: Mapping[str, Any], run: RunFile) -> Iterator[str]:
             yield "lexical of a set does nothing without a dense teacher; add [teacher] base, or leave it out"
     if any(entry.get("dev_queries") and not entry.get("dev") for entry in own.get("sets", [])):
         yield "dev_queries of a set does nothing without dev; add the split, or leave it out"
+    if run.objective != "index":
+        for key in _asked(teacher, ("random_words",)):
+            yield f'[teacher] {key} is for objective = "index"; leave it out'
+    if not run.training.fragments:
+        for key in _asked(training, ("keywords",)):
+            yield f"[training] {key} is a share of the fragments, and there are none; add fragments, or leave it out"
     if run.objective != "index" and any(_asked(entry, ("index",)) for entry in own.get("sets", [])):
         yield 'index of a set is for objective = "index"; leave it out'
     if run.teacher.query_vectors is None:

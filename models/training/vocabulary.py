@@ -48,6 +48,12 @@ def silent_terms(tokenizer: Any, classes: Sequence[str], size: int) -> npt.NDArr
     return silent
 
 
+def whole_words(tokenizer: Any) -> list[str]:
+    """The words of at least four ASCII letters in a vocabulary, but for function words; sorted."""
+    words = (token for token in tokenizer.get_vocab() if len(token) > 3 and token.isascii() and token.isalpha())
+    return sorted(word for word in words if word.lower() not in STOP_WORDS)
+
+
 class Texts:
     """Texts to token ids with the tokenizer of a checkpoint directory."""
 

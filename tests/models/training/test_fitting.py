@@ -121,10 +121,12 @@ def test_scores_of_all_documents_and_their_gradient() -> None:
 def test_the_loss_is_over_all_documents(write_fit: RunWriter, base: Path, tmp_path: Path) -> None:
     teacher = (
         f'[teacher]\nbase = "{base}"\nweight = 0.7\nlexical = 0.5\nquery_vectors = "{base}"\nvector_weight = 0.3\n'
+        "random_words = 0.6\n"
     )
     extra = teacher + "[query_regularizer]\nweight = 0.2\nramp = 0\nsteer = 0.5"
     training = "steps = 4\nbatch = 6\ncontrastive = 0.5\nscale = 0.25\nfragments = 0.5"
-    run = Run(read_run_file(write_fit(extra, training=training)), tmp_path / "out", tmp_path / "cache")
+    settings = read_run_file(write_fit(extra, training=training))
+    run = Run(settings, tmp_path / "out", tmp_path / "cache")
     objective = run.objective
     assert isinstance(objective, Fitting)
     assert objective._teacher is not None
@@ -146,7 +148,15 @@ def test_the_loss_is_over_all_documents(write_fit: RunWriter, base: Path, tmp_pa
         allowed = [d for d in range(40) if d == gold or d not in known]
         cross.append(np.log(np.exp(scores[row, allowed]).sum()) - scores[row, gold])
     wanted = objective._imitated.vectors(objective.query.ids(batch.texts), False)
+    odd = objective.query.ids(
+        objective._imitated.random_texts(6, np.random.default_rng([settings.training.seed, 6, 0]))
+    )
+    with torch.no_grad():
+        strange = objective.query.encode(odd, chunk=0, bf16=False)
+    # the encoder still is the one that is imitated, but for what is silent in it
+    assert imitation_loss(strange, objective._imitated.vectors(odd, False)) > 0
     expected = {
+        "random words": 0.6 * float(imitation_loss(strange, objective._imitated.vectors(odd, False))),
         "contrastive": 0.5 * float(np.mean(cross)),
         "query penalty": 0.2 * float(penalty("l1", q)),
         "distillation": 0.7 * float(distillation_loss(torch.tensor(scores), objective._teacher.scores(batch))),
@@ -257,6 +267,7 @@ def test_a_run_is_not_resumed_with_another_index(
         ("[training]", "[training]\nevaluation_documents = 20", "searches whole sets"),
         ("[training]", "[document_regularizer]\nterms = 9\n[training]", r"\[document_regularizer\] does nothing"),
         ("[training]", "[training]\nscale = 2.0", None),
+        ("[training]", "[teacher]\nrandom_words = 1.0\n[training]", "random_words does nothing without query_vectors"),
         ("[training]", '[teacher]\nbase = "x"\nlexical = 0.5\n[training]', None),
     ],
 )

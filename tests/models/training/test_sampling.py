@@ -14,7 +14,8 @@ from splade_edge.models.training.bm25 import Bm25
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.mining import Miner, mine_with_bm25
 from splade_edge.models.training.runfile import SetSettings
-from splade_edge.models.training.sampling import Sampler, fragment
+from splade_edge.models.training.sampling import Sampler, fragment, keywords, random_words
+from splade_edge.models.training.vocabulary import STOP_WORDS, Texts, whole_words
 from splade_edge.runtime.errors import InputError
 
 from ... import checkpoints
@@ -70,6 +71,62 @@ def test_columns_hold_positives_and_mined_negatives(small: Collection) -> None:
             np.testing.assert_array_equal(batch.relevant[row], np.isin(batch.documents, small.positives[query]))
         allowed = np.concatenate([mined[batch.queries].ravel(), *[small.positives[q] for q in batch.queries]])
         assert np.isin(batch.documents, allowed).all()
+
+
+def test_keywords_are_words_of_the_text_each_once() -> None:
+    text = "The pump-house of the engine: an Engine, 12 steam pipes; it is what the engine is in."
+    rng = np.random.default_rng(0)
+    drawn = [keywords(text, rng).split() for _ in range(200)]
+    assert {word for words in drawn for word in words} == {"pump-house", "engine", "Engine", "steam", "pipes"}
+    assert all(2 <= len(words) == len(set(words)) for words in drawn)
+    assert len({tuple(sorted(words)) for words in drawn}) < len({tuple(words) for words in drawn}), "in any order"
+    assert keywords("it is in", rng) == "" == keywords("", rng)
+
+
+def test_a_share_of_the_fragments_are_keywords(small: Collection) -> None:
+    def cut(share: float) -> list[tuple[str, str]]:
+        drawn = Sampler(
+            [small], [None], batch=200, per_query=0, everything=True, steps=3, seed=5, fragments=0.5, keywords=share
+        )
+        batches = [drawn.batch(step) for step in range(3)]
+        return [
+            (batch.texts[row], small.documents[batch.documents[batch.positive[row]]])
+            for batch in batches
+            for row in np.flatnonzero(batch.queries < 0)
+        ]
+
+    assert all(text in document for text, document in cut(0.0))
+    every = cut(1.0)
+    assert all(set(text.split()) <= set(document.split()) for text, document in every)
+    apart = np.mean([text not in document for text, document in every])
+    assert apart > 0.5
+    assert 0.3 * apart < np.mean([text not in document for text, document in cut(0.5)]) < 0.7 * apart
+
+
+def test_documents_with_all_keywords_are_no_negatives(small: Collection) -> None:
+    bm25 = Bm25(small.documents)
+    drawn = Sampler(
+        [small], [None], [partial(bm25.rank, k=40)], batch=50, per_query=0, everything=True, steps=2, seed=1,
+        fragments=1.0, keywords=1.0,
+    )  # fmt: skip
+    batch = drawn.batch(0)
+    several = 0
+    for row, text in enumerate(batch.texts):
+        holding = [set(text.split()) <= set(small.documents[d].split()) for d in batch.documents]
+        np.testing.assert_array_equal(batch.relevant[row], holding)
+        several += sum(holding) > 1
+    assert several
+
+
+def test_random_words_are_of_the_vocabulary(base: Path) -> None:
+    words = whole_words(Texts(str(base)).tokenizer)
+    assert words == sorted(words)
+    assert all(len(word) > 3 and word.isalpha() for word in words)
+    assert not STOP_WORDS & set(words)
+    texts = random_words(words, 100, np.random.default_rng(3))
+    assert texts == random_words(words, 100, np.random.default_rng(3))
+    assert {len(text.split()) for text in texts} == set(range(2, 13))
+    assert {word for text in texts for word in text.split()} <= set(words)
 
 
 def test_weights_choose_the_collection(small: Collection, collection: Path) -> None:
