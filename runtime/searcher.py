@@ -118,7 +118,7 @@ class Searcher:
             return True
 
     def _factors(self, index: Index) -> F32 | None:
-        return idf_factors(index.frequencies, index.stored_units, self.idf) if self.idf else None
+        return idf_factors(index.frequencies, index.units, self.idf) if self.idf else None
 
     @classmethod
     def open(

@@ -239,26 +239,28 @@ class Index:
 
     @cached_property
     def frequencies(self) -> npt.NDArray[np.int64]:
-        """In how many units (documents, or passages) each term occurs, int64 ``[vocab]``; as in :attr:`stored_units`,
-        deleted ones count until they are merged away.
+        """In how many of the :attr:`units` each term occurs, int64 ``[vocab]``. What deleted documents take off is
+        counted in the postings, 65,536 units at a time.
         """
         found = np.zeros(self.manifest.vocab_size, np.int64)
         for live in self.segments:
-            ends = live.segment.block_postings[live.segment.term_blocks].astype(np.int64)
-            found += ends[1:] - ends[:-1]
+            found += live.frequencies
         return found
 
     @property
-    def stored_units(self) -> int:
-        """How many units the index holds."""
-        return sum(live.segment.entry.units for live in self.segments)
+    def units(self) -> int:
+        """Number of what is scored: documents, or their passages."""
+        return self._units
 
     @cached_property
     def terms(self) -> npt.NDArray[np.int32]:
         """The terms that occur in the documents (also in deleted ones, until these are merged away), int32, ascending.
         No other can earn a document any score.
         """
-        return np.flatnonzero(self.frequencies).astype(np.int32)
+        occurs = np.zeros(self.manifest.vocab_size, np.bool_)
+        for live in self.segments:
+            occurs |= np.diff(live.segment.term_blocks) > 0
+        return np.flatnonzero(occurs).astype(np.int32)
 
     def find(self, document_id: str) -> int | None:
         """The ordinal of a document id, or None."""

@@ -110,6 +110,12 @@ class LiveSegment:
         return self.scorer.allow(allowed if owners is None else allowed[owners])
 
     @cached_property
+    def frequencies(self) -> npt.NDArray[np.int64]:
+        """In how many of the units that are left each term occurs, int64 ``[vocab]``."""
+        found = self.segment.frequencies()
+        return found if self._alive_units is None else found - self.scorer.count(~self._alive_units)
+
+    @cached_property
     def _passing(self) -> AllowedUnits | None:
         return None if self._alive_units is None else self.scorer.allow(self._alive_units)
 

@@ -248,6 +248,11 @@ class Segment:
         windows = np.repeat(self.block_windows[a:b].astype(np.int64), lengths)
         return (windows << WINDOW_BITS) + self.posting_units[first:last], self.posting_impacts[first:last]
 
+    def frequencies(self) -> I64:
+        """In how many units each term occurs, int64 ``[V]``."""
+        ends = self.block_postings[self.term_blocks].astype(np.int64)
+        return ends[1:] - ends[:-1]
+
     def impact(self, term: int, unit: int) -> int:
         """The impact of a term in a unit, 0 where it has none. Reads one block."""
         self.touch(np.array([term]))

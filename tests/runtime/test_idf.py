@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,12 +11,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from splade_edge.runtime import Document, Encoder, Index, IndexUpdater, Passages, Searcher, build_index, open_artifact
+from splade_edge.runtime import (
+    Document,
+    Encoder,
+    Index,
+    IndexUpdater,
+    Passages,
+    Searcher,
+    build_index,
+    jit,
+    open_artifact,
+)
 from splade_edge.runtime.artifact import write_artifact_manifest
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.idf import idf_factors
+from splade_edge.runtime.scorer import numpy_search
 
-from .. import tiny
+from .. import oracle, tiny
 
 QUERY = "cat in the rain with music"
 DOCUMENTS = [
@@ -55,23 +67,53 @@ def test_a_term_of_every_document_keeps_some_weight_and_an_empty_index_all() -> 
     assert idf_factors(np.zeros(3, np.int64), 0, 1.0).tolist() == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("reorder", [False, True], ids=["as given", "reordered"])
 @pytest.mark.parametrize("passages", [None, Passages(4, 1)], ids=["whole", "passages"])
-def test_frequencies_are_counted_over_segments(tmp_path: Path, tiny_pair: Path, passages: Passages | None) -> None:
+def test_frequencies_and_answers_are_those_of_a_rebuild(
+    tmp_path: Path, tiny_pair: Path, passages: Passages | None, reorder: bool
+) -> None:
     path = tmp_path / "index"
-    build_index(path, DOCUMENTS[:9], tiny_pair, passages=passages, with_document_encoder=True)
+    build_index(path, DOCUMENTS[:9], tiny_pair, passages=passages, with_document_encoder=True, reorder=reorder)
     with IndexUpdater.open(path, threads=1) as updater:
         updater.add(DOCUMENTS[9:])
-        updater.delete(["d1"])
-    with Index.open(path) as opened:
+        updater.delete(["d1", "d5", "d14"])
+    left = [document for document in DOCUMENTS if document.id not in ("d1", "d5", "d14")]
+    build_index(tmp_path / "rebuilt", left, tiny_pair, passages=passages)
+    with Index.open(path) as opened, Index.open(tmp_path / "rebuilt") as rebuilt:
         assert len(opened.segments) == 2
-        expected = np.zeros(len(tiny.VOCABULARY), np.int64)
-        for live in opened.segments:
-            for term in range(len(tiny.VOCABULARY)):
-                expected[term] += live.segment.postings(term)[0].size
+        expected = [rebuilt.segments[0].segment.postings(term)[0].size for term in range(len(tiny.VOCABULARY))]
         np.testing.assert_array_equal(opened.frequencies, expected)
-        np.testing.assert_array_equal(opened.terms, np.flatnonzero(expected))
-        assert opened.stored_units == sum(live.segment.entry.units for live in opened.segments)
-        assert opened.stored_units >= expected.max() > 0
+        np.testing.assert_array_equal(rebuilt.frequencies, expected)
+        assert opened.units == rebuilt.units >= max(expected) > 0
+        assert opened.manifest.scale == rebuilt.manifest.scale
+    with Searcher.open(path, idf=0.7) as searcher, Searcher.open(tmp_path / "rebuilt", idf=0.7) as other:
+        for query in (QUERY, "dog river", "snow"):
+            assert searcher.search(query, 50) == other.search(query, 50)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Index, np.ndarray]]:
+    """Three windows, and terms from none to all of their units."""
+    dense = np.random.default_rng(0).random((150_000, 5)) < [0.0, 1e-5, 0.01, 0.4, 1.0]
+    with oracle.write_index(tmp_path_factory.mktemp("windows") / "index", dense.astype(np.float32)) as opened:
+        yield opened, dense
+
+
+@pytest.mark.parametrize("at_once", [1, 1000, 1 << 20, "by the kernel"])
+@pytest.mark.parametrize("chosen", [0.0, 1e-5, 0.3, 1.0, "the last window"])
+def test_chosen_units_are_counted_window_by_window(
+    windows: tuple[Index, np.ndarray],
+    chosen: float | str,
+    at_once: int | str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, dense = windows
+    rng = np.random.default_rng(1)
+    wanted = np.arange(150_000) > 140_000 if isinstance(chosen, str) else rng.random(150_000) < chosen
+    scorer = opened.segments[0].scorer
+    monkeypatch.setattr(jit, "_left", -1.0 if isinstance(at_once, str) else np.inf)
+    monkeypatch.setattr(numpy_search, "_AT_ONCE", at_once)
+    np.testing.assert_array_equal(scorer.count(wanted), dense[wanted].sum(axis=0))
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0])
@@ -81,7 +123,7 @@ def test_a_search_is_that_of_the_weighted_vector(index: Path, power: float) -> N
         raw = searcher.encoder.encode_query(QUERY)
         assert plain.idf == 0
         np.testing.assert_array_equal(plain.encode_query(QUERY).values, raw.values)
-        factors = idf_factors(opened.frequencies, opened.stored_units, power)
+        factors = idf_factors(opened.frequencies, opened.units, power)
         assert factors[raw.indices].min() < 0.9
         weighted = raw.values * factors[raw.indices]
         ordinals, scores = opened.search_vectors(raw.indices, weighted, 10)
