@@ -36,9 +36,10 @@ def count(segment: Segment, places: Bools) -> I64:
     """As :func:`.numpy_search.count`."""
     whole = np.zeros((-(-places.size // WINDOW), WINDOW), np.uint8)
     whole.reshape(-1)[: places.size] = places
+    wanted = np.asarray(whole.any(axis=1), np.uint8)
     counts = np.zeros(segment.vocab_size, np.int64)
     count_in_lists(
         segment.term_blocks, segment.block_windows, segment.block_postings, segment.posting_units, whole.reshape(-1),
-        whole.any(axis=1).astype(np.uint8), counts,
+        wanted, counts,
     )  # fmt: skip
     return counts
