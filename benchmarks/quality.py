@@ -1,7 +1,7 @@
 """What does each step from PyTorch to the device cost in ranking quality?
 
 Every exported graph is run end to end, through ``build_index`` and ``Searcher`` with their 8-bit impacts, and compared
-query by query with the PyTorch encoders in float32 and an exact dot product; BM25 stands beside them.
+query by query with the PyTorch encoders in float32 and an exact dot product, or without a checkpoint with BM25.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .report import Report, add_report_arguments, publish, say
 from .retrieval_sets import DEPTH, F64, MEASURES, RetrievalSet, bootstrap_interval, measure_run, read_set
 
 REFERENCE = "PyTorch fp32, exact"
+BM25 = "BM25"
 IMPACTS = "PyTorch fp32, 8-bit impacts"
 COUNTS = ("query terms", "doc. terms", "stop %")
 
@@ -105,7 +106,7 @@ def run_set(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:
 
         bm25 = Bm25(f"{d.title} {d.text}" for d in data.documents)
         ranks = bm25.rank([query.text for query in data.queries], DEPTH)
-        outcomes["BM25"] = Outcome(_measured(data, ranks), np.nan, np.nan)
+        outcomes[BM25] = Outcome(_measured(data, ranks), np.nan, np.nan)
     return outcomes
 
 
@@ -217,11 +218,15 @@ def _alike(artifact: Artifact, variant: Variant) -> Variant:
 
 
 def differences_of(outcomes: dict[str, Outcome]) -> dict[str, dict[str, F64]]:
-    """Each measure's difference from the reference, query by query, of every system but the reference itself."""
-    if REFERENCE not in outcomes:
+    """Each measure's difference from the reference, query by query, of every system but the reference itself.
+
+    The reference is PyTorch, or BM25 where there is no checkpoint.
+    """
+    reference = next((name for name in (REFERENCE, BM25) if name in outcomes), None)
+    if reference is None:
         return {}
-    exact = outcomes[REFERENCE].values
-    others = ((name, outcome.values) for name, outcome in outcomes.items() if name != REFERENCE)
+    exact = outcomes[reference].values
+    others = ((name, outcome.values) for name, outcome in outcomes.items() if name != reference)
     return {name: {m: v - exact[m] for m, v in values.items()} for name, values in others}
 
 
@@ -276,8 +281,9 @@ def overview(results: dict[str, dict[str, Any]]) -> Report:
         report.rows.append([name, *cells])
     report.notes.append(
         "Exported graphs run end to end through build_index and Searcher with 8-bit impacts. Differences are paired by "
-        "query, against the reference; intervals are from 10,000 bootstrap resamples of the queries. Stop %: share of "
-        "weight on stop words, punctuation and special tokens, of the queries' or the documents', whichever is larger."
+        "query, against PyTorch (without --checkpoint: BM25); intervals are from 10,000 bootstrap resamples of the "
+        "queries. Stop %: share of weight on stop words, punctuation and special tokens, of the queries' or the "
+        "documents', whichever is larger."
     )
     return report
 

@@ -134,3 +134,7 @@ def test_pooled_difference_is_over_the_queries_of_all_sets():
     assert pooled["int8"]["mean of sets"] == pytest.approx((-0.1 + 0.5) / 2)
     assert pooled_report(pooled).rows[0][:2] == ["int8", "4"]
     assert not differences_of({"BM25": outcome(1.0)})
+    assert not differences_of({"int8": outcome(1.0)})
+    [(system, found)] = differences_of({"int8": outcome(1.0, 0.2), "BM25": outcome(0.5, 0.5)}).items()
+    assert system == "int8"
+    np.testing.assert_allclose(found["nDCG@10"], [0.5, -0.3])
