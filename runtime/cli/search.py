@@ -26,6 +26,7 @@ _EXAMPLES = """\
 examples:
   splade-edge search index/ "how do birds navigate"
   splade-edge search index/ "how do birds navigate" -k 3 --explain
+  xclip -o | splade-edge search index/ -
   splade-edge search index/ "how do birds navigate" --json
   splade-edge search index/ --queries queries.jsonl -k 1000 --run run.txt --tag my-run
   splade-edge search index/ --queries - --json < queries.tsv
@@ -56,7 +57,9 @@ class SearchCommand:
         parser.description = "Search an index with one query, or with a file of queries."
         parser.epilog = _EXAMPLES
         parser.add_argument("index", metavar="DIR", help="the index directory")
-        parser.add_argument("query", metavar="QUERY", nargs="?", help="what to look for")
+        parser.add_argument(
+            "query", metavar="QUERY", nargs="?", help="what to look for; - reads one query from standard input"
+        )
         parser.add_argument("-k", type=positive_int, default=10, metavar="K", help="results a query")
         parser.add_argument(
             "--explain", action="store_true", help="show the query's terms, and which earned each score"
@@ -83,6 +86,8 @@ class SearchCommand:
         if args.queries is None:
             if args.run:
                 raise InputError("--run needs query ids; give the query by --queries FILE")
+            if args.query == "-":
+                args.query = _query_from_stdin()
             queries: Iterable[Query] = [Query("", args.query)]
         else:
             if bool(args.run) == bool(args.json):
@@ -100,6 +105,20 @@ class SearchCommand:
         else:
             _print_table(searcher, args)
         return 0
+
+
+def _query_from_stdin() -> str:
+    """One query, on as many lines as it has."""
+    from ..errors import InputError
+    from ..lines import BadLines, decode_line, read_lines
+
+    parts = []
+    for line in read_lines("-", BadLines("fail")):
+        try:
+            parts.append(decode_line(line.data))
+        except ValueError as error:
+            raise InputError(f"{line.location}: {error}") from None
+    return " ".join(parts).strip()
 
 
 def _write_run(searcher: Searcher, queries: Iterable[Query], args: argparse.Namespace) -> None:

@@ -230,3 +230,11 @@ def test_idf(cli: Cli, index: Path) -> None:
     for text in ("-1", "nan", "much", "5"):
         process = cli("search", index, "cat", f"--idf={text}", check=2)
         assert f"--idf: {text!r} is not a number from 0 (off) to 4" in process.stderr
+
+
+def test_a_query_from_standard_input(cli: Cli, index: Path) -> None:
+    asked = cli("search", index, "-", "--json", stdin="cat\nin the rain\n").stdout
+    assert json.loads(asked)["query"] == "cat in the rain"
+    assert asked == cli("search", index, "cat in the rain", "--json").stdout
+    assert "No document" in cli("search", index, "-", stdin="").stdout
+    assert cli("search", index, "-", stdin="\0", check=2).stderr.strip().endswith("is this a text file?")
