@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from splade_edge.runtime.artifact import Artifact, Variant, open_artifact
+from splade_edge.runtime.cli.command import power as idf_power
 from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.idf import idf_factors
 from splade_edge.runtime.index import Index
@@ -66,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=(20.0, 0.7),
         help="its cosine's and BM25's weight (default: 20 0.7, as in training)",
     )
+    parser.add_argument(
+        "--idf", metavar="POWER", type=idf_power, help="as of splade-edge search (default: the encoder's)"
+    )
     parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the encoders (default: all CPUs)")
     add_report_arguments(parser)
@@ -94,7 +98,7 @@ def run_set(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     if args.checkpoint:
         say(f"{data.name}: PyTorch")
-        outcomes.update(run_reference(data, args.checkpoint, args.work))
+        outcomes.update(run_reference(data, args.checkpoint, args.work, args.idf))
     for variant in variants_of(args.pair, args.variants):
         say(f"{data.name}: {variant.backend} {variant.precision}")
         outcomes[system_name(variant)] = run_variant(data, variant, args)
@@ -125,7 +129,7 @@ def variants_of(pair: str, wanted: str) -> list[Variant]:
     return [v for v in sorted(found, key=lambda v: (v.precision, v.backend)) if f"{v.backend}-{v.precision}" in names]
 
 
-def run_reference(data: RetrievalSet, checkpoint: str, work: Path) -> dict[str, Outcome]:
+def run_reference(data: RetrievalSet, checkpoint: str, work: Path, idf: float | None) -> dict[str, Outcome]:
     """PyTorch vectors twice: ranked by exact dot product, and through our index, which tells what 8 bits cost."""
     from splade_edge.models.training.bm25 import rank_exactly
 
@@ -137,7 +141,8 @@ def run_reference(data: RetrievalSet, checkpoint: str, work: Path) -> dict[str, 
     vocabulary = 1 + max(int(batch.indices.max(initial=0)) for batch in (documents, queries))
     query_terms, document_terms = (b.indices.size / len(b) for b in (queries, documents))
     by_term = _matrix(documents, vocabulary).T.tocsr()
-    factors = idf_factors(np.diff(by_term.indptr), len(documents), encoder.query_idf)
+    power = encoder.query_idf if idf is None else idf
+    factors = idf_factors(np.diff(by_term.indptr), len(documents), power)
     exact = rank_exactly(_matrix(queries, vocabulary).multiply(factors).tocsr(), by_term, DEPTH)
     with tempfile.TemporaryDirectory() as place:
         writer = IndexWriter(Path(place) / "index", vocabulary)
@@ -146,7 +151,7 @@ def run_reference(data: RetrievalSet, checkpoint: str, work: Path) -> dict[str, 
         writer.add_vectors(documents)
         kept = writer.finish().segments[0].postings / len(documents)
         index = Index.open(Path(place) / "index")
-        factors = idf_factors(index.frequencies, index.units, encoder.query_idf)
+        factors = idf_factors(index.frequencies, index.units, power)
         weighted = ((terms, weights * factors[terms]) for terms, weights in queries)
         quantized = [index.search_vectors(*query, DEPTH)[0].tolist() for query in weighted]
         del index
@@ -186,7 +191,7 @@ def run_variant(data: RetrievalSet, variant: Variant, args: argparse.Namespace) 
         manifest = build_index(place / "index", data.documents, encoder, open_artifact(args.pair, "query"))
         carried = open_artifact(place / "index" / str(manifest.query_encoder))
         query_encoder = CachedEncoder(carried, _alike(carried, variant), args.threads, args.work)
-        searcher = Searcher(Index.open(place / "index"), query_encoder, args.threads)
+        searcher = Searcher(Index.open(place / "index"), query_encoder, args.threads, idf=args.idf)
         texts = [query.text for query in data.queries]
         ranks = [[hit.id for hit in hits] for hits in searcher.search_many(texts, DEPTH)]
         queries = SparseBatch.stack([encoded.vector for encoded in query_encoder.encode(texts)])
