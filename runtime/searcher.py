@@ -118,7 +118,12 @@ class Searcher:
             return True
 
     def _factors(self, index: Index) -> F32 | None:
-        return idf_factors(index.frequencies, index.units, self.idf) if self.idf else None
+        if not self.idf:
+            return None
+        # an index without a vocabulary of its own may have fewer terms than the encoder
+        frequencies = np.zeros(max(self.encoder.vocab_size, index.manifest.vocab_size), np.int64)
+        frequencies[: index.manifest.vocab_size] = index.frequencies
+        return idf_factors(frequencies, index.units, self.idf)
 
     @classmethod
     def open(

@@ -178,6 +178,28 @@ def test_the_artifact_says_which_power(tmp_path: Path, tiny_pair: Path, index: P
         assert carried.idf == 0.5
 
 
+def test_terms_that_an_index_has_not_keep_their_weight(tmp_path: Path, tiny_pair: Path) -> None:
+    """An index of vectors alone names no vocabulary, and may have fewer terms than the encoder."""
+    dense = np.eye(4, 20, 10, dtype=np.float32)
+    encoder = Encoder.open(tiny_pair, "query")
+    with oracle.write_index(tmp_path / "index", dense) as index:
+        searcher = Searcher(index, encoder, idf=1.0)
+        raw = encoder.encode_query("cat in the rain")
+        assert raw.indices.max() >= 20
+        np.testing.assert_array_equal(searcher.encode_query("cat in the rain").values, raw.values)
+
+
+def test_an_index_of_which_all_is_deleted(tmp_path: Path, tiny_pair: Path) -> None:
+    build_index(tmp_path / "index", DOCUMENTS[:2], tiny_pair)
+    with IndexUpdater.open(tmp_path / "index", threads=1) as updater:
+        updater.delete(["d0", "d1"])
+    with Searcher.open(tmp_path / "index", idf=0.5) as searcher:
+        assert searcher.index.units == 0
+        assert not searcher.index.frequencies.any()
+        assert searcher.search("cat") == []
+        assert np.isfinite(searcher.encode_query("cat").values).all()
+
+
 @pytest.mark.parametrize("power", [-0.1, 4.5, math.nan, math.inf])
 def test_a_power_that_is_none(index: Path, power: float) -> None:
     with pytest.raises(InputError, match=r"the power of the idf is .*; give a number from 0"):
