@@ -151,7 +151,7 @@ def run_reference(data: RetrievalSet, checkpoint: str, work: Path, idf: float | 
         writer.add_vectors(documents)
         kept = writer.finish().segments[0].postings / len(documents)
         index = Index.open(Path(place) / "index")
-        factors = idf_factors(index.frequencies, index.units, power)
+        factors = idf_factors(index.frequencies(np.arange(vocabulary)), index.units, power)
         weighted = ((terms, weights * factors[terms]) for terms, weights in queries)
         quantized = [index.search_vectors(*query, DEPTH)[0].tolist() for query in weighted]
         del index

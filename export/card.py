@@ -23,15 +23,13 @@ COLUMNS = (
 )
 
 
+_IDF = "multiplied with the power {:g} of the terms' inverse document frequency in the index that is searched"
 _KINDS: dict[Kind, str] = {
     "encoder": "A SPLADE encoder: text in, weights over the vocabulary out.",
     "masked encoder": "A SPLADE encoder behind a mask by bag of words: only the terms of the text itself get weight.",
     "look-up": "A look-up of term weights, which takes the place of a query encoder: no model is run.",
     "bag of words": "A binary bag of words, which takes the place of a query encoder: no model is run.",
 }
-
-
-_IDF = "multiplied with the power {:g} of the terms' inverse document frequency in the index that is searched"
 
 
 def parity_rows(graphs: Sequence[GraphParity]) -> list[tuple[str, ...]]:
@@ -176,8 +174,8 @@ def _choice_section(choice: Choice) -> list[str]:
         f"until one held, over {sets}.",
         f"It holds if nDCG@10 is at most {choice.max_ndcg_drop:g} under float32 over all queries, which its 95 %",
         "interval must show (it may not reach below 2.5 times that), and on no set",
-        f"the paired 95 % interval lies wholly under {choice.least_set_difference:g}; and, judged or not, if the",
-        f"rank-biased overlap with float32 is {choice.least_overlap:g}. Differences include 8-bit impacts; all",
+        f"the paired 95 % interval lies wholly under {choice.least_set_difference:g}, and if the rank-biased overlap",
+        f"with float32 is at least {choice.least_overlap:g}, judged or not. All this is with 8-bit impacts; all",
         "figures are in `parity.json`.",
         "",
         f"| {' | '.join(CHOICE_COLUMNS)} |",

@@ -80,7 +80,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="with --recipe auto: a retrieval set in BEIR form to compare rankings on; may be repeated. Without "
-        "qrels/, at least 500 queries are compared by rank-biased overlap (default: a bundled set)",
+        "qrels/, at least 500 queries are compared by rank-biased overlap alone (default: a bundled set)",
     )
     parser.add_argument(
         "--eval-documents",
@@ -94,7 +94,8 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         type=float,
         default=DEFAULT_NDCG_DROP,
-        help="with --recipe auto: allowed loss of nDCG@10, mean over all queries",
+        help="with --recipe auto: allowed loss of nDCG@10, mean over all queries; 15 times as much of the rank-biased "
+        "overlap with float32 may be lost",
     )
     parser.add_argument(
         "--search-cache", metavar="DIR", help="with --recipe auto: keep vectors here, so that it can be taken up again"

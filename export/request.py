@@ -11,6 +11,7 @@ from ..models.layout import Side
 from ..models.options import OpenOptions
 from ..runtime.artifact import MANIFEST_NAME, Backend
 from ..runtime.errors import InputError
+from ..runtime.idf import check_power
 from ..runtime.staging import check_writable_target
 from .recipes import AUTO, recipe_named
 from .retrieval import locate_set
@@ -68,6 +69,10 @@ def check_request(request: ExportRequest) -> None:
         raise InputError("--eval-data and --search-cache are for --recipe auto; add that")
     if not 0 <= request.max_ndcg_drop < 1:
         raise InputError(f"--max-ndcg-drop {request.max_ndcg_drop} is not possible; give a number from 0 up to 1")
+    if request.options.query_idf is not None:
+        check_power(request.options.query_idf)
+        if request.role == "document":
+            raise InputError("--query-idf is for a query encoder; leave it out with --role document")
     for spec in request.eval_data:
         locate_set(spec)
     if request.options.family:

@@ -112,7 +112,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         licence=options.licence or stated_licence((files.directory, files.root)),
         weights_sha256=weights_sha256(files.directory),
         notes=notes,
-        query_idf=_query_idf(options, config, files.directory) if role != "document" else 0.0,
+        query_idf=_query_idf(options, stated_query_idf(config, files.directory)) if role != "document" else 0.0,
     )
 
 
@@ -198,7 +198,7 @@ def _open_table(
         licence=options.licence or stated_licence((files.directory, files.root)),
         weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
         notes=notes,
-        query_idf=_query_idf(options, None, files.directory),  # a table has no config.json, and may be an idf itself
+        query_idf=_query_idf(options, 0.0),  # a table has no config.json, and may be an idf itself
     )
 
 
@@ -209,16 +209,18 @@ def _named_table(root: Path, family: Family) -> Path:
     return path
 
 
-def _query_idf(options: OpenOptions, config: Any, directory: Path) -> float:
-    """The power asked for, or that of the checkpoint's ``config.json``."""
-    if options.query_idf is not None:
-        return options.query_idf
+def _query_idf(options: OpenOptions, stated: float) -> float:
+    return stated if options.query_idf is None else check_power(options.query_idf)
+
+
+def stated_query_idf(config: Any, directory: Path) -> float:
+    """``query_idf`` of a checkpoint's ``config.json``, 0 without it. Raises CheckpointError."""
     stated = getattr(config, "query_idf", 0.0)
     try:
         return check_power(stated)
-    except (InputError, TypeError, ValueError):
+    except InputError:
         raise CheckpointError(
-            f"{directory / 'config.json'} has query_idf {stated!r}, which is no number from 0 to {LARGEST_POWER:g}"
+            f"{directory / 'config.json'} has query_idf {stated!r}, which is no number from 0 to {LARGEST_POWER}"
         ) from None
 
 

@@ -26,6 +26,7 @@ import msgspec
 from .cpu import supports
 from .errors import ArtifactError
 from .files import safe_join
+from .idf import LARGEST_POWER
 from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_manifest, write_manifest
 
 MANIFEST_NAME = "splade_edge.json"
@@ -132,7 +133,7 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     source: Source
     made_by: str
     kind: Kind = "encoder"
-    query_idf: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0
+    query_idf: Annotated[float, msgspec.Meta(ge=0, le=LARGEST_POWER)] = 0.0
 
 
 class PairManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):

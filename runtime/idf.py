@@ -8,33 +8,70 @@ other.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .scorer.arrays import F32
+from .vectors import SparseVector
 
-F32 = npt.NDArray[np.float32]
-LARGEST_POWER = 4.0
+if TYPE_CHECKING:
+    from .index import Index
+
+LARGEST_POWER = 4  # far beyond use: the commonest terms of a large index then weigh nothing in float32
 
 
-def check_power(power: float) -> float:
-    """The power as a float. Raises InputError unless it is from 0 to ``LARGEST_POWER``."""
-    value = float(power)
-    if not (math.isfinite(value) and 0.0 <= value <= LARGEST_POWER):
-        raise InputError(f"the power of the idf is {power!r}; give a number from 0 (off) to {LARGEST_POWER:g}")
+def check_power(power: object) -> float:
+    """The power as a float. Raises InputError unless it is a number from 0 to ``LARGEST_POWER``."""
+    known = isinstance(power, int | float | np.integer | np.floating) and not isinstance(power, bool)
+    value = float(power) if known else math.nan  # type: ignore[arg-type]
+    if not 0.0 <= value <= LARGEST_POWER:
+        raise InputError(f"the power of the idf is {power!r}; give a number from 0 (off) to {LARGEST_POWER}")
     return value
 
 
 def idf_factors(frequencies: npt.NDArray[np.int64], units: int, power: float) -> F32:
-    """What a search multiplies query weights with: float32 ``[vocab]``, in (0, 1].
+    """What a search multiplies query weights with: float32 ``[n]``, from 0 to 1.
 
-    ``frequencies``: int64 ``[vocab]``, in how many of the ``units`` each term occurs. The factor is ``(idf / idf_1) **
+    ``frequencies``: int64 ``[n]``, in how many of the ``units`` each term occurs. The factor is ``(idf / idf_1) **
     power`` with BM25's ``idf = ln(1 + (units - n + 0.5) / (n + 0.5))`` (Robertson & Zaragoza 2009; as in Lucene, above
     0 for a term in every unit), and ``idf_1`` that of a term in one unit. So the rarest terms keep their weights, and
     so do terms that do not occur.
     """
-    n = np.maximum(frequencies, 1).astype(np.float64)
+    if not units:
+        return np.ones(frequencies.size, np.float32)
+    n = np.clip(frequencies, 1, units).astype(np.float64)
     idf = np.log1p((units - n + 0.5) / (n + 0.5))
-    rarest = np.log1p((units - 0.5) / 1.5)
-    return ((idf / rarest) ** power).astype(np.float32) if units else np.ones(n.size, np.float32)
+    factors: F32 = ((idf / np.log1p((units - 0.5) / 1.5)) ** power).astype(np.float32)
+    return factors
+
+
+class Factors:
+    """The factors of an index, each found when a query first has its term. Safe from several threads.
+
+    ``vocabulary``: how many terms a query may have; those that the index has not keep their weight.
+    """
+
+    def __init__(self, index: Index, vocabulary: int, power: float) -> None:
+        self._index = index
+        self._power = power
+        self._known = np.full(vocabulary if power else 0, np.nan, np.float32)
+
+    def times(self, query: SparseVector) -> SparseVector:
+        """The query with its weights multiplied. Raises IntegrityError for damaged postings."""
+        if not self._power:
+            return query
+        terms, weights = query
+        factors = self._known[terms]
+        if np.isnan(factors).any():
+            self._find(terms[np.isnan(factors)])
+            factors = self._known[terms]
+        return SparseVector(terms, weights * factors)
+
+    def _find(self, terms: npt.NDArray[np.int32]) -> None:
+        frequencies = np.zeros(terms.size, np.int64)
+        inside = terms < self._index.manifest.vocab_size
+        frequencies[inside] = self._index.frequencies(terms[inside])
+        self._known[terms] = idf_factors(frequencies, self._index.units, self._power)

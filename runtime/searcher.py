@@ -18,7 +18,7 @@ from .artifact import Backend, Precision
 from .encoder import Encoded, Encoder
 from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
-from .idf import F32, check_power, idf_factors
+from .idf import Factors, check_power
 from .index import Index
 from .manifest import FileEntry
 from .threads import resolve_threads
@@ -87,8 +87,8 @@ class Searcher:
     ) -> None:
         _check_vocabulary(index, encoder)
         self.encoder = encoder
-        self.idf = check_power(encoder.artifact.manifest.query_idf if idf is None else idf)
-        self._state = _State(index, encoder.restricted(index.terms), self._factors(index))
+        self._idf = check_power(encoder.artifact.manifest.query_idf if idf is None else idf)
+        self._state = _State(index, encoder.restricted(index.terms), Factors(index, encoder.vocab_size, self._idf))
         self._refreshing = threading.Lock()
         self.threads = resolve_threads(threads)
         self.approximate = approximate
@@ -114,16 +114,13 @@ class Searcher:
                 raise ArtifactError(f"an index with another query encoder has taken the place of {index.path}; open it")
             same = np.array_equal(index.terms, before.index.terms)
             encoder = before.encoder if same else self.encoder.restricted(index.terms)
-            self._state = _State(index, encoder, self._factors(index))
+            self._state = _State(index, encoder, Factors(index, encoder.vocab_size, self._idf))
             return True
 
-    def _factors(self, index: Index) -> F32 | None:
-        if not self.idf:
-            return None
-        # an index without a vocabulary of its own may have fewer terms than the encoder
-        frequencies = np.zeros(max(self.encoder.vocab_size, index.manifest.vocab_size), np.int64)
-        frequencies[: index.manifest.vocab_size] = index.frequencies
-        return idf_factors(frequencies, index.units, self.idf)
+    @property
+    def idf(self) -> float:
+        """The power of the terms' inverse document frequency that query weights are multiplied with."""
+        return self._idf
 
     @classmethod
     def open(
@@ -224,10 +221,13 @@ class Searcher:
     def explain(self, query: str | SparseVector, hit: Hit) -> Explanation:
         """Which terms earned how much of a hit's score, for the query (or its vector) that found it.
 
-        Raises InputError where the hit's document is no longer where it was, after :meth:`refresh`.
+        After :meth:`refresh` a text is explained as it is searched with now: where :attr:`idf` is not 0, the
+        contributions add up to the score that the hit would have, not to the one it had. Raises InputError where the
+        hit's document is no longer where it was.
         """
-        vector = self.encode_query(query) if isinstance(query, str) else query
-        index = self.index
+        state = self._state
+        vector = state.vector(self.encoder.encode_text(query)) if isinstance(query, str) else query
+        index = state.index
         if hit.ordinal >= len(index) or index.documents([hit.ordinal])[0].id != hit.id:
             raise InputError(f"the hit {hit.id!r} is of an earlier generation of the index; search again")
         parts = index.contributions(vector, hit.unit)
@@ -248,14 +248,11 @@ class _State:
 
     index: Index
     encoder: Encoder  # other terms earn nothing in this index, so a search need not know their weights
-    factors: F32 | None
+    factors: Factors
 
     def vector(self, encoded: Encoded) -> SparseVector:
         """The vector that is searched with: none where no word of the query is known."""
-        if not encoded.known:
-            return _NO_TERMS
-        terms, weights = encoded.vector
-        return encoded.vector if self.factors is None else SparseVector(terms, weights * self.factors[terms])
+        return self.factors.times(encoded.vector) if encoded.known else _NO_TERMS
 
 
 def _check_vocabulary(index: Index, encoder: Encoder) -> None:

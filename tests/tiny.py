@@ -128,6 +128,7 @@ def write_artifact(
     seed: int = 0,
     dropped_terms: tuple[int, ...] = (),
     kind: Kind = "encoder",
+    query_idf: float = 0.0,
 ) -> Path:
     """A whole artifact of the tiny encoder, with an ONNX graph and, if asked, an OpenVINO one."""
     path.mkdir(parents=True)
@@ -142,7 +143,7 @@ def write_artifact(
             model = ov.convert_model(path / "onnx/fp32.onnx")
         ov.save_model(model, path / "openvino/fp32.xml", compress_to_fp16=False)
         variants.append(Variant("openvino", "fp32", "openvino/fp32.xml", "", "any", batch_invariant))
-    write_manifest(path, role, vocabulary, variants, dropped_terms, kind)
+    write_manifest(path, role, vocabulary, variants, dropped_terms, kind, query_idf)
     return path
 
 
@@ -163,6 +164,7 @@ def write_manifest(
     variants: list[Variant],
     dropped_terms: tuple[int, ...],
     kind: Kind,
+    query_idf: float = 0.0,
 ) -> None:
     manifest = ArtifactManifest(
         format=ARTIFACT_FORMAT,
@@ -181,13 +183,14 @@ def write_manifest(
         source=Source("tiny", "", "0" * 64, "Apache-2.0"),
         made_by="tests",
         kind=kind,
+        query_idf=query_idf,
     )
     write_artifact_manifest(path, manifest)
 
 
-def write_pair(path: Path) -> Path:
+def write_pair(path: Path, query_idf: float = 0.0) -> Path:
     """A pair whose two sides differ in their weights."""
-    write_artifact(path / "query", "query")
+    write_artifact(path / "query", "query", query_idf=query_idf)
     write_artifact(path / "document", "document", seed=0)
     write_pair_manifest(path, query="query", document="document", made_by="tests")
     return path

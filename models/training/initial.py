@@ -156,6 +156,8 @@ def _narrow(settings: EncoderSettings) -> Any:
         attention_probs_dropout_prob=0.0,
         tie_word_embeddings=True,
     )
+    if (power := getattr(base.config, "query_idf", None)) is not None:
+        config.query_idf = power  # how a search treats the weights, whatever encoder they are of
     model = BertForMaskedLM(config)
     centred = embeddings - embeddings.mean(dim=0)
     _, values, basis = torch.linalg.svd(centred, full_matrices=False)

@@ -14,10 +14,12 @@ import torch
 from ...runtime.corpus import Document
 from ...runtime.errors import InputError
 from ...runtime.files import storage_errors, write_file_durably
+from ...runtime.idf import Factors
 from ...runtime.index import Index
 from ...runtime.index.writer import IndexWriter
 from ...runtime.vectors import SparseBatch
-from ..weights import weights_sha256
+from ..checkpoint import stated_query_idf
+from ..weights import load_config, weights_sha256
 from .bm25 import Bm25
 from .collections import Collection
 from .evaluation import encode_all
@@ -26,11 +28,17 @@ from .side import Side
 
 
 def mine(
-    queries: SparseBatch, documents: SparseBatch, vocabulary: int, depth: int, directory: Path | None = None
+    queries: SparseBatch,
+    documents: SparseBatch,
+    vocabulary: int,
+    depth: int,
+    directory: Path | None = None,
+    idf: float = 0.0,
 ) -> npt.NDArray[np.int64]:
     """The ``depth`` best documents of each query: int64 ``[queries, depth]``, best first, -1 where there are fewer.
 
-    The index is made for the while in ``directory`` (default: the system's temporary one).
+    The index is made for the while in ``directory`` (default: the system's temporary one). ``idf``: the power of the
+    terms' inverse document frequency in it that query weights are multiplied with.
     """
     found = np.full((len(queries), depth), -1, np.int64)
     if not documents.indices.size:
@@ -42,8 +50,9 @@ def mine(
         writer.add_vectors(documents)
         writer.finish()
         index = Index.open(Path(place) / "index")
+        factors = Factors(index, vocabulary, idf)
         for row, query in enumerate(queries):
-            units = index.search_vectors(*query, depth)[0]
+            units = index.search_vectors(*factors.times(query), depth)[0]
             found[row, : units.size] = units
         del index
     return found
@@ -63,7 +72,7 @@ def mine_with_pair(
     """The best documents of every query of a collection by a SPLADE pair, as :func:`mine`."""
     documents = encode_all(document, collection.documents)
     queries = _batch(encode_all(query, collection.queries))
-    return mine(queries, _batch(documents), documents.shape[1], depth, directory)
+    return mine(queries, _batch(documents), documents.shape[1], depth, directory, query.query_idf)
 
 
 class Miner:
@@ -84,6 +93,9 @@ class Miner:
                     raise InputError(f"the miner {pair} has no {side}/ with a checkpoint")
                 self._settings.append(EncoderSettings(base=str(root), frozen=True, max_length=length))
                 self._key += f" {weights_sha256(root)} {length}"
+            root = Path(pair) / "query"
+            if power := stated_query_idf(load_config(root, trust_remote_code=False), root):
+                self._key += f" idf {power}"
 
     def negatives(self, collection: Collection, depth: int) -> npt.NDArray[np.int64]:
         """int64 ``[queries, depth]``, as :func:`mine`."""

@@ -21,7 +21,7 @@ I64 = npt.NDArray[np.int64]
 _FRAGMENT = (2, 16)
 _KEYWORDS = (2, 8)
 _RANDOM_WORDS = (2, 12)
-_WORD = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{2,}")
+_WORD = re.compile(r"[^\W\d_][\w-]{2,}")
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,22 @@ def fragment(text: str, rng: np.random.Generator) -> str:
 
 
 def keywords(text: str, rng: np.random.Generator) -> str:
-    """Some words of a text in any order, each once, without function words: what one types who names a thing."""
+    """Some words of a text in any order, each once, without function words: what one types who names a thing. Empty
+    where it has fewer than two.
+    """
     words = [word for word in dict.fromkeys(_WORD.findall(text)) if word.lower() not in STOP_WORDS]
+    if len(words) < _KEYWORDS[0]:
+        return ""
     wanted = int(rng.integers(_KEYWORDS[0], _KEYWORDS[1] + 1))
     return " ".join(words[i] for i in rng.permutation(len(words))[:wanted])
 
 
 def cut_from(document: str, scattered: float, rng: np.random.Generator) -> tuple[str, bool]:
-    """A query cut from a document: keywords with the probability ``scattered``, else a fragment; and which it is."""
-    if scattered and rng.random() < scattered:
-        return keywords(document, rng), True
+    """A query cut from a document: keywords, if it has some, with the probability ``scattered``, else a fragment; and
+    whether they are keywords.
+    """
+    if scattered and rng.random() < scattered and (words := keywords(document, rng)):
+        return words, True
     return fragment(document, rng), False
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..checkpoint import stated_query_idf
 from .encoder import SparseEncoder
 from .initial import initial_encoder
 from .runfile import EncoderSettings
@@ -35,7 +37,7 @@ class Side:
         """What a search does to the weights of queries (see :func:`splade_edge.runtime.idf.idf_factors`), as
         ``config.json`` says; it comes from the base and goes into the pair.
         """
-        return float(getattr(self.encoder.model.config, "query_idf", 0.0))
+        return stated_query_idf(self.encoder.model.config, Path(self.settings.base))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids, cut at the side's maximum length, or what its encoder takes."""

@@ -64,12 +64,12 @@ def share(text: str) -> float:
 def power(text: str) -> float:
     """A power of the inverse document frequency."""
     from ..errors import InputError
-    from ..idf import check_power
+    from ..idf import LARGEST_POWER, check_power
 
     try:
         return check_power(float(text))
     except (ValueError, InputError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 (off) to 4") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 (off) to {LARGEST_POWER}") from None
 
 
 def shares(text: str) -> list[float]:

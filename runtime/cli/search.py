@@ -86,17 +86,19 @@ class SearchCommand:
         if args.queries is None:
             if args.run:
                 raise InputError("--run needs query ids; give the query by --queries FILE")
-            if args.query == "-":
-                args.query = _query_from_stdin()
-            queries: Iterable[Query] = [Query("", args.query)]
         else:
             if bool(args.run) == bool(args.json):
                 raise InputError("--queries needs one of --run OUT and --json")
             if args.run and args.explain:
                 raise InputError("a TREC run cannot carry --explain; use --json")
-            queries = read_queries(args.queries)
         if args.where is not None:
-            parse_where(args.where)  # a slip is told before anything is loaded
+            parse_where(args.where)  # a slip is told before anything is read or loaded
+        queries: Iterable[Query]
+        if args.queries is None:
+            args.query = _query_from_stdin() if args.query == "-" else args.query
+            queries = [Query("", args.query)]
+        else:
+            queries = read_queries(args.queries)
         searcher = open_searcher(args)
         if args.run:
             _write_run(searcher, queries, args)
@@ -118,7 +120,7 @@ def _query_from_stdin() -> str:
             parts.append(decode_line(line.data))
         except ValueError as error:
             raise InputError(f"{line.location}: {error}") from None
-    return " ".join(parts).strip()
+    return " ".join(" ".join(parts).split())
 
 
 def _write_run(searcher: Searcher, queries: Iterable[Query], args: argparse.Namespace) -> None:

@@ -237,15 +237,12 @@ class Index:
         }
         return [next(read[place]) for place in places.tolist()]
 
-    @cached_property
-    def frequencies(self) -> npt.NDArray[np.int64]:
-        """In how many of the :attr:`units` each term occurs, int64 ``[vocab]``. What deleted documents take off is
-        counted in the postings, 65,536 units at a time.
+    def frequencies(self, terms: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """In how many of the :attr:`units` each of ``terms`` occurs, int64 ``[n]``. Where documents of a segment are
+        deleted, the terms' postings are read. Raises IntegrityError if they are damaged.
         """
-        found = np.zeros(self.manifest.vocab_size, np.int64)
-        for live in self.segments:
-            found += live.frequencies
-        return found
+        asked = np.asarray(terms, np.int64)
+        return sum((live.frequencies(asked) for live in self.segments), np.zeros(asked.size, np.int64))
 
     @property
     def units(self) -> int:

@@ -109,11 +109,11 @@ class LiveSegment:
         owners = self.segment.unit_documents
         return self.scorer.allow(allowed if owners is None else allowed[owners])
 
-    @cached_property
-    def frequencies(self) -> npt.NDArray[np.int64]:
-        """In how many of the units that are left each term occurs, int64 ``[vocab]``."""
-        found = self.segment.frequencies()
-        return found if self._alive_units is None else found - self.scorer.count(~self._alive_units)
+    def frequencies(self, terms: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """In how many of the units that are left each of ``terms`` occurs, int64 ``[n]``."""
+        if self._alive_units is None:
+            return self.segment.frequencies(terms)
+        return self.segment.frequencies_among(terms, self._alive_units)
 
     @cached_property
     def _passing(self) -> AllowedUnits | None:

@@ -248,10 +248,19 @@ class Segment:
         windows = np.repeat(self.block_windows[a:b].astype(np.int64), lengths)
         return (windows << WINDOW_BITS) + self.posting_units[first:last], self.posting_impacts[first:last]
 
-    def frequencies(self) -> I64:
-        """In how many units each term occurs, int64 ``[V]``."""
-        ends = self.block_postings[self.term_blocks].astype(np.int64)
-        return ends[1:] - ends[:-1]
+    def frequencies(self, terms: npt.NDArray[np.integer]) -> I64:
+        """In how many units each of ``terms`` occurs, int64 ``[n]``."""
+        first, last = (self.block_postings[self.term_blocks[at]].astype(np.int64) for at in (terms, terms + 1))
+        counts: I64 = last - first
+        return counts
+
+    def frequencies_among(self, terms: npt.NDArray[np.integer], chosen: npt.NDArray[np.bool_]) -> I64:
+        """In how many of the ``chosen`` units, bool ``[units]``, each of ``terms`` occurs, int64 ``[n]``.
+
+        Raises IntegrityError for damaged postings.
+        """
+        places = chosen[self.original] if self.original.size else chosen
+        return np.array([np.count_nonzero(places[self._places(term)[0]]) for term in terms.tolist()], np.int64)
 
     def impact(self, term: int, unit: int) -> int:
         """The impact of a term in a unit, 0 where it has none. Reads one block."""

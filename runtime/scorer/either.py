@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .. import jit
 from . import numpy_search
-from .arrays import I64, Bools
+from .arrays import Bools
 from .asked import AllowedUnits, query_arrays
 
 if TYPE_CHECKING:
@@ -34,18 +34,6 @@ class Scorer:
     def allow(self, units: Bools) -> AllowedUnits:
         """The filter that lets the units pass where ``units``, bool by unit, is True."""
         return AllowedUnits.of(units, self._segment.original)
-
-    def count(self, units: Bools) -> I64:
-        """In how many of the ``units``, bool by unit, each term occurs: int64 ``[V]``.
-
-        Reads the postings of the windows in which there is one, unchecked: whoever searches for a term checks them.
-        """
-        places = units[self._segment.original] if self._segment.original.size else units
-        if jit.in_numpy(numpy_search.count_nanoseconds(self._segment, places)):
-            return numpy_search.count(self._segment, places)
-        from .counting import count
-
-        return count(self._segment, places)
 
     def search(
         self,

@@ -9,15 +9,13 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from . import WINDOW, WINDOW_BITS
-from .arrays import F32, F64, I64, U32, Bools
+from .arrays import F32, F64, I64, U32
 
 if TYPE_CHECKING:
     from ..index.segment import Segment
 
 # What it takes, in nanoseconds: a posting added, a block of them started, a unit cleared and looked at.
 _POSTING, _BLOCK, _UNIT = 8.0, 8000.0, 4.0
-_COUNTED = 13.0  # a posting counted
-_AT_ONCE = 1 << 20  # postings counted together
 
 
 def nanoseconds(segment: Segment, terms: I64) -> float:
@@ -67,31 +65,3 @@ def search(
         scores, units = scores[reaching], units[reaching]
     order = np.lexsort((units, -scores))[:k]
     return units[order], scores[order]
-
-
-def count_nanoseconds(segment: Segment, places: Bools) -> float:
-    """About how long :func:`count` takes."""
-    windows = np.unique(np.flatnonzero(places) >> WINDOW_BITS).size
-    return _COUNTED * segment.entry.postings * min(1.0, windows * WINDOW / max(1, places.size))
-
-
-def count(segment: Segment, places: Bools) -> I64:
-    """In how many of the units at ``places``, bool ``[units]`` in the segment's own order, each term occurs: int64
-    ``[V]``.
-    """
-    counts = np.zeros(segment.vocab_size, np.int64)
-    terms = np.repeat(np.arange(segment.vocab_size), np.diff(segment.term_blocks).astype(np.int64))
-    for window in np.unique(np.flatnonzero(places) >> WINDOW_BITS).tolist():
-        chosen = np.zeros(WINDOW, np.bool_)
-        inside = places[window << WINDOW_BITS : (window + 1) << WINDOW_BITS]
-        chosen[: inside.size] = inside
-        blocks = np.flatnonzero(segment.block_windows == window)  # one of each term that occurs there
-        starts = segment.block_postings[blocks].astype(np.int64)
-        lengths = segment.block_postings[blocks + 1].astype(np.int64) - starts
-        for group in np.array_split(np.arange(blocks.size), 1 + int(lengths.sum()) // _AT_ONCE):
-            if group.size:
-                begins = np.cumsum(lengths[group]) - lengths[group]
-                at = np.arange(lengths[group].sum()) + np.repeat(starts[group] - begins, lengths[group])
-                hits = chosen[segment.posting_units[at]]
-                counts[terms[blocks[group]]] += np.add.reduceat(hits, begins, dtype=np.int64)
-    return counts

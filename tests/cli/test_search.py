@@ -233,7 +233,7 @@ def test_idf(cli: Cli, index: Path) -> None:
 
 
 def test_a_query_from_standard_input(cli: Cli, index: Path) -> None:
-    asked = cli("search", index, "-", "--json", stdin="cat\nin the rain\n").stdout
+    asked = cli("search", index, "-", "--json", stdin="cat\n\nin the rain\n").stdout
     assert json.loads(asked)["query"] == "cat in the rain"
     assert asked == cli("search", index, "cat in the rain", "--json").stdout
     assert "No document" in cli("search", index, "-", stdin="").stdout

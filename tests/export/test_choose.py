@@ -350,6 +350,10 @@ def test_rankings_must_overlap_with_and_without_judgements() -> None:
     for ranked in (Ranked({}, None, 0.969), Ranked({}, 0.0, 0.969, (-0.001, 0.001))):
         assert chooser._problem(ranked) == "rank-biased overlap 0.969 with float32, at least 0.97 is asked"
     assert chooser._problem(Ranked({}, None, 0.971)) == ""
+    for drop, least in ((0.0, 0.99), (0.9, 0.5)):
+        assert Chooser([], max_ndcg_drop=drop, cache=None, run=lambda what, action: action()).least_overlap == least
+    unjudged = RetrievalSet("unjudged", [], [], {})
+    assert Chooser([unjudged], max_ndcg_drop=0.9, cache=None, run=lambda what, action: action()).least_overlap == 0.97
     loose = Chooser([], max_ndcg_drop=0.01, cache=None, run=lambda what, action: action())
     assert loose._problem(Ranked({}, None, 0.86)) == ""
     assert loose.choice().least_overlap == pytest.approx(0.85)

@@ -103,6 +103,11 @@ def test_force_replaces_an_artifact_and_a_failure_keeps_it(
         ({"query": "a"}, "both --query and --document"),
         ({"checkpoint": "a", "query": "b", "document": "c"}, "name one CHECKPOINT"),
         ({"query": "b", "document": "c", "role": "query"}, "name one CHECKPOINT"),
+        (
+            {"checkpoint": "a", "role": "document", "options": OpenOptions(query_idf=0.4)},
+            "--query-idf is for a query encoder; leave it out",
+        ),
+        ({"checkpoint": "a", "options": OpenOptions(query_idf=9)}, "the power of the idf is 9"),
     ],
 )
 def test_what_to_export_must_be_clear(tmp_path: Path, given: dict, message: str) -> None:

@@ -60,7 +60,7 @@ def run(scratch: Path, mutations: int, seed: int = 0, *, progress: bool = False)
 def write_directories(root: Path) -> list[Path]:
     """Small directories of each kind."""
     root.mkdir()
-    pair = tiny.write_pair(root / "pair")
+    pair = tiny.write_pair(root / "pair", query_idf=0.4)
     table = tiny.write_table_artifact(root / "table", np.linspace(0, 2, len(tiny.VOCABULARY)))
     whole = split.write_split_artifact(root / "split")
     document = pair / "document"

@@ -9,7 +9,7 @@ import torch
 from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
-from splade_edge.runtime.errors import CheckpointError
+from splade_edge.runtime.errors import CheckpointError, InputError
 
 from .. import checkpoints
 
@@ -229,7 +229,9 @@ def test_the_power_of_the_idf_is_stated_by_the_configuration_or_asked(tmp_path: 
     assert open_checkpoint(str(pair), "query").query_idf == 0.25
     assert open_checkpoint(str(pair), "document").query_idf == 0.0, "a document's weights are not multiplied"
     assert open_checkpoint(str(pair), "query", OpenOptions(query_idf=0.0)).query_idf == 0.0
-    for bad in ("much", -1, None, [1]):
+    with pytest.raises(InputError, match="the power of the idf is 9"):
+        open_checkpoint(str(pair), "query", OpenOptions(query_idf=9))
+    for bad in ("much", "0.4", -1, True, None, [1]):
         config = pair / "query" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"query_idf": bad}))
         with pytest.raises(CheckpointError, match=r"config\.json has query_idf .*, which is no number from 0 to 4"):

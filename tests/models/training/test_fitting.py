@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -11,17 +12,18 @@ import pytest
 import scipy.sparse as sp
 import torch
 from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.training import fitting
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.evaluation import ndcg_of
 from splade_edge.models.training.fitting import Fitting
 from splade_edge.models.training.indexed import all_scores, read_vectors
 from splade_edge.models.training.loop import Run
-from splade_edge.models.training.mining import _batch
+from splade_edge.models.training.mining import Miner, _batch
 from splade_edge.models.training.objective import distillation_loss, imitation_loss, penalty
 from splade_edge.models.training.runfile import SetSettings, read_run_file
 from splade_edge.models.training.vocabulary import Texts
 from splade_edge.runtime.corpus import Document
-from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.errors import CheckpointError, InputError
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.segment_writer import PassageSpan
 from splade_edge.runtime.index.writer import IndexWriter
@@ -284,3 +286,50 @@ def test_settings_that_do_not_fit_are_named(write_fit: RunWriter, old: str, new:
     else:
         with pytest.raises(InputError, match=message):
             read_run_file(path)
+
+
+def test_a_search_s_idf_is_measured_and_handed_on(
+    write_fit: RunWriter, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = tmp_path / "stated"
+    shutil.copytree(base, stated)
+    config = json.loads((stated / "config.json").read_text())
+    (stated / "config.json").write_text(json.dumps(config | {"query_idf": 0.75}))
+    path = write_fit(training="steps = 1")
+    path.write_text(path.read_text().replace(str(base), str(stated)))
+    run = Run(read_run_file(path), tmp_path / "out", tmp_path / "cache")
+    assert run.objective.query.query_idf == 0.75
+    powers = []
+
+    def measured(collection: Collection, q: sp.csr_matrix, by_term: sp.csr_matrix, idf: float) -> float:
+        powers.append(idf)
+        return ndcg_of(collection, q, by_term, idf)
+
+    monkeypatch.setattr(fitting, "ndcg_of", measured)
+    run.train()
+    assert set(powers) == {0.75}
+    assert open_checkpoint(str(tmp_path / "out" / "pair"), "query").query_idf == 0.75
+    (stated / "config.json").write_text(json.dumps(config | {"query_idf": "much"}))
+    run = Run(read_run_file(path), tmp_path / "other", tmp_path / "cache")
+    with pytest.raises(CheckpointError, match="has query_idf 'much'"):
+        run.evaluate()
+
+
+def test_ndcg_with_the_idf_of_the_documents(collection: Path, base: Path) -> None:
+    """A rare term of little weight beats a common one of more, with the idf only."""
+    data = dataclasses.replace(read(collection), documents=["right", "wrong", *["other"] * 38])
+    data = dataclasses.replace(data, positives=[np.array([0]) for _ in data.queries])
+    by_term = sp.csr_matrix(np.array([[1.0, 0, *[0] * 38], [0, 1, *[1] * 38]]))
+    queries = sp.csr_matrix(np.tile([1.0, 1.5], (data.held_out.size, 1)))
+    assert ndcg_of(data, queries, by_term) == 0
+    assert ndcg_of(data, queries, by_term, 1.0) == 1
+
+
+def test_a_miner_searches_with_the_idf_that_it_states(collection: Path, tmp_path: Path) -> None:
+    pair = checkpoints.write_pair(tmp_path / "pair")
+    data, cpu = read(collection), torch.device("cpu")
+    plain = Miner(str(pair), (16, 16), tmp_path / "cache", cpu).negatives(data, 6)
+    config = json.loads((pair / "query" / "config.json").read_text())
+    (pair / "query" / "config.json").write_text(json.dumps(config | {"query_idf": 2.0}))
+    found = Miner(str(pair), (16, 16), tmp_path / "cache", cpu).negatives(data, 6)
+    assert not np.array_equal(found, plain)
