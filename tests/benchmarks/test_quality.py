@@ -8,17 +8,25 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from splade_edge.export.retrieval import RetrievalSet
+from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.training.bm25 import Bm25, rank_exactly
+from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.encoder.encoder import Encoded
 from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.idf import idf_factors
+from splade_edge.runtime.trec import Query
 from splade_edge.runtime.vectors import SparseBatch, SparseVector
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from benchmarks.cached_vectors import VectorCache
 from benchmarks.pooled import pool, pooled_report
-from benchmarks.quality import REFERENCE, Outcome, differences_of, idle_weight
+from benchmarks.quality import IMPACTS, REFERENCE, Outcome, differences_of, idle_weight, run_reference
 from benchmarks.retrieval_sets import bootstrap_interval, measure_run, read_set
+
+from .. import checkpoints
 
 
 def write_set(path):
@@ -138,3 +146,24 @@ def test_pooled_difference_is_over_the_queries_of_all_sets():
     [(system, found)] = differences_of({"int8": outcome(1.0, 0.2), "BM25": outcome(0.5, 0.5)}).items()
     assert system == "int8"
     np.testing.assert_allclose(found["nDCG@10"], [0.5, -0.3])
+
+
+def test_the_reference_ranks_with_the_idf_that_a_search_has(tmp_path):
+    pair = checkpoints.write_pair(tmp_path / "pair")
+    config = json.loads((pair / "query" / "config.json").read_text())
+    (pair / "query" / "config.json").write_text(json.dumps(config | {"query_idf": 2.0}))
+    words = ["steam", "engine", "warsaw", "river", "music", "bread", "winter", "piano", "city", "snow"]
+    documents = [Document(f"d{i}", "", " ".join(words[i:] + words[: i // 2])) for i in range(10)]
+    queries = [Query(f"q{i}", " ".join(words[i : i + 3])) for i in range(8)]
+    data = RetrievalSet("small", documents, queries, {f"q{i}": {f"d{i}": 1} for i in range(8)})
+
+    def measured(idf):
+        outcomes = run_reference(data, str(pair), tmp_path / "work", idf)
+        return [outcomes[name].values["nDCG@10"].tolist() for name in (REFERENCE, IMPACTS)]
+
+    assert measured(None) == measured(2.0)
+    q, d = (ReferenceEncoder(open_checkpoint(str(pair), side)) for side in ("query", "document"))
+    vectors = d.encode([document.text for document in documents]).astype(np.float64)
+    weights = q.encode([query.text for query in queries]) * idf_factors((vectors > 0).sum(axis=0), 10, 2.0)
+    ranked = [[f"d{i}" for i in np.argsort(-row, kind="stable")] for row in weights.astype(np.float64) @ vectors.T]
+    assert measured(None)[0] == pytest.approx(measure_run(data, ranked)["nDCG@10"].tolist())

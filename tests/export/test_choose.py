@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from splade_edge.export import choose, graphs
+from splade_edge.export import choose, graphs, ranking
 from splade_edge.export.choice import Ranked, SetDifference
 from splade_edge.export.choose import Candidate, Chooser
 from splade_edge.export.exporter import export
@@ -27,6 +27,7 @@ from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.errors import ExportError, InputError
 from splade_edge.runtime.trec import Query
+from splade_edge.runtime.vectors import SparseBatch
 
 from .. import checkpoints
 
@@ -225,6 +226,22 @@ def test_what_auto_cannot_do(tmp_path: Path, pair: Path, options: dict, message:
 def test_two_sets_of_one_name(tmp_path: Path, pair: Path, judged: Path) -> None:
     with pytest.raises(InputError, match="same name"):
         export(auto(tmp_path / "out", pair, judged, judged))
+
+
+@pytest.mark.usefixtures("quick")
+def test_recipes_are_ranked_with_the_idf_of_a_search(
+    tmp_path: Path, pair: Path, judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    powers = set()
+
+    class Recorded(ranking.Collection):
+        def __init__(self, documents: SparseBatch, *, impacts: bool, idf: float = 0.0) -> None:
+            super().__init__(documents, impacts=impacts, idf=idf)
+            powers.add(idf)
+
+    monkeypatch.setattr(choose, "Collection", Recorded)
+    export(auto(tmp_path / "out", pair, judged, max_ndcg_drop=0.05, options=OpenOptions(query_idf=0.5)))
+    assert powers == {0.5}
 
 
 @pytest.mark.usefixtures("quick")
