@@ -7,6 +7,7 @@ query by query with the PyTorch encoders in float32 and an exact dot product, or
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the encoders (default: all CPUs)")
     add_report_arguments(parser)
     args = parser.parse_args(argv)
+    if not (args.no_bm25 and args.teacher is None) and importlib.util.find_spec("Stemmer") is None:
+        parser.error("BM25 needs PyStemmer: run this in .venv-test, which make test makes, or pass --no-bm25")
     results: dict[str, dict[str, Any]] = {}
     differences: dict[str, dict[str, F64]] = {}
     reports = []

@@ -15,7 +15,7 @@ from ..runtime.idf import LARGEST_POWER, check_power
 from .custom_family import family_from
 from .families import DERIVED_SIDES, TABLE_SIDES, Evidence, Family, QuerySide, check_family, detect_family
 from .hub import Located, locate_checkpoint
-from .layout import EncoderFiles, Side, has_both_sides, locate_encoder, two_sides
+from .layout import EncoderFiles, Side, has_both_sides, locate_encoder, stated_role, two_sides
 from .look_up import Table, read_table
 from .options import OpenOptions
 from .tokenizing import load_tokenizer, special_token_ids
@@ -95,7 +95,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     return Checkpoint(
         located=located,
         directory=files.directory,
-        role=role or _only_role(located.name, query_side),
+        role=role or _only_role(located.name, query_side, stated_role(files.directory)),
         family=family,
         pooling=files.pooling or family.pooling,
         activation=files.activation or family.activation,
@@ -224,8 +224,10 @@ def stated_query_idf(config: Any, directory: Path) -> float:
         ) from None
 
 
-def _only_role(name: str, query_side: QuerySide) -> Role:
+def _only_role(name: str, query_side: QuerySide, stated: Side | None) -> Role:
     """The role of the only encoder of a checkpoint whose side was not named."""
+    if stated is not None:
+        raise CheckpointError(f"{name} was trained as the {stated} encoder of a pair; say --role {stated}")
     if query_side == "own encoder":
         raise CheckpointError(f"{name} is one side of a pair; say which with --role query or --role document")
     return "both"

@@ -35,6 +35,8 @@ _ROUTERS = frozenset({"Router", "Asym"})
 _ACTIVATIONS = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
 _CONFIG, _ROUTER, _MODULES, _IDF = "config.json", "router_config.json", "modules.json", "idf.json"
 _TENSORS = "model.safetensors"
+# What our training writes beside an encoder.
+TRAINING_FILE = "training.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,15 @@ def has_both_sides(root: Path) -> bool:
     """Whether the files of a checkpoint state two sides that differ, so that one has to be chosen."""
     found = [_read(root, side) for side in SIDES]
     return all(found) and not any(files.shared for files in found if files)
+
+
+def stated_role(directory: Path) -> Side | None:
+    """The side that our own training made the only encoder of a directory for, if it says so in ``training.json``."""
+    try:
+        role = msgspec.json.decode((directory / TRAINING_FILE).read_bytes(), type=dict).get("role")
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return role if role in SIDES else None
 
 
 def locate_encoder(root: Path, side: Side | None) -> EncoderFiles:

@@ -57,7 +57,7 @@ class Factors:
     def __init__(self, index: Index, vocabulary: int, power: float) -> None:
         self._index = index
         self._power = power
-        self._known = np.full(vocabulary if power else 0, np.nan, np.float32)
+        self._known = np.full(vocabulary if power else 0, -1, np.float32)  # -1: not known yet
 
     def times(self, query: SparseVector) -> SparseVector:
         """The query with its weights multiplied. Raises IntegrityError for damaged postings."""
@@ -65,8 +65,8 @@ class Factors:
             return query
         terms, weights = query
         factors = self._known[terms]
-        if np.isnan(factors).any():
-            self._find(terms[np.isnan(factors)])
+        if terms.size and factors.min() < 0:
+            self._find(terms[factors < 0])
             factors = self._known[terms]
         return SparseVector(terms, weights * factors)
 

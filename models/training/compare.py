@@ -41,14 +41,15 @@ def table(directories: Sequence[Path]) -> str:
         values = [entry[f"ndcg/{s}"] for s in sets if f"ndcg/{s}" in entry]
         cells = [f"{entry[f'ndcg/{s}']:.3f}" if f"ndcg/{s}" in entry else "–" for s in sets]
         terms = [_mean(entry, f"{side} terms/") for side in ("query", "document")]
-        rows.append([name, f"{entry['step']:.0f}", *cells, f"{sum(values) / len(values):.3f}", *terms])
+        mean = f"{sum(values) / len(values):.3f}" if values else "–"
+        rows.append([name, f"{entry['step']:.0f}", *cells, mean, *terms])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 def _mean(entry: dict[str, float], prefix: str) -> str:
     values = [value for key, value in entry.items() if key.startswith(prefix)]
-    return f"{sum(values) / len(values):.1f}"
+    return f"{sum(values) / len(values):.1f}" if values else "–"
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -12,12 +12,11 @@ import torch
 
 from ...runtime.staging import staged_directory
 from ..checkpoint import stated_licence
-from ..layout import SIDES
+from ..layout import SIDES, TRAINING_FILE
 from ..weights import quiet_transformers
 from .side import Side
 
 PAIR_DIRECTORY = "pair"
-_MADE_BY = "training.json"
 _FROM_BASE = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "LICENSE",
 )  # fmt: skip
@@ -27,12 +26,14 @@ def write_pair(directory: Path, sides: Mapping[str, Side], made_by: Mapping[str,
     """Write the encoders of a run in one step, replacing what was there.
 
     Two sides become ``query/`` and ``document/``, a single one a plain checkpoint. ``made_by`` (run and step) goes to
-    ``training.json``. Raises StorageError.
+    ``training.json``, and ``role`` "query" with it where the only side is that of a pair's queries (see
+    :func:`splade_edge.models.layout.stated_role`). Raises StorageError.
     """
-    with staged_directory(directory, manifest=_MADE_BY, force=True) as place:
+    with staged_directory(directory, manifest=TRAINING_FILE, force=True) as place:
         for name, side in sides.items():
             _write_encoder(place if len(sides) == 1 else place / name, side)
-        (place / _MADE_BY).write_bytes(msgspec.json.format(msgspec.json.encode(made_by)) + b"\n")
+        role = {"role": "query"} if sides.keys() == {"query"} else {}
+        (place / TRAINING_FILE).write_bytes(msgspec.json.format(msgspec.json.encode({**made_by, **role})) + b"\n")
 
 
 def _write_encoder(directory: Path, side: Side) -> None:

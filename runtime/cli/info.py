@@ -74,7 +74,7 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
         "activation": m.activation,
         "vocabulary": m.vocab_size,
         "max_length": m.max_length,
-        "query_idf": m.query_idf,
+        **({} if m.role == "document" else {"query_idf": m.query_idf}),
         "checkpoint": m.source.checkpoint,
         "revision": m.source.revision,
         "licence": m.source.licence,

@@ -156,6 +156,8 @@ def _run(arguments: list[str]) -> int:
         else:
             commands.add_parser(plug_in, help=about)
     args, rest = parser.parse_known_args(arguments)
+    if name == "search" and len(rest) == 1 and args.query is None and (rest[0] == "-" or rest[0][:1] != "-"):
+        args.query = rest.pop()  # argparse has settled for no QUERY before the options that stand in front of it
     if rest:
         hint = "; put a QUERY of several words in quotes" if name == "search" else ""
         command_parser: Parser = commands.choices.get(name or "", parser)

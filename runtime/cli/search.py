@@ -120,7 +120,10 @@ def _query_from_stdin() -> str:
             parts.append(decode_line(line.data))
         except ValueError as error:
             raise InputError(f"{line.location}: {error}") from None
-    return " ".join(" ".join(parts).split())
+    query = " ".join(" ".join(parts).split())
+    if not query:
+        raise InputError("standard input holds no query")
+    return query
 
 
 def _write_run(searcher: Searcher, queries: Iterable[Query], args: argparse.Namespace) -> None:
@@ -177,6 +180,10 @@ def _explain_filter(console: Console, selection: Selection) -> None:
 
 
 def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from ..vectors import SparseVector
+
     console = new_console()
     query, explain = args.query, args.explain
     selection = None if args.where is None else searcher.index.select(args.where)
@@ -187,9 +194,12 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     if explain and selection is not None:
         _explain_filter(console, selection)
     if explain:
-        terms = new_table("query term", ">weight")
-        for term, weight in searcher.encoder.decode(vector):
-            terms.add_row(cell(term), f"{weight:.3f}")
+        occurs = np.isin(vector.indices, searcher.index.terms)
+        terms = new_table("query term", ">weight", "")
+        for kept, note in ((occurs, ""), (~occurs, "in no document")):
+            part = SparseVector(vector.indices[kept], vector.values[kept])
+            for term, weight in searcher.encoder.decode(part):
+                terms.add_row(cell(term), f"{weight:.3f}", note)
         console.print(terms)
         console.print()
     hits = searcher.search_vector(vector, args.k, allowed=None if selection is None else selection.allowed)

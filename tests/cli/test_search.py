@@ -236,5 +236,26 @@ def test_a_query_from_standard_input(cli: Cli, index: Path) -> None:
     asked = cli("search", index, "-", "--json", stdin="cat\n\nin the rain\n").stdout
     assert json.loads(asked)["query"] == "cat in the rain"
     assert asked == cli("search", index, "cat in the rain", "--json").stdout
-    assert "No document" in cli("search", index, "-", stdin="").stdout
+    assert "standard input holds no query" in cli("search", index, "-", stdin="\n", check=2).stderr
     assert cli("search", index, "-", stdin="\0", check=2).stderr.strip().endswith("is this a text file?")
+
+
+def test_options_may_stand_before_the_query(cli: Cli, index: Path) -> None:
+    expected = cli("search", index, "cat rain", "-k", 2, "--json").stdout
+    assert cli("search", index, "-k", 2, "--json", "cat rain").stdout == expected
+    assert cli("search", index, "-k", 2, "--json", "-", stdin="cat rain").stdout == expected
+    assert (
+        "unrecognized arguments: cat rain; put a QUERY" in cli("search", index, "-k", 2, "cat", "rain", check=2).stderr
+    )
+    assert "unrecognized arguments: --rain" in cli("search", index, "-k", 2, "--rain", check=2).stderr
+
+
+def test_terms_that_no_document_has_are_told_apart(cli: Cli, tmp_path: Path, tiny_pair: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "cat"}\n')
+    cli("index", tiny_pair, tmp_path / "corpus.jsonl", "-o", tmp_path / "index")
+    lines = cli("search", tmp_path / "index", "cat violin snow", "--explain").stdout.splitlines()
+    terms = lines[1 : lines.index("")]
+    marked = ["in no document" in line for line in terms]
+    assert any(marked)
+    assert marked == sorted(marked)
+    assert terms[0].split()[0] == "cat" or not marked[0]

@@ -236,3 +236,13 @@ def test_the_power_of_the_idf_is_stated_by_the_configuration_or_asked(tmp_path: 
         config.write_text(json.dumps(json.loads(config.read_text()) | {"query_idf": bad}))
         with pytest.raises(CheckpointError, match=r"config\.json has query_idf .*, which is no number from 0 to 4"):
             open_checkpoint(str(pair), "query")
+
+
+def test_a_query_encoder_that_training_wrote_says_so(tmp_path: Path) -> None:
+    path = checkpoints.write_checkpoint(tmp_path / "c")
+    (path / "training.json").write_text('{"run": "fit", "step": 3, "role": "query"}')
+    with pytest.raises(CheckpointError, match="c was trained as the query encoder of a pair; say --role query"):
+        opens(path)
+    assert open_checkpoint(str(path), "query").role == "query"
+    (path / "training.json").write_text('{"run": "fit", "step": 3}')
+    assert opens(path).role == "both"

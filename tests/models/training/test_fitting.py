@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from splade_edge.models.checkpoint import open_checkpoint
-from splade_edge.models.training import fitting
+from splade_edge.models.training import compare, fitting
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.evaluation import ndcg_of
 from splade_edge.models.training.fitting import Fitting
@@ -202,6 +202,9 @@ def test_fitting_learns_and_a_resumed_run_is_the_same(write_fit: RunWriter, base
     for name, value in parameters(whole).items():
         np.testing.assert_array_equal(parameters(second)[name], value, err_msg=name)
     assert log_of(second) == log
+    assert "| whole | 30 |" in compare.table([tmp_path / "whole", tmp_path / "parts"])
+    with pytest.raises(CheckpointError, match="was trained as the query encoder of a pair; say --role query"):
+        open_checkpoint(str(tmp_path / "whole" / "pair"))
     assert open_checkpoint(str(tmp_path / "whole" / "pair"), "query").weights_sha256
 
 

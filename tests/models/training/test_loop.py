@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 from typing import Any
 
 import msgspec
@@ -273,16 +274,18 @@ def test_a_new_key_with_a_default_leaves_a_run_what_it_is(write_run: RunWriter) 
 
 
 @pytest.mark.parametrize("side", ["query", "document"])
-def test_the_licence_of_a_pair_goes_on_to_what_starts_from_a_side(tmp_path: Path, side: str) -> None:
+def test_the_licence_of_a_pair_goes_on_to_what_starts_from_a_side(
+    tmp_path: Path, side: Literal["query", "document"]
+) -> None:
     pair = checkpoints.write_pair(tmp_path / "base-pair")
     encoder = Side(EncoderSettings(base=str(pair / side), frozen=True), [], 0, torch.device("cpu"))
     write_pair(tmp_path / "out", {side: encoder}, {"step": 1})
-    assert open_checkpoint(str(tmp_path / "out")).licence == "apache-2.0"
+    assert open_checkpoint(str(tmp_path / "out"), side).licence == "apache-2.0"
     # a README beside another checkpoint is not about it
     (pair / side).rename(pair / "other")
     encoder = Side(EncoderSettings(base=str(pair / "other"), frozen=True), [], 0, torch.device("cpu"))
     write_pair(tmp_path / "out2", {side: encoder}, {"step": 1})
-    assert open_checkpoint(str(tmp_path / "out2")).licence == "unknown"
+    assert open_checkpoint(str(tmp_path / "out2"), side).licence == "unknown"
 
 
 def test_compare_needs_runs(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def test_scores_are_cosine_and_bm25_of_the_batchs_collection(base: Path, tmp_pat
 class _Fixed:
     """An encoder that gives each text the vector it is told."""
 
+    query_idf = 0.0
+
     def __init__(self, vectors: dict[str, list[float]]) -> None:
         self._vectors = list(vectors.values())
         self._texts = list(vectors)
