@@ -3,8 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Literal
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
