@@ -259,8 +259,9 @@ class Segment:
 
         Raises IntegrityError for damaged postings.
         """
-        places = chosen[self.original] if self.original.size else chosen
-        return np.array([np.count_nonzero(places[self._places(term)[0]]) for term in terms.tolist()], np.int64)
+        found = (self._places(term)[0] for term in terms.tolist())
+        units = (self.original[places] if self.original.size else places for places in found)
+        return np.array([np.count_nonzero(chosen[of_term]) for of_term in units], np.int64)
 
     def impact(self, term: int, unit: int) -> int:
         """The impact of a term in a unit, 0 where it has none. Reads one block."""
