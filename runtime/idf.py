@@ -32,19 +32,25 @@ def check_power(power: object) -> float:
     return value
 
 
+def inverse_document_frequency(frequencies: npt.NDArray[np.int64], units: int) -> npt.NDArray[np.float64]:
+    """BM25's ``ln(1 + (units - n + 0.5) / (n + 0.5))`` (Robertson & Zaragoza 2009; as in Lucene, above 0 for a term in
+    every unit), float64, of terms that occur in ``frequencies`` of the ``units``.
+    """
+    return np.log1p((units - frequencies + 0.5) / (frequencies + 0.5))
+
+
 def idf_factors(frequencies: npt.NDArray[np.int64], units: int, power: float) -> F32:
     """What a search multiplies query weights with: float32 ``[n]``, from 0 to 1.
 
     ``frequencies``: int64 ``[n]``, in how many of the ``units`` each term occurs. The factor is ``(idf / idf_1) **
-    power`` with BM25's ``idf = ln(1 + (units - n + 0.5) / (n + 0.5))`` (Robertson & Zaragoza 2009; as in Lucene, above
-    0 for a term in every unit), and ``idf_1`` that of a term in one unit. So the rarest terms keep their weights, and
-    so do terms that do not occur.
+    power`` with the terms' :func:`inverse_document_frequency`, and ``idf_1`` that of a term in one unit. So the rarest
+    terms keep their weights, and so do terms that do not occur.
     """
     if not units:
         return np.ones(frequencies.size, np.float32)
-    n = np.clip(frequencies, 1, units).astype(np.float64)
-    idf = np.log1p((units - n + 0.5) / (n + 0.5))
-    factors: F32 = ((idf / np.log1p((units - 0.5) / 1.5)) ** power).astype(np.float32)
+    idf = inverse_document_frequency(np.clip(frequencies, 1, units), units)
+    rarest = inverse_document_frequency(np.array([1]), units)
+    factors: F32 = ((idf / rarest) ** power).astype(np.float32)
     return factors
 
 

@@ -90,7 +90,7 @@ class Imitated:
         assert settings.query_vectors is not None  # read_run_file has checked it
         self._side = _as_it_is(settings.query_vectors, like.max_length, device)
         self._factor: Tensor | None = None
-        self._words = whole_words(self._side.tokens.tokenizer)
+        self._words = whole_words(self._side.tokens.tokenizer) if settings.random_words else []
         if settings.random_words and not self._words:
             raise InputError(f"{settings.query_vectors} has no whole words in its vocabulary; leave random_words out")
         vocabulary = self._side.tokens.tokenizer.get_vocab()

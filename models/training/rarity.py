@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ...runtime import idf
 from .collections import Collection
 from .side import Side
 from .vocabulary import Texts, inverse_document_frequency
@@ -38,6 +39,6 @@ def rarity(collections: Sequence[Collection], tokens: Texts, size: int, document
         if document is not None:
             vectors = document.encode(document.ids(chosen[:_VECTORS]), chunk=0, bf16=False)
             df = (vectors > 0).sum(dim=0).cpu().numpy()
-            words = (words + np.log1p((len(vectors) - df + 0.5) / (df + 0.5))) / 2
+            words = (words + idf.inverse_document_frequency(df, len(vectors))) / 2
         found.append(words / np.log(_RARE))
     return np.asarray(np.mean(found, axis=0), np.float32)
