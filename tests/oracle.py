@@ -12,6 +12,7 @@ from splade_edge.runtime import jit
 from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.writer import IndexWriter
+from splade_edge.runtime.scorer import visit
 from splade_edge.runtime.vectors import SparseBatch
 
 
@@ -65,3 +66,17 @@ def numpy_alone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jit, "_left", float("inf"))
         yield
+
+
+def assert_exact(index: Index, impacts: np.ndarray, terms, weights, k: int, allowed=None) -> None:
+    """Whether every way to search gives the documents and the very scores of :func:`top_k`."""
+    expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale, allowed)
+    for way in (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS):
+        index._scorer.by_kernels.way = way
+        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
+        assert documents.tolist() == expected
+        assert scores.tolist() == expected_scores
+    with numpy_alone():
+        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
+    assert documents.tolist() == expected
+    assert scores.tolist() == expected_scores

@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 LANES = 64  # values that a function here takes
+FEW_LANES = 16  # or those that look for one of a few
 
 if numba.config.DISABLE_JIT:
 
@@ -27,6 +28,12 @@ if numba.config.DISABLE_JIT:
         """64 bits, the lowest for ``values[first]`` (int64 or uint16): whether the value is at least ``least``."""
         reached = values[first : first + LANES] >= least
         return int.from_bytes(np.packbits(reached, bitorder="little").tobytes(), "little")
+
+    def equal_to(values: Any, first: Any, value: Any) -> Any:
+        """16 bits, the lowest for ``values[first]`` (uint16): whether it equals ``value``."""
+        return int.from_bytes(
+            np.packbits(values[first : first + FEW_LANES] == value, bitorder="little").tobytes(), "little"
+        )
 
     def clear(values: Any, first: Any) -> None:
         """Set 64 values, from ``values[first]`` on, to 0."""
@@ -95,6 +102,22 @@ else:
 
         kind = types.uint16 if values.dtype == types.uint16 else types.int64
         return types.uint64(values, types.int64, kind), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def equal_to(_typing: Any, values: Any, first: Any, value: Any) -> Any:
+        """16 bits, the lowest for ``values[first]`` (uint16): whether it equals ``value``."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = make_array(signature.args[0])(context, builder, args[0]).data
+            vector = ir.VectorType(ir.IntType(16), FEW_LANES)
+            loaded = builder.load(builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer()), align=2)
+            undefined = ir.Constant(vector, ir.Undefined)
+            single = builder.insert_element(undefined, args[2], _INT(0))
+            splat = builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_INT, FEW_LANES), None))
+            bits = builder.bitcast(builder.icmp_unsigned("==", loaded, splat), ir.IntType(FEW_LANES))
+            return builder.zext(bits, _LONG)
+
+        return types.uint64(values, types.uint64, types.uint16), generate
 
     @intrinsic  # type: ignore[untyped-decorator]
     def clear(_typing: Any, values: Any, first: Any) -> Any:

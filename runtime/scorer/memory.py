@@ -85,6 +85,11 @@ class Workspace(NamedTuple):
     begun: U64  # of each term, the first posting of a shelf,
     upcoming: U64  # and the next one to add
     crossed: U16
+    late: I64  # terms that can be postponed, see late.py,
+    late_rows: I64  # their rows of block-max data,
+    turns: I64  # each term's place among these,
+    typical: F64  # what it adds to a bound,
+    room: I64  # and [chunks of a window] how much they add at most
     scores: F64  # of candidates
     units: U32
     keys: U32  # for sorting results
@@ -175,8 +180,8 @@ def open_filter(address: int) -> Filter:
 @inline_kernel
 def open_workspace(address: int) -> Workspace:
     """The workspace at an address."""
-    t = array_at(address, (47,), np.int64)
-    windows = t[46]
+    t = array_at(address, (57,), np.int64)
+    windows = t[56]
     chunks = t[15]
     return Workspace(
         array_at(t[0], (t[1],), np.float64),
@@ -197,9 +202,14 @@ def open_workspace(address: int) -> Workspace:
         array_at(t[30], (t[31],), np.uint64),
         array_at(t[32], (t[33],), np.uint64),
         array_at(t[34], (t[35],), np.uint16),
-        array_at(t[36], (t[37],), np.float64),
-        array_at(t[38], (t[39],), np.uint32),
-        array_at(t[40], (t[41],), np.uint32),
-        array_at(t[42], (t[43],), np.uint32),
-        array_at(t[44], (t[45],), np.uint32),
+        array_at(t[36], (t[37],), np.int64),
+        array_at(t[38], (t[39],), np.int64),
+        array_at(t[40], (t[41],), np.int64),
+        array_at(t[42], (t[43],), np.float64),
+        array_at(t[44], (t[45],), np.int64),
+        array_at(t[46], (t[47],), np.float64),
+        array_at(t[48], (t[49],), np.uint32),
+        array_at(t[50], (t[51],), np.uint32),
+        array_at(t[52], (t[53],), np.uint32),
+        array_at(t[54], (t[55],), np.uint32),
     )

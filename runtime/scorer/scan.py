@@ -1,10 +1,10 @@
 """Scoring a term at a time (Lin & Trotman, ICTIR 2015).
 
-The units are cut into shelves of 16,384, whose accumulators stay in the second-level cache; all postings of a shelf are
+The units are cut into shelves of 16,384, whose accumulators stay in the second-level cache; the postings of a shelf are
 added, and its sums that reach the threshold are candidates. Where that is worth it, the terms with many postings are
 added strip by strip of 2,048 units, in the first-level cache; the others have too few postings in a strip. Each term's
 postings of the next shelf or strip are asked for when those of this one have been added: the lists are too many for the
-processor to foresee.
+processor to foresee. The threshold is guessed (guess.py), and frequent terms are postponed (late.py).
 
 Where the sums of float64 are exact, the accumulators are integers of 64 bits: float32 weights are whole multiples of
 one power of two, and float64 adds multiples of a power of two without rounding as long as they stay below 2^53 of them.
@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
-from .arrays import I64, U8, U16, U64, Bools, Sums
+from .arrays import F64, I64, U8, U16, U32, U64, Bools, Sums
+from .guess import AGAIN, FIRST, MISSED, count_reaching, rank_to_keep, spread_of
 from .lanes import LANES, at_least, clear, lowest_bit, prefetch
-from .memory import BAR, FOUND, TERMS, UNIT, Workspace, open_filter, open_postings, open_workspace
+from .late import complete, how_many, line_up, make_room
+from .memory import BAR, FOUND, TERMS, UNIT, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
 from .sorting import NONE, lift_bar
 from .visit import SLACK_FOUND
@@ -135,36 +137,86 @@ def add_all(
 
 
 @inline_kernel
-def long_first(n: Any, w: int, starts: U64, order: I64) -> int:
-    """``order[:n]``: the terms with many postings in a window, then those with few, the last one first: whole numbers
-    may be added in any order. Returns how many have many.
+def long_first(n: Any, w: int, starts: U64, turns: I64, late: int, order: I64) -> tuple[int, int]:
+    """``order``: the terms with many postings in a window, and from its end those with few, the last one first: whole
+    numbers may be added in any order. Left out are those whose turn is before ``late``. Returns how many have many, and
+    where those with few begin.
     """
     many, few = 0, n
     for j in range(n):
+        if turns[j] < late:
+            continue
         if starts[j, w + 1] - starts[j, w] >= LONG:
             order[many] = j
             many += 1
         else:
             few -= 1
             order[few] = j
-    return many
+    return many, few
+
+
+@inline_kernel
+def gather(
+    reached: Any, group: int, sums: Sums, unit: float, base: int, original: U32, scores: F64, units: U32, found: int
+) -> int:
+    """Make candidates of the sums from ``group`` on whose bits are 1; returns how many candidates there are."""
+    while reached:
+        place = group + lowest_bit(reached)
+        scores[found] = sums[place] * unit
+        units[found] = base + place if original.size == 0 else original[base + place]
+        found += 1
+        reached &= reached - np.uint64(1)
+    return found
 
 
 @inline_kernel
 def sweep(
-    sums: Sums, first: int, size: int, least: Any, unit: float, base: int, original: Any, ws: Workspace, found: int
+    sums: Sums, first: int, least: Any, unit: float, base: int, original: U32, scores: F64, units: U32, found: int
 ) -> int:
-    """Make candidates of the sums that are at least ``least``, and set all to 0; returns how many there are."""
-    for group in range(first, first + size, LANES):
-        reached = at_least(sums, group, least)
-        while reached:
-            place = group + lowest_bit(reached)
-            ws.scores[found] = sums[place] * unit
-            ws.units[found] = base + place if original.size == 0 else original[base + place]
-            found += 1
-            reached &= reached - np.uint64(1)
+    """Make candidates of a strip's sums that are at least ``least``, and set all to 0."""
+    for group in range(first, first + STRIP, LANES):
+        found = gather(at_least(sums, group, least), group, sums, unit, base, original, scores, units, found)
         clear(sums, group)
     return found
+
+
+@inline_kernel
+def sweep_incomplete(
+    sums: Sums, first: int, least: Any, room: I64, unit: float, base: int, scores: F64, units: U32, found: int
+) -> int:
+    """Like :func:`sweep`, for sums that reach ``least`` together with the room of their chunk; see late.py."""
+    for chunk in range(room.size):
+        group = first + chunk * CHUNK
+        reached = at_least(sums, group, least - room[chunk])
+        found = gather(reached, group, sums, unit, base, units[:0], scores, units, found)
+        clear(sums, group)
+    return found
+
+
+@inline_kernel
+def lift(
+    found: int, k: int, limit: int, bar: float, beat: bool, guessed: float, seen: int, check: int, count: int,
+    ordered: bool, scores: F64, units: U32, histogram: I64,
+) -> tuple[int, float, bool, float, int]:  # fmt: skip
+    """Raise the bar to a guess, if ``check`` of the ``count`` units have been seen, or if there are ``limit``
+    candidates.
+
+    Returns how many candidates there are, the bar, whether it must be beaten, the highest guess, and how many units
+    will have been seen when it is guessed again. ``ordered``: the segment's units are in the order of insertion.
+    """
+    rank: Any = np.int64(k)
+    guess = False
+    if seen >= check:
+        check = AGAIN * seen
+        if rank_to_keep(k, seen, count, 1.0) < min(found, k):
+            spread = spread_of(units[:found], seen, histogram)
+            rank = np.int64(rank_to_keep(k, seen, count, spread)) + 1
+            guess = rank < min(found, k)
+    if guess or found >= limit:
+        found, bar = lift_bar(found, min(rank, k), bar, scores, units, histogram)
+        guessed = bar if guess else guessed
+        beat = ordered
+    return found, bar, beat, guessed, check
 
 
 @inline_kernel
@@ -180,6 +232,7 @@ def scan(
     segment: int,
     workspace: int,
     whole: bool,
+    guess: bool,
     weights: Sums,
     accumulators: Sums,
     least: Sums,
@@ -188,17 +241,29 @@ def scan(
 
     ``weights``, ``accumulators`` and ``least`` are int64 where ``whole``, or float64; ``least[0]`` is workspace,
     ``least[1]`` stays below 0 whatever is added. The addresses are those that :func:`.visit.visit` had; it left the
-    rest in the workspace.
+    rest in the workspace. Where ``guess`` is True the threshold is guessed: the candidates may be MISSED.
     """
     s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
-    n, bar, unit = np.int64(ws.state[TERMS]), ws.state[BAR], ws.state[UNIT] if whole else 1.0
+    n: Any = np.int64(ws.state[TERMS])
+    bar, unit = ws.state[BAR], ws.state[UNIT] if whole else 1.0
     units, impacts, starts, upcoming, by_length = s.units, s.impacts, ws.starts, ws.upcoming, ws.rows
     # A unit indexes accumulators[WINDOW - base:], so that all shelves use the same 16,384 of them.
     shelf_sums = accumulators[WINDOW : WINDOW + SHELF]
     limit = 2 * k + SLACK_FOUND
     found = NONE
-    beat = False  # whether bar is the score of a k-th candidate and ties go to earlier units: later ones must beat it
-    for w in range(ws.tops.size):
+    able = NONE
+    if whole:
+        able = line_up(
+            n, ws.kept, ws.used, starts, s.term_rows, s.chunk_impacts, ws.late, ws.late_rows, ws.turns, ws.typical,
+            ws.sums,
+        )  # fmt: skip
+    # Where units are in another order than the candidates', or not all of them pass, nothing is guessed.
+    ordered = s.original.size == 0
+    guesses = guess and ordered and passing.units.size == 0
+    guessed = 0.0
+    check: Any = np.int64(FIRST if guesses else AGAIN * s.unit_count)
+    beat = False  # whether bar is the score of a candidate and ties go to earlier units: later ones must beat it
+    for w in range(np.int64(ws.tops.size)):
         if ws.tops[w] < bar:
             continue
         length = min(WINDOW, s.unit_count - (w << WINDOW_BITS))
@@ -207,7 +272,15 @@ def scan(
             upcoming[j] = starts[j, w]
             postings += starts[j, w + 1] - starts[j, w]
         dense = whole and postings > np.uint64(length // DENSE)
-        many = long_first(n, w, starts, by_length) if dense else NONE
+        late, many, few, complete_ones = NONE, NONE, NONE, found
+        if dense:
+            if w > 0:
+                reached = np.float64(min(found, k))
+                expected = (reached + math.sqrt(reached) + 1.0) * length / (w << WINDOW_BITS)
+                late = how_many(ws.late[:able], ws.typical, starts, w, expected, bar, LONG)
+            many, few = long_first(n, w, starts, ws.turns, late, by_length)
+            if late > 0:
+                make_room(w, ws.late[:late], ws.late_rows, weights, s.chunk_impacts, ws.room)
         sparse = postings < np.uint64(length // SPARSE)
         for shelf in range(0, length, SHELF):
             base = (w << WINDOW_BITS) + shelf
@@ -223,15 +296,35 @@ def scan(
             if dense:
                 if passing.units.size > 0:  # a unit that may not be found begins so low that it cannot reach the bar
                     forbid(shelf_sums[:size], passing.units[base : base + size], least[1])
-                add_all(by_length[many:n], w, weights, within, units, impacts, starts, upcoming, end, end)
+                add_all(by_length[few:n], w, weights, within, units, impacts, starts, upcoming, end, end)
                 for strip in range(0, size, STRIP):
                     now = np.uint32(shelf + strip + STRIP)
                     add_all(by_length[:many], w, weights, within, units, impacts, starts, upcoming, now, end)
                     least[0] = whole_least(bar, unit, beat)
-                    found = sweep(shelf_sums, strip, STRIP, least[0], unit, base, s.original, ws, found)
-                    if found >= limit:
-                        found, bar = lift_bar(found, k, bar, ws.scores, ws.units, ws.histogram)
-                        beat = s.original.size == 0
+                    if late > 0:
+                        room = ws.room[(shelf + strip) >> CHUNK_BITS : (shelf + strip + STRIP) >> CHUNK_BITS]
+                        found = sweep_incomplete(
+                            shelf_sums, strip, least[0], room, unit, base, ws.scores, ws.units, found
+                        )
+                        continue
+                    found = sweep(shelf_sums, strip, least[0], unit, base, s.original, ws.scores, ws.units, found)
+                    seen = base + min(strip + STRIP, size)
+                    if found >= limit or seen >= check:
+                        found, bar, beat, guessed, check = lift(
+                            found,
+                            k,
+                            limit,
+                            bar,
+                            beat,
+                            guessed,
+                            seen,
+                            check,
+                            s.unit_count,
+                            ordered,
+                            ws.scores,
+                            ws.units,
+                            ws.histogram,
+                        )
                 continue
             if whole:
                 least[0] = whole_least(bar, unit, beat)
@@ -256,7 +349,46 @@ def scan(
                         shelf_sums[units[p] & np.uint16(SHELF - 1)] = 0
             else:
                 shelf_sums[:size] = 0
-            if found >= limit:
-                found, bar = lift_bar(found, k, bar, ws.scores, ws.units, ws.histogram)
-                beat = s.original.size == 0
+            seen = base + size
+            if found >= limit or seen >= check:
+                found, bar, beat, guessed, check = lift(
+                    found,
+                    k,
+                    limit,
+                    bar,
+                    beat,
+                    guessed,
+                    seen,
+                    check,
+                    s.unit_count,
+                    ordered,
+                    ws.scores,
+                    ws.units,
+                    ws.histogram,
+                )
+        if late > 0:
+            scores, places = ws.scores[complete_ones:found], ws.units[complete_ones:found]
+            found = complete_ones + complete(
+                scores, places, w, ws.late[:late], ws.late_rows, ws.used, weights, starts, unit, bar, beat,
+                s.chunk_impacts, s.span_postings, s.chunk_postings, units, impacts, s.original, ws.room,
+            )  # fmt: skip
+            seen = (w << WINDOW_BITS) + length
+            if found >= limit or seen >= check:
+                found, bar, beat, guessed, check = lift(
+                    found,
+                    k,
+                    limit,
+                    bar,
+                    beat,
+                    guessed,
+                    seen,
+                    check,
+                    s.unit_count,
+                    ordered,
+                    ws.scores,
+                    ws.units,
+                    ws.histogram,
+                )
+    if guessed > 0.0 and count_reaching(ws.scores[:found], guessed) < k:
+        found = MISSED
     ws.state[FOUND] = found

@@ -14,15 +14,19 @@ from .arrays import on_a_line
 from .asked import AllowedUnits, query_arrays
 from .bounds import CHUNKS, SORT_BUCKETS
 from .chunks import BATCH
-from .memory import TERMS, UNIT, AddressTable, Postings, Workspace
+from .guess import MISSED
+from .late import MOST_LATE
+from .memory import FOUND, TERMS, UNIT, AddressTable, Postings, Workspace
 from .query import BAD_TERM, SCAN, SORT, UNSORTED, UNTOUCHED
 from .scan import scan
-from .sorting import RADIX, take_best
+from .sorting import FEW, RADIX, take_best
 from .visit import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
 
 if TYPE_CHECKING:
     from ..index.segment import Segment
 
+# After a guess that was too high, so many scans go without one: there are collections whose order defeats it.
+SCANS_A_MISS = 32
 MAX_RARE = 128  # terms without block-max data that chunks are visited for; with more, the postings are scanned
 
 
@@ -49,6 +53,9 @@ class _Workspace:
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
             "located": np.empty(2 * BATCH, np.int64),
             "sums": on_a_line(CHUNK, np.float64),
+            "late": np.empty(MOST_LATE, np.int64),
+            "late_rows": np.empty(MOST_LATE, np.int64),
+            "room": on_a_line(CHUNKS, np.int64),
             # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
             "crossed": np.empty(WINDOW, np.uint16),
         }
@@ -60,7 +67,7 @@ class _Workspace:
         self.terms = terms = self.terms if terms <= self.terms else 2 * terms
         self.k = k = max(self.k, k)
         lookups = 2 * max(512, terms)  # two halves: of chunks that are scored, and of those that come next
-        capacity = 2 * k + SLACK_FOUND + WINDOW
+        capacity = 2 * k + SLACK_FOUND + FEW + WINDOW  # what a lift may leave, and a window
         self.used = np.empty(terms, np.float64)
         self.whole = np.empty(terms, np.int64)
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -75,6 +82,8 @@ class _Workspace:
             "counts": np.empty(lookups, np.int64),
             "begun": np.empty(terms, np.uint64),
             "upcoming": np.empty(terms, np.uint64),
+            "turns": np.empty(terms, np.int64),
+            "typical": np.empty(terms, np.float64),
             "scores": np.empty(capacity, np.float64),
             "units": np.empty(capacity, np.uint32),
             "keys": np.empty(2 * k + SLACK_FOUND, np.uint32),
@@ -101,6 +110,7 @@ class SegmentScorer:
         self._segment = s = segment
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
         self.way = self.latest_way = CHEAPER
+        self._scans = self._misses = 0  # threads may lose a count
         self._workspaces = _Workspaces(-(-segment.units // WINDOW))
         arrays = {
             **{name: getattr(s, name) for name in Postings._fields if hasattr(s, name) and name != "units"},
@@ -160,6 +170,10 @@ class SegmentScorer:
             if n == SCAN:
                 whole = bool(ws.state[UNIT] > 0.0)
                 typed = (ws.whole, ws.whole_sums, ws.whole_least) if whole else (ws.used, ws.float_sums, ws.float_least)
-                scan(k, mask, self._address, ws.address, whole, *typed)
+                self._scans += 1
+                scan(k, mask, self._address, ws.address, whole, self._misses * SCANS_A_MISS <= self._scans, *typed)
+                if ws.state[FOUND] == MISSED:
+                    self._misses += 1
+                    scan(k, mask, self._address, ws.address, whole, False, *typed)
             n = take_best(k, scale, ws.address, units, scores)
         return (units, scores) if n == k else (units[:n].copy(), scores[:n].copy())

@@ -16,24 +16,11 @@ from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW, bounds, chunks, lan
 from splade_edge.runtime.scorer.numba_cache import inline_kernel
 from splade_edge.runtime.vectors import SparseVector
 
-from tests.oracle import csr, numpy_alone, top_k, write_index
+from tests.oracle import assert_exact, csr, top_k, write_index
 
 NO_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 LARGE = pytest.mark.skipif(NO_JIT, reason="takes minutes without the compiler")
 QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def assert_exact(index, impacts, terms, weights, k, allowed=None):
-    expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale, allowed)
-    for way in (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS):
-        index._scorer.by_kernels.way = way
-        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
-        assert documents.tolist() == expected
-        assert scores.tolist() == expected_scores
-    with numpy_alone():
-        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
-    assert documents.tolist() == expected
-    assert scores.tolist() == expected_scores
 
 
 def assert_exact_once(index, impacts, allowed):

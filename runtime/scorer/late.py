@@ -1,0 +1,192 @@
+"""Postponing terms of a scan: MaxScore (Turtle & Flood, IPM 1995) with the bounds of block-max data, window by window.
+
+The most frequent terms have half of a query's postings and little of its scores. They are left out of a window's sums
+where few units can reach the threshold with what these terms add at most in the unit's chunk. Such units are looked up
+in the postings of these terms afterwards. All sums are exact, so scores are what they are without it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import CHUNK_BITS, SHELF, SPAN_BITS, STRIP, WINDOW
+from .arrays import F64, I32, I64, U8, U16, U32, U64
+from .bounds import CHUNKS
+from .lanes import FEW_LANES, equal_to, lowest_bit, prefetch
+from .numba_cache import inline_kernel
+from .sorting import NONE
+
+MOST_LATE = 16  # terms that are postponed at most
+LEAST_WINDOWS = 4  # in smaller segments it gains nothing: the threshold is too low for too large a part of them
+NEVER = 1 << 20  # the turn of a term that is not postponed
+SAMPLE = 64  # chunks that say what a term usually adds to a bound
+AHEAD: Any = np.int64(24)  # candidates whose postings are asked for ahead
+TOGETHER = 3  # terms that are looked up before it is seen which candidates can still reach the threshold
+# In nanoseconds: to add a posting, and a run of them; to look a unit up, to handle it; and what a window costs once.
+COST_POSTING, COST_RUN, COST_LOOKUP, COST_SURVIVOR, COST_WINDOW = 0.25, 30.0, 12.0, 8.0, 1000.0
+# Where the bounds of the postponed terms are a share x of the threshold, exp(a x + b x^2) times as many units have to
+# be looked up as reach it: fitted to synthetic collections.
+GROWTH, GROWTH_2 = 1.5, 12.0
+
+
+@inline_kernel
+def total(maxima: U8) -> Any:
+    """The sum of maxima."""
+    added = np.int64(0)
+    for c in range(maxima.size):
+        added += np.int64(maxima[c])
+    return added
+
+
+@inline_kernel
+def line_up(
+    n: int, kept: I64, used: F64, starts: U64, term_rows: I32, maxima: U8, late: I64, rows: I64, turns: I64,
+    typical: F64, costs: F64,
+) -> Any:  # fmt: skip
+    """Fill ``late`` with the terms in the order in which they are postponed: those first that have many postings for
+    what they add to bounds, ``typical``. ``rows``: of their block-max data; ``costs``: workspace. Returns how many
+    there are; the ``turns`` of the others are NEVER.
+    """
+    windows = starts.shape[1] - 1
+    count = NONE
+    for j in range(n):
+        turns[j] = NEVER
+        row = term_rows[kept[j]]
+        if row < 0 or windows < LEAST_WINDOWS:
+            continue
+        sample = maxima[row, :SAMPLE]
+        typical[j] = used[j] * total(sample) / sample.size
+        cost = typical[j] / np.float64(starts[j, windows] - starts[j, 0])
+        at = count
+        while at > 0 and cost < costs[at - 1]:
+            at -= 1
+        if at < MOST_LATE:
+            count = min(count + 1, MOST_LATE)
+            for x in range(count - 1, at, -1):
+                costs[x], late[x] = costs[x - 1], late[x - 1]
+            costs[at], late[at] = cost, j
+    for x in range(count):
+        turns[late[x]] = x
+        rows[x] = term_rows[kept[late[x]]]
+    return count
+
+
+@inline_kernel
+def how_many(late: I64, typical: F64, starts: U64, w: int, expected: float, bar: float, long: Any) -> Any:
+    """How many of the terms of ``late`` to postpone in window ``w``, of which ``expected`` units reach the bar. Terms
+    with ``long`` postings are added strip by strip.
+    """
+    best, most_saved = NONE, COST_WINDOW
+    share, saved = 0.0, 0.0
+    for x in range(late.size):
+        j = late[x]
+        postings = starts[j, w + 1] - starts[j, w]
+        saved += COST_POSTING * np.float64(postings)
+        saved += COST_RUN * (WINDOW // STRIP if postings >= long else WINDOW // SHELF)
+        share += typical[j] / bar
+        survivors = expected * math.exp(min(20.0, GROWTH * share + GROWTH_2 * share * share))
+        spent = survivors * (COST_SURVIVOR + COST_LOOKUP * (x + 1)) - expected * COST_SURVIVOR
+        if saved - spent > most_saved:
+            best, most_saved = x + 1, saved - spent
+    return best
+
+
+@inline_kernel
+def add_maxima(room: I64, weight: Any, maxima: U8) -> None:
+    """room += weight * maxima."""
+    for c in range(maxima.size):
+        room[c] += weight * np.int64(maxima[c])
+
+
+@inline_kernel
+def make_room(w: int, late: I64, rows: I64, whole: Any, maxima: U8, room: I64) -> None:
+    """``room``: what these terms add at most to a whole sum, for each chunk of window ``w``."""
+    room[:] = 0
+    first, end = w * CHUNKS, min(maxima.shape[1], (w + 1) * CHUNKS)
+    for x in range(late.size):
+        add_maxima(room, whole[late[x]], maxima[rows[x], first:end])
+
+
+@inline_kernel
+def place_of(chunk: Any, start: Any, spans: U16, offsets: U8) -> Any:
+    """The first posting in a chunk or later, of a term whose postings in the window begin at ``start``."""
+    return start + np.uint64(spans[chunk >> np.uint64(SPAN_BITS)]) + np.uint64(offsets[chunk])
+
+
+@inline_kernel
+def look_up(
+    places: U32, scores: F64, weight: float, start: Any, end: Any, spans: U16, offsets: U8, units: U16, impacts: U8
+) -> None:
+    """scores += weight * impact, for units of a window in which a term has the postings from ``start`` to ``end``."""
+    one = np.uint64(1)
+    for i in range(places.size + AHEAD):
+        if i < places.size:
+            at = place_of(np.uint64(places[i]) >> np.uint64(CHUNK_BITS), start, spans, offsets)
+            prefetch(units, at)
+            prefetch(impacts, at)
+        if i >= AHEAD:
+            place = places[i - AHEAD]
+            unit = np.uint16(place & np.uint32(WINDOW - 1))
+            chunk = np.uint64(place) >> np.uint64(CHUNK_BITS)
+            at, last = place_of(chunk, start, spans, offsets), end
+            chunk += one
+            if chunk & np.uint64(CHUNKS - 1) != np.uint64(0) and chunk < np.uint64(offsets.size):
+                last = place_of(chunk, start, spans, offsets)
+            impact = np.int64(0)
+            while at < last and at + np.uint64(FEW_LANES) <= np.uint64(units.size):
+                equal = equal_to(units, at, unit)
+                match = at + np.uint64(lowest_bit(equal | np.uint64(1 << (FEW_LANES - 1))))
+                impact += np.int64(impacts[match]) if equal != np.uint64(0) and match < last else np.int64(0)
+                at += np.uint64(FEW_LANES)
+            while at < last:
+                impact += np.int64(impacts[at]) if units[at] == unit else np.int64(0)
+                at += one
+            scores[i - AHEAD] += weight * impact
+
+
+@inline_kernel
+def keep_hopeful(scores: F64, places: U32, bar: float, unit: float, room: I64) -> Any:
+    """Keep those candidates that reach the bar together with the room of their chunk; returns how many."""
+    kept = NONE
+    for i in range(places.size):
+        score, place = scores[i], places[i]
+        scores[kept], places[kept] = score, place
+        kept += score + unit * room[(place >> np.uint32(CHUNK_BITS)) & np.uint32(CHUNKS - 1)] >= bar
+    return kept
+
+
+@inline_kernel
+def keep_reaching(scores: F64, places: U32, bar: float, beat: bool, original: U32) -> Any:
+    """Keep those candidates that reach the bar, or beat it, as units by insertion; returns how many."""
+    kept = NONE
+    for i in range(places.size):
+        score, place = scores[i], places[i]
+        # A chunk at the end may have places without a unit, which reach no bar.
+        if score > bar if beat else score >= bar:
+            scores[kept] = score
+            places[kept] = place if original.size == 0 else original[place]
+            kept += 1
+    return kept
+
+
+@inline_kernel
+def complete(
+    scores: F64, places: U32, w: int, late: I64, rows: I64, used: F64, whole: Any, starts: U64, unit: float, bar: float,
+    beat: bool, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8, original: U32, room: I64,
+) -> Any:  # fmt: skip
+    """Add to the candidates of window ``w`` what the postponed terms give, and keep those that reach the bar, or beat
+    it, as units by insertion; returns how many.
+    """
+    found = places.size
+    for x in range(late.size - 1, -1, -1):  # those first that add most
+        j, row = late[x], rows[x]
+        look_up(
+            places[:found], scores, used[j], starts[j, w], starts[j, w + 1], spans[row], offsets[row], units, impacts
+        )
+        if x > 0 and (late.size - x) % TOGETHER == 0:
+            make_room(w, late[:x], rows, whole, maxima, room)
+            found = keep_hopeful(scores, places[:found], bar, unit, room)
+    return keep_reaching(scores, places[:found], bar, beat, original)
