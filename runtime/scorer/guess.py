@@ -3,7 +3,8 @@
 The k-th best so far is a low threshold for a long time. If the r-th best of a share f of the units is taken instead,
 about r / f of all units reach it; with an r above k f they are more than k, and still few. In the end it is counted
 whether k candidates reach the guess, and if not, the segment is scanned anew without guesses: answers are exact in any
-case. Of the units that equal the guess the candidates are the first ones, which are the best.
+case. Of the units that equal the guess the candidates are the first ones, which are the best, but not all: where many
+score alike a guess often fails.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from .numba_cache import inline_kernel
 FIRST, AGAIN = 1 << 13, 4
 DEVIATIONS = 4.0  # so many standard deviations less than expected may reach a guess, and k still do
 PARTS = 16  # of what has been seen, whose numbers of candidates say how evenly these lie
-MISSED: Any = np.int64(-1)  # instead of the number of candidates: fewer than k reach the guess
+MISSED: Any = np.int64(
+    -1
+)  # in the workspace's state, instead of the number of candidates: fewer than k reach the guess
 
 
 @inline_kernel

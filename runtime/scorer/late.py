@@ -30,6 +30,8 @@ COST_POSTING, COST_RUN, COST_LOOKUP, COST_SURVIVOR, COST_WINDOW = 0.25, 30.0, 12
 # Where the bounds of the postponed terms are a share x of the threshold, exp(a x + b x^2) times as many units have to
 # be looked up as reach it: fitted to synthetic collections.
 GROWTH, GROWTH_2 = 1.5, 12.0
+TOLERATED = 2.0  # so many times as many as expected are no reason to postpone less
+FAR_MORE, SLACK = 8.0, 256  # and what makes an end of it at once
 
 
 @inline_kernel
@@ -75,11 +77,14 @@ def line_up(
 
 
 @inline_kernel
-def how_many(late: I64, typical: F64, starts: U64, w: int, expected: float, bar: float, long: Any) -> Any:
-    """How many of the terms of ``late`` to postpone in window ``w``, of which ``expected`` units reach the bar. Terms
-    with ``long`` postings are added strip by strip.
+def how_many(
+    late: I64, typical: F64, starts: U64, w: int, expected: float, excess: float, bar: float, long: Any
+) -> tuple[Any, float]:
+    """How many of the terms of ``late`` to postpone in window ``w``, of which ``expected`` units reach the bar, and how
+    many units will then be looked up: ``excess`` times as many as usual. Terms with ``long`` postings are added strip
+    by strip.
     """
-    best, most_saved = NONE, COST_WINDOW
+    best, candidates, most_saved = NONE, expected, COST_WINDOW
     share, saved = 0.0, 0.0
     for x in range(late.size):
         j = late[x]
@@ -87,27 +92,41 @@ def how_many(late: I64, typical: F64, starts: U64, w: int, expected: float, bar:
         saved += COST_POSTING * np.float64(postings)
         saved += COST_RUN * (WINDOW // STRIP if postings >= long else WINDOW // SHELF)
         share += typical[j] / bar
-        survivors = expected * math.exp(min(20.0, GROWTH * share + GROWTH_2 * share * share))
+        survivors = expected * excess * math.exp(min(20.0, GROWTH * share + GROWTH_2 * share * share))
         spent = survivors * (COST_SURVIVOR + COST_LOOKUP * (x + 1)) - expected * COST_SURVIVOR
         if saved - spent > most_saved:
-            best, most_saved = x + 1, saved - spent
-    return best
+            best, candidates, most_saved = x + 1, survivors, saved - spent
+    return best, candidates
 
 
 @inline_kernel
-def add_maxima(room: I64, weight: Any, maxima: U8) -> None:
+def far_more(expected: float) -> float:
+    """With more candidates than this, nothing is postponed in the rest of a window."""
+    return FAR_MORE * expected + SLACK
+
+
+@inline_kernel
+def learn(excess: float, candidates: Any, expected: float) -> Any:
+    """The excess after a window that had so many ``candidates`` instead of those ``expected``. It rises where they are
+    far more, and falls otherwise, by half at most.
+    """
+    return max(1.0, excess * max(0.5, candidates / (TOLERATED * expected)))
+
+
+@inline_kernel
+def add_room(room: I64, weight: Any, maxima: U8) -> None:
     """room += weight * maxima."""
     for c in range(maxima.size):
         room[c] += weight * np.int64(maxima[c])
 
 
 @inline_kernel
-def make_room(w: int, late: I64, rows: I64, whole: Any, maxima: U8, room: I64) -> None:
+def make_room(w: int, late: I64, rows: I64, whole_weights: Any, maxima: U8, room: I64) -> None:
     """``room``: what these terms add at most to a whole sum, for each chunk of window ``w``."""
     room[:] = 0
     first, end = w * CHUNKS, min(maxima.shape[1], (w + 1) * CHUNKS)
     for x in range(late.size):
-        add_maxima(room, whole[late[x]], maxima[rows[x], first:end])
+        add_room(room, whole_weights[late[x]], maxima[rows[x], first:end])
 
 
 @inline_kernel
@@ -174,8 +193,8 @@ def keep_reaching(scores: F64, places: U32, bar: float, beat: bool, original: U3
 
 @inline_kernel
 def complete(
-    scores: F64, places: U32, w: int, late: I64, rows: I64, used: F64, whole: Any, starts: U64, unit: float, bar: float,
-    beat: bool, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8, original: U32, room: I64,
+    scores: F64, places: U32, w: int, late: I64, rows: I64, used: F64, whole_weights: Any, starts: U64, unit: float,
+    bar: float, beat: bool, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8, original: U32, room: I64,
 ) -> Any:  # fmt: skip
     """Add to the candidates of window ``w`` what the postponed terms give, and keep those that reach the bar, or beat
     it, as units by insertion; returns how many.
@@ -187,6 +206,21 @@ def complete(
             places[:found], scores, used[j], starts[j, w], starts[j, w + 1], spans[row], offsets[row], units, impacts
         )
         if x > 0 and (late.size - x) % TOGETHER == 0:
-            make_room(w, late[:x], rows, whole, maxima, room)
+            make_room(w, late[:x], rows, whole_weights, maxima, room)
             found = keep_hopeful(scores, places[:found], bar, unit, room)
     return keep_reaching(scores, places[:found], bar, beat, original)
+
+
+@inline_kernel
+def resume(
+    late: I64, rows: I64, chunk: int, w: int, starts: U64, upcoming: U64, spans: U16, offsets: U8, order: I64, many: Any
+) -> Any:
+    """Let the postponed terms be added from a chunk of window ``w`` on: they join the first ``many`` of ``order``, and
+    their ``upcoming`` posting is the first in the chunk or later. Returns how many these are then.
+    """
+    for x in range(late.size):
+        j = late[x]
+        upcoming[j] = place_of(np.uint64(chunk), starts[j, w], spans[rows[x]], offsets[rows[x]])
+        order[many] = j
+        many += 1
+    return many

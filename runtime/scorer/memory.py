@@ -79,7 +79,7 @@ class Workspace(NamedTuple):
     places: U16  # [rows, chunks]
     histogram: I64
     located: I64  # chunks whose postings have been found, in two halves
-    sums: F64  # of a chunk
+    sums: F64  # of a chunk; in the scan, costs of postponing terms
     firsts: U64
     counts: I64
     begun: U64  # of each term, the first posting of a shelf,
@@ -97,7 +97,8 @@ class Workspace(NamedTuple):
     ranks_too: U32
 
 
-# Workspace.state: terms that are kept (or the position of a bad one), the bar, the unit of whole weights, candidates.
+# Workspace.state: terms that are kept (or the position of a bad one), the bar, the unit of whole weights, candidates
+# (or MISSED, see guess.py).
 TERMS, BAR, UNIT, FOUND = range(4)
 
 if numba.config.DISABLE_JIT:

@@ -22,7 +22,7 @@ from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
 from .arrays import F64, I64, U8, U16, U32, U64, Bools, Sums
 from .guess import AGAIN, FIRST, MISSED, count_reaching, rank_to_keep, spread_of
 from .lanes import LANES, at_least, clear, lowest_bit, prefetch
-from .late import complete, how_many, line_up, make_room
+from .late import NEVER, complete, far_more, how_many, learn, line_up, make_room, resume
 from .memory import BAR, FOUND, TERMS, UNIT, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
 from .sorting import NONE, lift_bar
@@ -31,7 +31,7 @@ from .visit import SLACK_FOUND
 # With fewer postings than one to so many units, accumulators are cleared one by one; with more, all sums are looked at
 # in the end, instead of each when it grows.
 SPARSE = 32
-DENSE = 16
+DENSE = 11
 # Terms with so many postings in a window are added strip by strip.
 LONG = np.uint64(1024)
 # Postings that are added without asking in between whether the shelf ends.
@@ -137,14 +137,14 @@ def add_all(
 
 
 @inline_kernel
-def long_first(n: Any, w: int, starts: U64, turns: I64, late: int, order: I64) -> tuple[int, int]:
+def long_first(n: Any, w: int, starts: U64, turns: I64, postponed: int, order: I64) -> tuple[int, int]:
     """``order``: the terms with many postings in a window, and from its end those with few, the last one first: whole
-    numbers may be added in any order. Left out are those whose turn is before ``late``. Returns how many have many, and
-    where those with few begin.
+    numbers may be added in any order. Left out are those whose turn is before ``postponed``. Returns how many have
+    many, and where those with few begin.
     """
     many, few = 0, n
     for j in range(n):
-        if turns[j] < late:
+        if turns[j] < postponed:
             continue
         if starts[j, w + 1] - starts[j, w] >= LONG:
             order[many] = j
@@ -252,15 +252,17 @@ def scan(
     limit = 2 * k + SLACK_FOUND
     found = NONE
     able = NONE
-    if whole:
+    if whole and 2 * passing.excluded <= s.unit_count:
         able = line_up(
             n, ws.kept, ws.used, starts, s.term_rows, s.chunk_impacts, ws.late, ws.late_rows, ws.turns, ws.typical,
             ws.sums,
         )  # fmt: skip
+    else:
+        ws.turns[:n] = NEVER
     # Where units are in another order than the candidates', or not all of them pass, nothing is guessed.
     ordered = s.original.size == 0
     guesses = guess and ordered and passing.units.size == 0
-    guessed = 0.0
+    guessed, expected, excess = 0.0, 0.0, 1.0
     check: Any = np.int64(FIRST if guesses else AGAIN * s.unit_count)
     beat = False  # whether bar is the score of a candidate and ties go to earlier units: later ones must beat it
     for w in range(np.int64(ws.tops.size)):
@@ -272,21 +274,24 @@ def scan(
             upcoming[j] = starts[j, w]
             postings += starts[j, w + 1] - starts[j, w]
         dense = whole and postings > np.uint64(length // DENSE)
-        late, many, few, complete_ones = NONE, NONE, NONE, found
+        first_unit = w << WINDOW_BITS
+        postponed, many, few, found_before = NONE, NONE, NONE, found
         if dense:
             if w > 0:
                 reached = np.float64(min(found, k))
-                expected = (reached + math.sqrt(reached) + 1.0) * length / (w << WINDOW_BITS)
-                late = how_many(ws.late[:able], ws.typical, starts, w, expected, bar, LONG)
-            many, few = long_first(n, w, starts, ws.turns, late, by_length)
-            if late > 0:
-                make_room(w, ws.late[:late], ws.late_rows, weights, s.chunk_impacts, ws.room)
+                expected = (reached + math.sqrt(reached) + 1.0) * length / first_unit
+                postponed, expected = how_many(
+                    ws.late[:able], ws.typical, starts, w, expected, excess, bar, LONG
+                )  # fmt: skip
+            many, few = long_first(n, w, starts, ws.turns, postponed, by_length)
+            if postponed > 0:
+                make_room(w, ws.late[:postponed], ws.late_rows, weights, s.chunk_impacts, ws.room)
         sparse = postings < np.uint64(length // SPARSE)
         for shelf in range(0, length, SHELF):
-            base = (w << WINDOW_BITS) + shelf
+            base = first_unit + shelf
             size = min(SHELF, s.unit_count - base)
             end = np.uint32(shelf + SHELF)
-            if passing.units.size > 0:
+            if passing.units.size > 0 and postponed == 0:
                 first_chunk = base >> CHUNK_BITS
                 if not any_of(passing.chunks[first_chunk : first_chunk + SHELF // CHUNK]):
                     for j in range(n):
@@ -300,31 +305,37 @@ def scan(
                 for strip in range(0, size, STRIP):
                     now = np.uint32(shelf + strip + STRIP)
                     add_all(by_length[:many], w, weights, within, units, impacts, starts, upcoming, now, end)
+                    if strip + STRIP > size:  # postings in a wrong order may have left sums where there is no unit
+                        shelf_sums[size : strip + STRIP] = 0
                     least[0] = whole_least(bar, unit, beat)
-                    if late > 0:
+                    seen = base + min(strip + STRIP, size)
+                    if postponed == 0:
+                        found = sweep(shelf_sums, strip, least[0], unit, base, s.original, ws.scores, ws.units, found)
+                    else:
                         room = ws.room[(shelf + strip) >> CHUNK_BITS : (shelf + strip + STRIP) >> CHUNK_BITS]
                         found = sweep_incomplete(
                             shelf_sums, strip, least[0], room, unit, base, ws.scores, ws.units, found
-                        )
-                        continue
-                    found = sweep(shelf_sums, strip, least[0], unit, base, s.original, ws.scores, ws.units, found)
-                    seen = base + min(strip + STRIP, size)
+                        )  # fmt: skip
+                        gathered, done = found - found_before, seen == first_unit + length
+                        if gathered <= far_more(expected) and not done:
+                            continue
+                        excess = learn(excess, gathered * length / (seen - first_unit), expected)
+                        found = found_before + complete(
+                            ws.scores[found_before:found], ws.units[found_before:found], w, ws.late[:postponed],
+                            ws.late_rows, ws.used, weights, starts, unit, bar, beat, s.chunk_impacts, s.span_postings,
+                            s.chunk_postings, units, impacts, s.original, ws.room,
+                        )  # fmt: skip
+                        if not done:
+                            many = resume(
+                                ws.late[:postponed], ws.late_rows, seen >> CHUNK_BITS, w, starts, upcoming,
+                                s.span_postings, s.chunk_postings, by_length, many,
+                            )  # fmt: skip
+                            postponed = NONE
                     if found >= limit or seen >= check:
                         found, bar, beat, guessed, check = lift(
-                            found,
-                            k,
-                            limit,
-                            bar,
-                            beat,
-                            guessed,
-                            seen,
-                            check,
-                            s.unit_count,
-                            ordered,
-                            ws.scores,
-                            ws.units,
-                            ws.histogram,
-                        )
+                            found, k, limit, bar, beat, guessed, seen, check, s.unit_count, ordered, ws.scores,
+                            ws.units, ws.histogram,
+                        )  # fmt: skip
                 continue
             if whole:
                 least[0] = whole_least(bar, unit, beat)
@@ -352,43 +363,9 @@ def scan(
             seen = base + size
             if found >= limit or seen >= check:
                 found, bar, beat, guessed, check = lift(
-                    found,
-                    k,
-                    limit,
-                    bar,
-                    beat,
-                    guessed,
-                    seen,
-                    check,
-                    s.unit_count,
-                    ordered,
-                    ws.scores,
-                    ws.units,
+                    found, k, limit, bar, beat, guessed, seen, check, s.unit_count, ordered, ws.scores, ws.units,
                     ws.histogram,
-                )
-        if late > 0:
-            scores, places = ws.scores[complete_ones:found], ws.units[complete_ones:found]
-            found = complete_ones + complete(
-                scores, places, w, ws.late[:late], ws.late_rows, ws.used, weights, starts, unit, bar, beat,
-                s.chunk_impacts, s.span_postings, s.chunk_postings, units, impacts, s.original, ws.room,
-            )  # fmt: skip
-            seen = (w << WINDOW_BITS) + length
-            if found >= limit or seen >= check:
-                found, bar, beat, guessed, check = lift(
-                    found,
-                    k,
-                    limit,
-                    bar,
-                    beat,
-                    guessed,
-                    seen,
-                    check,
-                    s.unit_count,
-                    ordered,
-                    ws.scores,
-                    ws.units,
-                    ws.histogram,
-                )
+                )  # fmt: skip
     if guessed > 0.0 and count_reaching(ws.scores[:found], guessed) < k:
         found = MISSED
     ws.state[FOUND] = found

@@ -25,7 +25,7 @@ from .visit import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
 if TYPE_CHECKING:
     from ..index.segment import Segment
 
-# After a guess that was too high, so many scans go without one: there are collections whose order defeats it.
+# After a guess that was too high so many scans go without one: there are collections whose order defeats it.
 SCANS_A_MISS = 32
 MAX_RARE = 128  # terms without block-max data that chunks are visited for; with more, the postings are scanned
 
@@ -110,7 +110,7 @@ class SegmentScorer:
         self._segment = s = segment
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
         self.way = self.latest_way = CHEAPER
-        self._scans = self._misses = 0  # threads may lose a count
+        self._scans = self._guess_from = 0  # threads may lose a count
         self._workspaces = _Workspaces(-(-segment.units // WINDOW))
         arrays = {
             **{name: getattr(s, name) for name in Postings._fields if hasattr(s, name) and name != "units"},
@@ -171,9 +171,9 @@ class SegmentScorer:
                 whole = bool(ws.state[UNIT] > 0.0)
                 typed = (ws.whole, ws.whole_sums, ws.whole_least) if whole else (ws.used, ws.float_sums, ws.float_least)
                 self._scans += 1
-                scan(k, mask, self._address, ws.address, whole, self._misses * SCANS_A_MISS <= self._scans, *typed)
+                scan(k, mask, self._address, ws.address, whole, self._scans >= self._guess_from, *typed)
                 if ws.state[FOUND] == MISSED:
-                    self._misses += 1
+                    self._guess_from = self._scans + SCANS_A_MISS
                     scan(k, mask, self._address, ws.address, whole, False, *typed)
             n = take_best(k, scale, ws.address, units, scores)
         return (units, scores) if n == k else (units[:n].copy(), scores[:n].copy())

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from splade_edge.runtime.index.checksum import checksum
 from splade_edge.runtime.scorer import CHUNK, SPAN, WINDOW, guess, lanes, late, visit
 from splade_edge.runtime.scorer.bounds import CHUNKS
 from splade_edge.runtime.scorer.numba_cache import inline_kernel
-from splade_edge.runtime.scorer.search import SCANS_A_MISS
+from splade_edge.runtime.scorer.search import SCANS_A_MISS, SegmentScorer
 
 from tests.oracle import assert_exact, top_k, write_index
 
@@ -70,20 +71,36 @@ class TestGuess:
         found, scores = index.search_vectors([0, 1, 2], [0.7, 0.9, 1.1], k)
         expected = top_k(impacts, [0, 1, 2], [0.7, 0.9, 1.1], k, index.manifest.scale)
         assert (found.tolist(), scores.tolist()) == expected
-        assert (scorer._scans, scorer._misses) == (1, best == "begin")
+        assert scorer._guess_from == (1 + SCANS_A_MISS if best == "begin" else 0)
         for k in (1, 7, 1000):
             assert_exact(index, impacts, [0, 2], [0.3, 1.7], k)
 
     def test_guesses_again_after_a_miss(self, tmp_path):
-        impacts = np.random.default_rng(4).integers(100, 256, (20_000, 2))
-        impacts[10_000:] //= 10
-        index = write_index(tmp_path / "index", impacts, batch=10_000)
+        index, _ = self.best_first(tmp_path)
         scorer = scan_of(index)
-        misses = []
+        guesses = []
         for _ in range(SCANS_A_MISS + 2):
             index.search_vectors([0, 1], [1.0, 0.3], 300)
-            misses.append(scorer._misses)
-        assert misses == [1] * (SCANS_A_MISS - 1) + [2] * 3
+            guesses.append(scorer._guess_from)
+        assert guesses == [1 + SCANS_A_MISS] * SCANS_A_MISS + [1 + 2 * SCANS_A_MISS] * 2
+
+    def best_first(self, tmp_path, **options):
+        """An index for which the first guess is too high."""
+        impacts = np.random.default_rng(4).integers(100, 256, (20_000, 2))
+        impacts[10_000:] //= 10
+        return write_index(tmp_path / "index", impacts, batch=10_000, **options), impacts
+
+    def test_no_guess_with_a_filter(self, tmp_path):
+        index, impacts = self.best_first(tmp_path)
+        allowed = np.arange(20_000) != 77
+        assert_exact(index, impacts, [0, 1], [1.0, 0.3], 300, allowed)
+        assert index._scorer.by_kernels._guess_from == 0
+
+    @LARGE
+    def test_no_guess_where_units_are_reordered(self, tmp_path):
+        index, impacts = self.best_first(tmp_path, reorder=True)
+        assert_exact(index, impacts, [0, 1], [1.0, 0.3], 300)
+        assert index._scorer.by_kernels._guess_from == 0
 
     def test_ties_at_a_guess(self, tmp_path):
         """Where all that match score alike, the guess is their score; the best are the first k, more than it keeps."""
@@ -93,7 +110,7 @@ class TestGuess:
         scorer = scan_of(index)
         documents, _ = index.search_vectors([0], [0.3], 1000)
         assert documents.tolist() == np.flatnonzero(impacts)[:1000].tolist()
-        assert scorer._misses == 1
+        assert scorer._guess_from == 1 + SCANS_A_MISS
 
     @pytest.mark.parametrize("k", [50, 300, 1000])
     def test_few_scores(self, tmp_path, k):
@@ -114,6 +131,7 @@ def windows(tmp_path_factory):
     impacts[:, -1] = 30
     impacts *= rng.random(impacts.shape) < density
     impacts[-1, :9] = 200  # the last unit of all is the best
+    impacts[3 * WINDOW + 777] = [255] * 5 + [0, 0, 60, 0, 0, 0]  # one of the best by its frequent terms
     return write_index(tmp_path_factory.mktemp("windows") / "index", impacts, batch=50_000), impacts
 
 
@@ -137,6 +155,39 @@ class TestPostponed:
             allowed[:3000] = allowed[-3000:] = True
         for k in (10, 1000):
             assert_exact(index, impacts, [0, 1, 6, 7], np.array([0.05, 0.1, 1.0, 1.5], np.float32), k, allowed)
+
+    def test_frequent_terms_can_decide(self, windows):
+        """A unit that has little of the others, and needs all of the five that are postponed."""
+        index, impacts = windows
+        scan_of(index)
+        terms, weights = [0, 1, 2, 3, 4, 7, 8], [0.1] * 5 + [1.0] * 2
+        documents, scores = index.search_vectors(terms, weights, 10)
+        assert (documents.tolist(), scores.tolist()) == top_k(impacts, terms, weights, 10, index.manifest.scale)
+        assert 3 * WINDOW + 777 in documents.tolist()
+
+    @pytest.mark.parametrize("k", [10, 1000])
+    def test_far_more_candidates_than_expected(self, tmp_path, k):
+        """The last two windows are far richer than the others: in most of them nothing is postponed."""
+        rng = np.random.default_rng(11)
+        units, density = 6 * WINDOW, np.array([0.5, 0.3, 0.2, 0.02, 0.01])
+        values = 1 + rng.exponential(4, (units, 5))
+        values[4 * WINDOW :] *= 8
+        impacts = (np.minimum(255, values) * (rng.random((units, 5)) < density)).astype(np.uint8)
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        for weights in ([0.1, 0.1, 0.1, 1.0, 1.5], [0.03, 0.03, 0.03, 1.0, 1.0]):
+            assert_exact(index, impacts, range(5), weights, k)
+
+    def test_floors(self, windows):
+        index, impacts = windows
+        scorer = scan_of(index)
+        terms, weights = [0, 1, 6, 7], [0.05, 0.1, 1.0, 1.5]
+        expected, expected_scores = top_k(impacts, terms, weights, 2000, 1.0)
+        for at in (3, 150, 1500):
+            floor = expected_scores[at]
+            wanted = sum(score >= floor for score in expected_scores)
+            units, scores = scorer.search(terms, np.float32(weights), 2000, floor=floor)
+            assert units.tolist() == expected[:wanted]
+            assert scores.tolist() == expected_scores[:wanted]
 
     def test_terms_are_postponed_where_they_add_little(self, windows):
         index, _ = windows
@@ -164,6 +215,7 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
     density = np.array([0.3, 0.2, 0.02, 0.01])
     impacts = rng.integers(1, 256, (WINDOW + 3 * CHUNK + 5, 4)) * (rng.random((WINDOW + 3 * CHUNK + 5, 4)) < density)
     impacts[-1] = 255
+    impacts[WINDOW + 50 : WINDOW + 53] = [255, 255, 120, 120]  # among the best by the terms that are postponed
     index = write_index(tmp_path / "index", impacts, batch=10_000)
     scorer = scan_of(index)
     room = scorer._workspaces.mine._of_segment["room"]
@@ -173,6 +225,26 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
         assert room.any()
         expected = top_k(impacts, range(4), weights, 100, index.manifest.scale)
         assert (found.tolist(), scores.tolist()) == expected
+
+
+@LARGE
+def test_postings_in_a_wrong_order_are_not_read_through(tmp_path):
+    """A posting that goes back to a strip which has been swept leaves a sum where the last window has no unit."""
+    rng = np.random.default_rng(12)
+    units = WINDOW + 69
+    impacts = rng.integers(1, 50, (units, 1)) * (rng.random((units, 1)) < 0.3)
+    index = write_index(tmp_path / "index", impacts, batch=10_000, reorder=True, block_max=False)
+    segment = index.segments[0].segment
+    for name in ("posting_units", "posting_impacts", "term_checksums"):
+        setattr(segment, name, getattr(segment, name).copy())
+    later = np.searchsorted(segment.posting_units[: segment.block_postings[1]], WINDOW - 4000)
+    segment.posting_units[later], segment.posting_impacts[later] = 3 * (WINDOW // 4) + 1500, 255
+    segment.term_checksums[0] = checksum(segment.posting_units, segment.posting_impacts)
+    scorer = SegmentScorer(segment)
+    scorer.way = visit.BY_POSTINGS
+    found, scores = scorer.search([0], np.ones(1, np.float32), 2000)
+    assert found.max() < units
+    assert scores.max() < 50
 
 
 class TestLookUp:
@@ -268,6 +340,27 @@ class TestLookUp:
         starts = np.array([[0, 20_000], [0, 10_000], [0, 500]], np.uint64)
         typical = np.array([1.0, 1.0, 200.0])
         order = np.arange(3)
-        assert late.how_many(order, typical, starts, 0, 2.0, 100.0, np.uint64(1024)) == 2
-        assert late.how_many(order, typical, starts, 0, 5000.0, 100.0, np.uint64(1024)) == 0
-        assert late.how_many(order[:0], typical, starts, 0, 2.0, 100.0, np.uint64(1024)) == 0
+        ask = (starts, 0)
+        assert late.how_many(order, typical, *ask, 2.0, 1.0, 100.0, np.uint64(1024))[0] == 2
+        assert late.how_many(order, typical, *ask, 2.0, 1000.0, 100.0, np.uint64(1024))[0] == 0
+        assert late.how_many(order, typical, *ask, 5000.0, 1.0, 100.0, np.uint64(1024)) == (0, 5000.0)
+        assert late.how_many(order[:0], typical, *ask, 2.0, 1.0, 100.0, np.uint64(1024)) == (0, 2.0)
+
+    def test_learn(self):
+        assert late.learn(1.0, 600, 100.0) == 3.0
+        assert late.learn(1.0, 200, 100.0) == 1.0
+        assert late.learn(4.0, 10, 100.0) == 2.0
+        assert late.learn(1.5, 10, 100.0) == 1.0
+
+    def test_resume(self):
+        """The postponed terms go on with the first posting of a chunk or of a later one."""
+        spans, offsets = (
+            np.array([[0, 7], [0, 4]], np.uint16),
+            np.array([[0, 3, 3, 5, 0, 2], [0, 1, 2, 3, 0, 1]], np.uint8),
+        )
+        starts, upcoming = np.array([[100, 120], [0, 0], [500, 507]], np.uint64), np.zeros(3, np.uint64)
+        order = np.array([1, -1, -1])
+        many = late.resume(np.array([2, 0]), np.array([1, 0]), 5, 0, starts, upcoming, spans, offsets, order, 1)
+        assert many == 3
+        assert order.tolist() == [1, 2, 0]
+        assert upcoming.tolist() == [109, 0, 505]
