@@ -309,9 +309,7 @@ def scan(
                         shelf_sums[size : strip + STRIP] = 0
                     least[0] = whole_least(bar, unit, beat)
                     seen = base + min(strip + STRIP, size)
-                    if postponed == 0:
-                        found = sweep(shelf_sums, strip, least[0], unit, base, s.original, ws.scores, ws.units, found)
-                    else:
+                    if postponed > 0:
                         room = ws.room[(shelf + strip) >> CHUNK_BITS : (shelf + strip + STRIP) >> CHUNK_BITS]
                         found = sweep_incomplete(
                             shelf_sums, strip, least[0], room, unit, base, ws.scores, ws.units, found
@@ -331,6 +329,8 @@ def scan(
                                 s.span_postings, s.chunk_postings, by_length, many,
                             )  # fmt: skip
                             postponed = NONE
+                    else:
+                        found = sweep(shelf_sums, strip, least[0], unit, base, s.original, ws.scores, ws.units, found)
                     if found >= limit or seen >= check:
                         found, bar, beat, guessed, check = lift(
                             found, k, limit, bar, beat, guessed, seen, check, s.unit_count, ordered, ws.scores,
