@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_by_scan(index: Any, query: Query) -> Arrays:
-    """All postings of the query's terms."""
+    """All postings of the query's terms, though of postponed terms only some are read."""
     s = index._segment
     ranges = [s.posting_range(int(term)) for term in query[0]]
     return [array[a:b] for a, b in ranges for array in (s.posting_units, s.posting_impacts)]

@@ -1,4 +1,4 @@
-"""Whether the scorer chooses the right way: visiting chunks, or adding up all postings, beside what it chose.
+"""Whether the scorer chooses the right way: visiting chunks, or adding up postings of all units, beside what it chose.
 
 All queries are answered in one manner after the other, in turns, in this process: a query finds the caches full of
 other queries' postings, as in use. A query's time is its fastest round, in time of this thread (other work on the

@@ -21,9 +21,8 @@ from .numba_cache import inline_kernel
 FIRST, AGAIN = 1 << 13, 4
 DEVIATIONS = 4.0  # so many standard deviations less than expected may reach a guess, and k still do
 PARTS = 16  # of what has been seen, whose numbers of candidates say how evenly these lie
-MISSED: Any = np.int64(
-    -1
-)  # in the workspace's state, instead of the number of candidates: fewer than k reach the guess
+# In the workspace's state, instead of the number of candidates: fewer than k reach the guess.
+MISSED: Any = np.int64(-1)
 
 
 @inline_kernel

@@ -2,7 +2,8 @@
 
 The most frequent terms have half of a query's postings and little of its scores. They are left out of a window's sums
 where few units can reach the threshold with what these terms add at most in the unit's chunk. Such units are looked up
-in the postings of these terms afterwards. All sums are exact, so scores are what they are without it.
+in the postings of these terms afterwards. All sums are exact, so scores are what they are without it. How many units
+that will be is an estimate, which learns from each window; where it is far off the rest of the window is added in full.
 """
 
 from __future__ import annotations
@@ -30,8 +31,14 @@ COST_POSTING, COST_RUN, COST_LOOKUP, COST_SURVIVOR, COST_WINDOW = 0.25, 30.0, 12
 # Where the bounds of the postponed terms are a share x of the threshold, exp(a x + b x^2) times as many units have to
 # be looked up as reach it: fitted to synthetic collections.
 GROWTH, GROWTH_2 = 1.5, 12.0
-TOLERATED = 2.0  # so many times as many as expected are no reason to postpone less
-FAR_MORE, SLACK = 8.0, 256  # and what makes an end of it at once
+TOLERATED = 2.0  # so many times as many candidates as expected are no reason to postpone less
+FAR_MORE, SLACK = 8.0, 256  # with more than so many times as many, and these, the rest of a window is added in full
+
+
+@inline_kernel
+def postpones(units: int, excluded: int) -> bool:
+    """Whether terms are postponed at all, in a segment of which a filter excludes so many units."""
+    return units > (LEAST_WINDOWS - 1) * WINDOW and 2 * excluded <= units
 
 
 @inline_kernel
@@ -52,16 +59,15 @@ def line_up(
     what they add to bounds, ``typical``. ``rows``: of their block-max data; ``costs``: workspace. Returns how many
     there are; the ``turns`` of the others are NEVER.
     """
-    windows = starts.shape[1] - 1
     count = NONE
     for j in range(n):
         turns[j] = NEVER
         row = term_rows[kept[j]]
-        if row < 0 or windows < LEAST_WINDOWS:
+        if row < 0:
             continue
         sample = maxima[row, :SAMPLE]
         typical[j] = used[j] * total(sample) / sample.size
-        cost = typical[j] / np.float64(starts[j, windows] - starts[j, 0])
+        cost = typical[j] / np.float64(starts[j, -1] - starts[j, 0])
         at = count
         while at > 0 and cost < costs[at - 1]:
             at -= 1
@@ -108,7 +114,7 @@ def far_more(expected: float) -> float:
 @inline_kernel
 def learn(excess: float, candidates: Any, expected: float) -> Any:
     """The excess after a window that had so many ``candidates`` instead of those ``expected``. It rises where they are
-    far more, and falls otherwise, by half at most.
+    more than TOLERATED times as many, and falls otherwise, by half at most.
     """
     return max(1.0, excess * max(0.5, candidates / (TOLERATED * expected)))
 
@@ -209,6 +215,12 @@ def complete(
             make_room(w, late[:x], rows, whole_weights, maxima, room)
             found = keep_hopeful(scores, places[:found], bar, unit, room)
     return keep_reaching(scores, places[:found], bar, beat, original)
+
+
+@inline_kernel
+def forget(excess: float) -> Any:
+    """The excess after a window in which nothing was postponed: it may have been that of one rich window."""
+    return max(1.0, 0.5 * excess)
 
 
 @inline_kernel

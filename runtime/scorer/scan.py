@@ -22,7 +22,7 @@ from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
 from .arrays import F64, I64, U8, U16, U32, U64, Bools, Sums
 from .guess import AGAIN, FIRST, MISSED, count_reaching, rank_to_keep, spread_of
 from .lanes import LANES, at_least, clear, lowest_bit, prefetch
-from .late import NEVER, complete, far_more, how_many, learn, line_up, make_room, resume
+from .late import NEVER, complete, far_more, forget, how_many, learn, line_up, make_room, postpones, resume
 from .memory import BAR, FOUND, TERMS, UNIT, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
 from .sorting import NONE, lift_bar
@@ -237,7 +237,7 @@ def scan(
     accumulators: Sums,
     least: Sums,
 ) -> None:
-    """Answer a query by adding up all postings; leaves candidates for :func:`.sorting.take_best`.
+    """Answer a query by adding up postings of all units; leaves candidates for :func:`.sorting.take_best`.
 
     ``weights``, ``accumulators`` and ``least`` are int64 where ``whole``, or float64; ``least[0]`` is workspace,
     ``least[1]`` stays below 0 whatever is added. The addresses are those that :func:`.visit.visit` had; it left the
@@ -252,7 +252,7 @@ def scan(
     limit = 2 * k + SLACK_FOUND
     found = NONE
     able = NONE
-    if whole and 2 * passing.excluded <= s.unit_count:
+    if whole and postpones(s.unit_count, passing.excluded):
         able = line_up(
             n, ws.kept, ws.used, starts, s.term_rows, s.chunk_impacts, ws.late, ws.late_rows, ws.turns, ws.typical,
             ws.sums,
@@ -283,6 +283,8 @@ def scan(
                 postponed, expected = how_many(
                     ws.late[:able], ws.typical, starts, w, expected, excess, bar, LONG
                 )  # fmt: skip
+            if postponed == 0:
+                excess = forget(excess)
             many, few = long_first(n, w, starts, ws.turns, postponed, by_length)
             if postponed > 0:
                 make_room(w, ws.late[:postponed], ws.late_rows, weights, s.chunk_impacts, ws.room)

@@ -25,7 +25,8 @@ from .visit import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
 if TYPE_CHECKING:
     from ..index.segment import Segment
 
-# After a guess that was too high so many scans go without one: there are collections whose order defeats it.
+# After a guess that was too high the next so many scans go without one, but the last of them: there are collections
+# whose order defeats it.
 SCANS_A_MISS = 32
 MAX_RARE = 128  # terms without block-max data that chunks are visited for; with more, the postings are scanned
 
@@ -37,7 +38,9 @@ _U32, _F64 = np.dtype(np.uint32), np.dtype(np.float64)
 
 
 class _Workspace:
-    """Buffers of one thread, grown as queries need; the accumulators are all zero between calls."""
+    """Buffers of one thread, grown as queries need; the accumulators are all zero between calls, unless postings are
+    in a wrong order.
+    """
 
     def __init__(self, windows: int) -> None:
         self._windows = windows

@@ -26,7 +26,7 @@ from .bounds import (
 )
 from .chunks import score_chunks
 from .lanes import LANES
-from .late import LEAST_WINDOWS
+from .late import postpones
 from .memory import BAR, FOUND, TERMS, UNIT, chunks_of, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
 from .query import DONE, SCAN, SORT, find_blocks, make_whole, read_query
@@ -44,7 +44,7 @@ SMALLEST = 5e-324  # every unit that shares a term scores at least this
 COST_BOUND, COST_RARE = 0.26, 2.3
 COST_CHUNK, COST_CHUNK_TERM = 40.0, 19.0
 COST_ADD, COST_UNIT, COST_LIST = 0.65, 0.12, 60.0
-POSTPONED, ADDED = 0.5, 0.3  # shares of the postings: that are postponed for few results, and added for many
+POSTPONED, ADDED = 0.5, 0.3  # the share of the postings that is left out for few results, less that for many
 # Where a stretch costs less than this share of the scan, it is visited before the choice is looked at again, unless
 # what is left costs more than HOPELESS scans: of many chunks the first few give a bar far below the last one.
 PROBE, HOPELESS = 0.125, 4.0
@@ -117,7 +117,7 @@ def visit(
     n_chunks = chunks_of(s.unit_count)
     chunk_cost = COST_CHUNK + COST_CHUNK_TERM * n
     scan_cost = COST_ADD * postings
-    if windows >= LEAST_WINDOWS:  # frequent terms are postponed, of many terms and where few units reach the bar
+    if postpones(s.unit_count, passing.excluded):  # frequent ones of many terms, where few units reach the bar
         scan_cost *= 1.0 - min(1.0, n / 32.0) * (POSTPONED - ADDED * min(1.0, math.sqrt(1000.0 * k / s.unit_count)))
     scan_cost += COST_UNIT * s.unit_count + COST_LIST * n * (s.unit_count >> SHELF_BITS)
     bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.index.checksum import checksum
-from splade_edge.runtime.scorer import CHUNK, SPAN, WINDOW, guess, lanes, late, visit
+from splade_edge.runtime.scorer import CHUNK, SPAN, WINDOW, guess, lanes, late, scan, visit
 from splade_edge.runtime.scorer.bounds import CHUNKS
 from splade_edge.runtime.scorer.numba_cache import inline_kernel
 from splade_edge.runtime.scorer.search import SCANS_A_MISS, SegmentScorer
@@ -212,19 +212,30 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
     monkeypatch.setattr(late, "LEAST_WINDOWS", 2)
     monkeypatch.setattr(late, "COST_WINDOW", -np.inf)
     rng = np.random.default_rng(10)
-    density = np.array([0.3, 0.2, 0.02, 0.01])
-    impacts = rng.integers(1, 256, (WINDOW + 3 * CHUNK + 5, 4)) * (rng.random((WINDOW + 3 * CHUNK + 5, 4)) < density)
+    density, units = np.array([0.3, 0.2, 0.02, 0.01]), WINDOW + 5000
+    impacts = rng.integers(1, 256, (units, 4)) * (rng.random((units, 4)) < density)
     impacts[-1] = 255
     impacts[WINDOW + 50 : WINDOW + 53] = [255, 255, 120, 120]  # among the best by the terms that are postponed
     index = write_index(tmp_path / "index", impacts, batch=10_000)
     scorer = scan_of(index)
     room = scorer._workspaces.mine._of_segment["room"]
-    for weights in ([0.02, 0.03, 1.0, 1.5], [0.5, 0.5, 1.0, 1.0]):
-        room[:] = 0
-        found, scores = index.search_vectors(range(4), weights, 100)
-        assert room.any()
-        expected = top_k(impacts, range(4), weights, 100, index.manifest.scale)
-        assert (found.tolist(), scores.tolist()) == expected
+    resumed = []
+
+    def resume(*args):
+        resumed.append(args)
+        return late.resume(*args)
+
+    monkeypatch.setattr(scan, "resume", resume)
+    for far_more in (1e9, 0.0):  # or nothing is postponed after the first strip with a candidate
+        monkeypatch.setattr(scan, "far_more", lambda expected, most=far_more: most)
+        for weights in ([0.02, 0.03, 1.0, 1.5], [0.5, 0.5, 1.0, 1.0]):
+            for allowed in (None, np.arange(len(impacts)) % 5 > 0):
+                room[:] = 0
+                found, scores = index.search_vectors(range(4), weights, 100, allowed=allowed)
+                assert room.any()
+                expected = top_k(impacts, range(4), weights, 100, index.manifest.scale, allowed)
+                assert (found.tolist(), scores.tolist()) == expected
+        assert len(resumed) == (4 if far_more == 0.0 else 0)
 
 
 @LARGE
@@ -351,6 +362,14 @@ class TestLookUp:
         assert late.learn(1.0, 200, 100.0) == 1.0
         assert late.learn(4.0, 10, 100.0) == 2.0
         assert late.learn(1.5, 10, 100.0) == 1.0
+        assert late.forget(8.0) == 4.0
+        assert late.forget(1.5) == 1.0
+
+    def test_whether_terms_are_postponed(self):
+        assert late.postpones(3 * WINDOW + 1, 0)
+        assert late.postpones(4 * WINDOW, 2 * WINDOW)
+        assert not late.postpones(3 * WINDOW, 0)
+        assert not late.postpones(4 * WINDOW, 2 * WINDOW + 1)
 
     def test_resume(self):
         """The postponed terms go on with the first posting of a chunk or of a later one."""
