@@ -57,20 +57,20 @@ if numba.config.DISABLE_JIT:
 else:
     _BYTE, _INT, _LONG = (ir.IntType(bits) for bits in (8, 32, 64))
 
-    def _vector_at(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
-        """The address of 64 values of an array from a place on."""
+    def _vector_at(context: Any, builder: Any, kind: Any, array: Any, place: Any, lanes: int = LANES) -> Any:
+        """The address of so many values of an array from a place on."""
         assert kind.layout == "C"
         data = make_array(kind)(context, builder, array).data
-        vector = ir.VectorType(ir.IntType(kind.dtype.bitwidth), LANES)
+        vector = ir.VectorType(ir.IntType(kind.dtype.bitwidth), lanes)
         return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
 
     def _load(builder: Any, address: Any) -> Any:
         return builder.load(address, align=address.type.pointee.element.width // 8)
 
-    def _splat(builder: Any, value: Any) -> Any:
-        undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    def _splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
+        undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
         single = builder.insert_element(undefined, value, _INT(0))
-        return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_INT, LANES), None))
+        return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_INT, lanes), None))
 
     def _call(builder: Any, name: str, *values: Any) -> Any:
         """An operation of LLVM's whose result is of the type of its first operand."""
@@ -108,14 +108,9 @@ else:
         """16 bits, the lowest for ``values[first]`` (uint16): whether it equals ``value``."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            data = make_array(signature.args[0])(context, builder, args[0]).data
-            vector = ir.VectorType(ir.IntType(16), FEW_LANES)
-            loaded = builder.load(builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer()), align=2)
-            undefined = ir.Constant(vector, ir.Undefined)
-            single = builder.insert_element(undefined, args[2], _INT(0))
-            splat = builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_INT, FEW_LANES), None))
-            bits = builder.bitcast(builder.icmp_unsigned("==", loaded, splat), ir.IntType(FEW_LANES))
-            return builder.zext(bits, _LONG)
+            loaded = _load(builder, _vector_at(context, builder, signature.args[0], args[0], args[1], FEW_LANES))
+            equal = builder.icmp_unsigned("==", loaded, _splat(builder, args[2], FEW_LANES))
+            return builder.zext(builder.bitcast(equal, ir.IntType(FEW_LANES)), _LONG)
 
         return types.uint64(values, types.uint64, types.uint16), generate
 

@@ -263,7 +263,7 @@ def scan(
     ordered = s.original.size == 0
     guesses = guess and ordered and passing.units.size == 0
     guessed, expected, excess = 0.0, 0.0, 1.0
-    check: Any = np.int64(FIRST if guesses else AGAIN * s.unit_count)
+    check: Any = np.int64(FIRST if guesses else s.unit_count + 1)  # more than will be seen: never
     beat = False  # whether bar is the score of a candidate and ties go to earlier units: later ones must beat it
     for w in range(np.int64(ws.tops.size)):
         if ws.tops[w] < bar:
