@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
-from .arrays import F64, I64, U8, U16, U32, U64, Bools, Sums
+from .adding import LONG, add_all, add_and_test, long_first
+from .arrays import F64, I64, U8, U16, U32, Bools, Sums
 from .guess import AGAIN, FIRST, MISSED, count_reaching, rank_to_keep, spread_of
-from .lanes import LANES, at_least, clear, lowest_bit, prefetch
+from .lanes import LANES, at_least, clear, lowest_bit
 from .late import NEVER, complete, far_more, forget, how_many, learn, line_up, make_room, postpones, resume
 from .memory import BAR, FOUND, TERMS, UNIT, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
@@ -32,12 +33,6 @@ from .visit import SLACK_FOUND
 # in the end, instead of each when it grows.
 SPARSE = 32
 DENSE = 11
-# Terms with so many postings in a window are added strip by strip.
-LONG = np.uint64(1024)
-# Postings that are added without asking in between whether the shelf ends.
-AT_ONCE = 8
-# Postings in a cache line.
-LINE_OF_UNITS, LINE_OF_IMPACTS = np.uint64(32), np.uint64(64)
 
 
 @inline_kernel
@@ -66,93 +61,6 @@ def forbid(sums: Sums, passing: Bools, lowest: Any) -> None:
     """Set the sums of the units that do not pass to ``lowest``; the others are 0."""
     for i in range(sums.size):
         sums[i] = 0 if passing[i] else lowest
-
-
-@inline_kernel
-def fetch(units: U16, impacts: U8, first: Any, last: Any) -> None:
-    """Ask for postings, the last one excluded; they need not exist."""
-    for p in range(first, last + LINE_OF_UNITS, LINE_OF_UNITS):
-        prefetch(units, p)
-    for p in range(first, last + LINE_OF_IMPACTS, LINE_OF_IMPACTS):
-        prefetch(impacts, p)
-
-
-@inline_kernel
-def add(sums: Sums, weight: Any, units: U16, impacts: U8, first: Any, last: Any, end: Any, limit: Any) -> Any:
-    """sums[unit] += weight * impact for the postings from ``first`` whose unit is below ``end``; returns the next.
-
-    Up to seven from ``end`` on are added too if they are below ``limit``, because to split eight costs as much as to
-    add many: whoever clears or reads sums from ``end`` on does so when the rest has been added.
-    """
-    at = first
-    while at + np.uint64(AT_ONCE) <= last and units[at] < end and units[at + np.uint64(AT_ONCE - 1)] < limit:
-        for i in range(AT_ONCE):
-            sums[units[at + np.uint64(i)]] += weight * impacts[at + np.uint64(i)]
-        at += np.uint64(AT_ONCE)
-    while at < last and units[at] < end:
-        sums[units[at]] += weight * impacts[at]
-        at += np.uint64(1)
-    fetch(units, impacts, at, at + (at - first))
-    return at
-
-
-@inline_kernel
-def add_and_test(
-    sums: Sums,
-    weight: Any,
-    units: U16,
-    impacts: U8,
-    first: Any,
-    last: Any,
-    end: Any,
-    least: Any,
-    crossed: U16,
-    crossings: int,
-) -> tuple[Any, int]:
-    """Like :func:`add`; the units whose sum comes to reach ``least`` are appended to ``crossed``. Returns the next
-    posting, and how many have crossed.
-    """
-    at = first
-    while at < last and units[at] < end:
-        before = sums[units[at]]
-        after = before + weight * impacts[at]
-        sums[units[at]] = after
-        if after >= least and before < least:
-            crossed[crossings] = units[at]
-            crossings += 1
-        at += np.uint64(1)
-    fetch(units, impacts, at, at + (at - first))
-    return at, crossings
-
-
-@inline_kernel
-def add_all(
-    these: I64, w: int, weights: Sums, sums: Sums, units: U16, impacts: U8, starts: U64, upcoming: U64, end: Any,
-    limit: Any,
-) -> None:  # fmt: skip
-    """Add the postings below ``end`` that these terms have in window ``w``; see :func:`add`."""
-    for i in range(these.size):
-        j = np.uint64(these[i])
-        upcoming[j] = add(sums, weights[j], units, impacts, upcoming[j], starts[j, w + 1], end, limit)
-
-
-@inline_kernel
-def long_first(n: Any, w: int, starts: U64, turns: I64, postponed: int, order: I64) -> tuple[int, int]:
-    """``order``: the terms with many postings in a window, and from its end those with few, the last one first: whole
-    numbers may be added in any order. Left out are those whose turn is before ``postponed``. Returns how many have
-    many, and where those with few begin.
-    """
-    many, few = 0, n
-    for j in range(n):
-        if turns[j] < postponed:
-            continue
-        if starts[j, w + 1] - starts[j, w] >= LONG:
-            order[many] = j
-            many += 1
-        else:
-            few -= 1
-            order[few] = j
-    return many, few
 
 
 @inline_kernel
