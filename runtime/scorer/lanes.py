@@ -30,7 +30,13 @@ if numba.config.DISABLE_JIT:
         return int.from_bytes(np.packbits(reached, bitorder="little").tobytes(), "little")
 
     def equal_to(values: Any, first: Any, value: Any) -> Any:
-        """16 bits, the lowest for ``values[first]`` (uint16): whether it equals ``value``."""
+        """64 bits, the lowest for ``values[first]`` (uint16): whether it equals ``value``."""
+        return int.from_bytes(
+            np.packbits(values[first : first + LANES] == value, bitorder="little").tobytes(), "little"
+        )
+
+    def equal_to_few(values: Any, first: Any, value: Any) -> Any:
+        """Like :func:`equal_to`, 16 bits."""
         return int.from_bytes(
             np.packbits(values[first : first + FEW_LANES] == value, bitorder="little").tobytes(), "little"
         )
@@ -103,14 +109,27 @@ else:
         kind = types.uint16 if values.dtype == types.uint16 else types.int64
         return types.uint64(values, types.int64, kind), generate
 
+    def _equal(context: Any, builder: Any, signature: Any, args: Any, lanes: int) -> Any:
+        loaded = _load(builder, _vector_at(context, builder, signature.args[0], args[0], args[1], lanes))
+        equal = builder.icmp_unsigned("==", loaded, _splat(builder, args[2], lanes))
+        bits = builder.bitcast(equal, ir.IntType(lanes))
+        return bits if lanes == LANES else builder.zext(bits, _LONG)
+
     @intrinsic  # type: ignore[untyped-decorator]
     def equal_to(_typing: Any, values: Any, first: Any, value: Any) -> Any:
-        """16 bits, the lowest for ``values[first]`` (uint16): whether it equals ``value``."""
+        """64 bits, the lowest for ``values[first]`` (uint16): whether it equals ``value``."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            loaded = _load(builder, _vector_at(context, builder, signature.args[0], args[0], args[1], FEW_LANES))
-            equal = builder.icmp_unsigned("==", loaded, _splat(builder, args[2], FEW_LANES))
-            return builder.zext(builder.bitcast(equal, ir.IntType(FEW_LANES)), _LONG)
+            return _equal(context, builder, signature, args, LANES)
+
+        return types.uint64(values, types.uint64, types.uint16), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def equal_to_few(_typing: Any, values: Any, first: Any, value: Any) -> Any:
+        """Like :func:`equal_to`, 16 bits."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _equal(context, builder, signature, args, FEW_LANES)
 
         return types.uint64(values, types.uint64, types.uint16), generate
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from . import CHUNK_BITS, SHELF, SPAN_BITS, STRIP, WINDOW
+from . import CHUNK_BITS, SPAN_BITS, WINDOW
+from .adding import LONG
 from .arrays import F64, I32, I64, U8, U16, U32, U64
 from .bounds import CHUNKS
-from .lanes import FEW_LANES, equal_to, lowest_bit, prefetch
+from .lanes import FEW_LANES, equal_to_few, lowest_bit, prefetch
 from .numba_cache import inline_kernel
 from .sorting import NONE
 
@@ -84,11 +85,12 @@ def line_up(
 
 @inline_kernel
 def how_many(
-    late: I64, typical: F64, starts: U64, w: int, expected: float, excess: float, bar: float, long: Any
-) -> tuple[Any, float]:
-    """How many of the terms of ``late`` to postpone in window ``w``, of which ``expected`` units reach the bar, and how
-    many units will then be looked up: ``excess`` times as many as usual. Terms with ``long`` postings are added strip
-    by strip.
+    late: I64, typical: F64, starts: U64, w: int, expected: float, excess: float, bar: float, runs: int,
+    long_runs: int,
+) -> tuple[Any, float, float]:  # fmt: skip
+    """How many of the terms of ``late`` to postpone in window ``w``, of which ``expected`` units reach the bar, how
+    many units will then be looked up, ``excess`` times as many as usual, and the nanoseconds that are saved. Postings
+    are added in so many ``runs``, of terms with many in ``long_runs``.
     """
     best, candidates, most_saved = NONE, expected, COST_WINDOW
     share, saved = 0.0, 0.0
@@ -96,13 +98,13 @@ def how_many(
         j = late[x]
         postings = starts[j, w + 1] - starts[j, w]
         saved += COST_POSTING * np.float64(postings)
-        saved += COST_RUN * (WINDOW // STRIP if postings >= long else WINDOW // SHELF)
+        saved += COST_RUN * (long_runs if postings >= LONG else runs)
         share += typical[j] / bar
         survivors = expected * excess * math.exp(min(20.0, GROWTH * share + GROWTH_2 * share * share))
         spent = survivors * (COST_SURVIVOR + COST_LOOKUP * (x + 1)) - expected * COST_SURVIVOR
         if saved - spent > most_saved:
             best, candidates, most_saved = x + 1, survivors, saved - spent
-    return best, candidates
+    return best, candidates, most_saved if best > 0 else 0.0
 
 
 @inline_kernel
@@ -162,7 +164,7 @@ def look_up(
                 last = place_of(chunk, start, spans, offsets)
             impact = np.int64(0)
             while at < last and at + np.uint64(FEW_LANES) <= np.uint64(units.size):
-                equal = equal_to(units, at, unit)
+                equal = equal_to_few(units, at, unit)
                 match = at + np.uint64(lowest_bit(equal | np.uint64(1 << (FEW_LANES - 1))))
                 impact += np.int64(impacts[match]) if equal != np.uint64(0) and match < last else np.int64(0)
                 at += np.uint64(FEW_LANES)
@@ -198,12 +200,12 @@ def keep_reaching(scores: F64, places: U32, bar: float, beat: bool, original: U3
 
 
 @inline_kernel
-def complete(
+def add_late(
     scores: F64, places: U32, w: int, late: I64, rows: I64, used: F64, whole_weights: Any, starts: U64, unit: float,
-    bar: float, beat: bool, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8, original: U32, room: I64,
+    bar: float, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8, room: I64,
 ) -> Any:  # fmt: skip
-    """Add to the candidates of window ``w`` what the postponed terms give, and keep those that reach the bar, or beat
-    it, as units by insertion; returns how many.
+    """Add to the candidates of window ``w`` what the postponed terms give, and keep those that may reach the bar;
+    returns how many. ``room``: workspace.
     """
     found = places.size
     for x in range(late.size - 1, -1, -1):  # those first that add most
@@ -214,7 +216,7 @@ def complete(
         if x > 0 and (late.size - x) % TOGETHER == 0:
             make_room(w, late[:x], rows, whole_weights, maxima, room)
             found = keep_hopeful(scores, places[:found], bar, unit, room)
-    return keep_reaching(scores, places[:found], bar, beat, original)
+    return found
 
 
 @inline_kernel

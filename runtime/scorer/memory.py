@@ -90,6 +90,8 @@ class Workspace(NamedTuple):
     turns: I64  # each term's place among these,
     typical: F64  # what it adds to a bound,
     room: I64  # and [chunks of a window] how much they add at most
+    coarse: I64  # the weights rounded up, see coarse.py,
+    coarse_sums: U16  # and [units of a window] their sums
     scores: F64  # of candidates
     units: U32
     keys: U32  # for sorting results
@@ -181,8 +183,8 @@ def open_filter(address: int) -> Filter:
 @inline_kernel
 def open_workspace(address: int) -> Workspace:
     """The workspace at an address."""
-    t = array_at(address, (57,), np.int64)
-    windows = t[56]
+    t = array_at(address, (61,), np.int64)
+    windows = t[60]
     chunks = t[15]
     return Workspace(
         array_at(t[0], (t[1],), np.float64),
@@ -208,9 +210,11 @@ def open_workspace(address: int) -> Workspace:
         array_at(t[40], (t[41],), np.int64),
         array_at(t[42], (t[43],), np.float64),
         array_at(t[44], (t[45],), np.int64),
-        array_at(t[46], (t[47],), np.float64),
-        array_at(t[48], (t[49],), np.uint32),
-        array_at(t[50], (t[51],), np.uint32),
+        array_at(t[46], (t[47],), np.int64),
+        array_at(t[48], (t[49],), np.uint16),
+        array_at(t[50], (t[51],), np.float64),
         array_at(t[52], (t[53],), np.uint32),
         array_at(t[54], (t[55],), np.uint32),
+        array_at(t[56], (t[57],), np.uint32),
+        array_at(t[58], (t[59],), np.uint32),
     )

@@ -19,11 +19,25 @@ from typing import Any
 import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
-from .adding import LONG, add_all, add_and_test, long_first
+from .adding import add_all, add_and_test, long_first
 from .arrays import F64, I64, U8, U16, U32, Bools, Sums
+from .bounds import CHUNKS
+from .coarse import COARSE, COARSE_STRIP, FULL, gain_of, gather_coarse, round_up, score_gathered
 from .guess import AGAIN, FIRST, MISSED, count_reaching, rank_to_keep, spread_of
 from .lanes import LANES, at_least, clear, lowest_bit
-from .late import NEVER, complete, far_more, forget, how_many, learn, line_up, make_room, postpones, resume
+from .late import (
+    NEVER,
+    add_late,
+    far_more,
+    forget,
+    how_many,
+    keep_reaching,
+    learn,
+    line_up,
+    make_room,
+    postpones,
+    resume,
+)
 from .memory import BAR, FOUND, TERMS, UNIT, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
 from .sorting import NONE, lift_bar
@@ -141,6 +155,7 @@ def scan(
     workspace: int,
     whole: bool,
     guess: bool,
+    sums: int,
     weights: Sums,
     accumulators: Sums,
     least: Sums,
@@ -149,7 +164,8 @@ def scan(
 
     ``weights``, ``accumulators`` and ``least`` are int64 where ``whole``, or float64; ``least[0]`` is workspace,
     ``least[1]`` stays below 0 whatever is added. The addresses are those that :func:`.visit.visit` had; it left the
-    rest in the workspace. Where ``guess`` is True the threshold is guessed: the candidates may be MISSED.
+    rest in the workspace. Where ``guess`` is True the threshold is guessed: the candidates may be MISSED. ``sums``: of
+    what kind they are, see coarse.py.
     """
     s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
     n: Any = np.int64(ws.state[TERMS])
@@ -167,10 +183,13 @@ def scan(
         )  # fmt: skip
     else:
         ws.turns[:n] = NEVER
+    step = 0.0
+    if whole and sums != FULL and 2 * passing.excluded <= s.unit_count:
+        step = round_up(n, ws.tops, ws.used, ws.coarse)
     # Where units are in another order than the candidates', or not all of them pass, nothing is guessed.
     ordered = s.original.size == 0
     guesses = guess and ordered and passing.units.size == 0
-    guessed, expected, excess = 0.0, 0.0, 1.0
+    guessed, expected, excess, wide = 0.0, 0.0, 1.0, 1.0
     check: Any = np.int64(FIRST if guesses else s.unit_count + 1)  # more than will be seen: never
     beat = False  # whether bar is the score of a candidate and ties go to earlier units: later ones must beat it
     for w in range(np.int64(ws.tops.size)):
@@ -182,21 +201,63 @@ def scan(
             upcoming[j] = starts[j, w]
             postings += starts[j, w + 1] - starts[j, w]
         dense = whole and postings > np.uint64(length // DENSE)
+        sparse = postings < np.uint64(length // SPARSE)
         first_unit = w << WINDOW_BITS
         postponed, many, few, found_before = NONE, NONE, NONE, found
-        if dense:
-            if w > 0:
-                reached = np.float64(min(found, k))
-                expected = (reached + math.sqrt(reached) + 1.0) * length / first_unit
-                postponed, expected = how_many(
-                    ws.late[:able], ws.typical, starts, w, expected, excess, bar, LONG
+        if w > 0:
+            reached = np.float64(min(found, k))
+            reached = (reached + math.sqrt(reached) + 1.0) * length / first_unit
+            expected, saved = reached, 0.0
+            late, late_coarse, expected_coarse, saved_coarse = ws.late[:able], NONE, reached, 0.0
+            if dense:
+                postponed, expected, saved = how_many(
+                    late, ws.typical, starts, w, reached, excess, bar, WINDOW // SHELF, WINDOW // STRIP
+                )
+            if step > 0.0:
+                saved_coarse = gain_of(n, length, w, starts, dense, sparse, reached * wide)
+                if dense:
+                    late_coarse, expected_coarse, more = how_many(
+                        late, ws.typical, starts, w, reached, excess, bar, 1, WINDOW // COARSE_STRIP
+                    )
+                    saved_coarse += more
+            if step > 0.0 and (saved_coarse > saved or sums == COARSE):
+                postponed, expected = late_coarse, expected_coarse
+                late = late[:postponed]
+                if postponed > 0:
+                    make_room(w, late, ws.late_rows, ws.coarse, s.chunk_impacts, ws.room)
+                gathered, stopped = gather_coarse(
+                    w, n, length, first_unit, postponed, ws.turns, by_length, ws.coarse, ws.coarse_sums, bar, step,
+                    ws.room[: CHUNKS if postponed > 0 else 0], starts, upcoming, units, impacts, passing.units,
+                    ws.scores[found:], ws.units[found:], far_more(expected),
                 )  # fmt: skip
-            if postponed == 0:
-                excess = forget(excess)
+                if postponed > 0:
+                    excess = learn(excess, gathered * length / stopped, expected)
+                completed = gathered <= far_more(expected)
+                if completed:
+                    gathered, kept = score_gathered(
+                        ws.scores[found : found + gathered], ws.units[found : found + gathered], n, w, late,
+                        ws.late_rows, ws.used, weights, starts, unit, bar, beat, s.chunk_impacts, s.span_postings,
+                        s.chunk_postings, units, impacts, s.original, ws.room,
+                    )  # fmt: skip
+                    found += kept
+                    found, bar, beat, guessed, check = lift(
+                        found, k, limit, bar, beat, guessed, first_unit + length, check, s.unit_count, ordered,
+                        ws.scores, ws.units, ws.histogram,
+                    )  # fmt: skip
+                wide = learn(wide, gathered * length / stopped, reached)
+                if completed:
+                    continue
+                postponed = NONE
+                for j in range(n):
+                    upcoming[j] = starts[j, w]
+            else:
+                wide = forget(wide)
+                if postponed == 0:
+                    excess = forget(excess)
+        if dense:
             many, few = long_first(n, w, starts, ws.turns, postponed, by_length)
             if postponed > 0:
                 make_room(w, ws.late[:postponed], ws.late_rows, weights, s.chunk_impacts, ws.room)
-        sparse = postings < np.uint64(length // SPARSE)
         for shelf in range(0, length, SHELF):
             base = first_unit + shelf
             size = min(SHELF, s.unit_count - base)
@@ -228,11 +289,14 @@ def scan(
                         if gathered <= far_more(expected) and not done:
                             continue
                         excess = learn(excess, gathered * length / (seen - first_unit), expected)
-                        found = found_before + complete(
-                            ws.scores[found_before:found], ws.units[found_before:found], w, ws.late[:postponed],
-                            ws.late_rows, ws.used, weights, starts, unit, bar, beat, s.chunk_impacts, s.span_postings,
-                            s.chunk_postings, units, impacts, s.original, ws.room,
+                        scores, places = ws.scores[found_before:found], ws.units[found_before:found]
+                        gathered = add_late(
+                            scores, places, w, ws.late[:postponed], ws.late_rows, ws.used, weights, starts, unit, bar,
+                            s.chunk_impacts, s.span_postings, s.chunk_postings, units, impacts, ws.room,
                         )  # fmt: skip
+                        found = found_before + keep_reaching(
+                            scores[:gathered], places[:gathered], bar, beat, s.original
+                        )
                         if not done:
                             many = resume(
                                 ws.late[:postponed], ws.late_rows, seen >> CHUNK_BITS, w, starts, upcoming,
@@ -241,11 +305,10 @@ def scan(
                             postponed = NONE
                     else:
                         found = sweep(shelf_sums, strip, least[0], unit, base, s.original, ws.scores, ws.units, found)
-                    if found >= limit or seen >= check:
-                        found, bar, beat, guessed, check = lift(
-                            found, k, limit, bar, beat, guessed, seen, check, s.unit_count, ordered, ws.scores,
-                            ws.units, ws.histogram,
-                        )  # fmt: skip
+                    found, bar, beat, guessed, check = lift(
+                        found, k, limit, bar, beat, guessed, seen, check, s.unit_count, ordered, ws.scores, ws.units,
+                        ws.histogram,
+                    )  # fmt: skip
                 continue
             if whole:
                 least[0] = whole_least(bar, unit, beat)
@@ -271,11 +334,10 @@ def scan(
             else:
                 shelf_sums[:size] = 0
             seen = base + size
-            if found >= limit or seen >= check:
-                found, bar, beat, guessed, check = lift(
-                    found, k, limit, bar, beat, guessed, seen, check, s.unit_count, ordered, ws.scores, ws.units,
-                    ws.histogram,
-                )  # fmt: skip
+            found, bar, beat, guessed, check = lift(
+                found, k, limit, bar, beat, guessed, seen, check, s.unit_count, ordered, ws.scores, ws.units,
+                ws.histogram,
+            )  # fmt: skip
     if guessed > 0.0 and count_reaching(ws.scores[:found], guessed) < k:
         found = MISSED
     ws.state[FOUND] = found

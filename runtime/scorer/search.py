@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from . import CHUNK, WINDOW
+from . import CHUNK, WINDOW, coarse
 from .arrays import on_a_line
 from .asked import AllowedUnits, query_arrays
 from .bounds import CHUNKS, SORT_BUCKETS
@@ -59,6 +59,7 @@ class _Workspace:
             "late": np.empty(MOST_LATE, np.int64),
             "late_rows": np.empty(MOST_LATE, np.int64),
             "room": on_a_line(CHUNKS, np.int64),
+            "coarse_sums": on_a_line(WINDOW, np.uint16),
             # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
             "crossed": np.empty(WINDOW, np.uint16),
         }
@@ -87,6 +88,7 @@ class _Workspace:
             "upcoming": np.empty(terms, np.uint64),
             "turns": np.empty(terms, np.int64),
             "typical": np.empty(terms, np.float64),
+            "coarse": np.empty(terms, np.int64),
             "scores": np.empty(capacity, np.float64),
             "units": np.empty(capacity, np.uint32),
             "keys": np.empty(2 * k + SLACK_FOUND, np.uint32),
@@ -113,6 +115,7 @@ class SegmentScorer:
         self._segment = s = segment
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
         self.way = self.latest_way = CHEAPER
+        self.sums = coarse.CHEAPER  # the same of a scan's sums
         self._scans = self._guess_from = 0  # threads may lose a count
         self._workspaces = _Workspaces(-(-segment.units // WINDOW))
         arrays = {
@@ -174,9 +177,9 @@ class SegmentScorer:
                 whole = bool(ws.state[UNIT] > 0.0)
                 typed = (ws.whole, ws.whole_sums, ws.whole_least) if whole else (ws.used, ws.float_sums, ws.float_least)
                 self._scans += 1
-                scan(k, mask, self._address, ws.address, whole, self._scans >= self._guess_from, *typed)
+                scan(k, mask, self._address, ws.address, whole, self._scans >= self._guess_from, self.sums, *typed)
                 if ws.state[FOUND] == MISSED:
                     self._guess_from = self._scans + SCANS_A_MISS
-                    scan(k, mask, self._address, ws.address, whole, False, *typed)
+                    scan(k, mask, self._address, ws.address, whole, False, self.sums, *typed)
             n = take_best(k, scale, ws.address, units, scores)
         return (units, scores) if n == k else (units[:n].copy(), scores[:n].copy())

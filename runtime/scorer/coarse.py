@@ -1,0 +1,158 @@
+"""Sums of 16 bits that bound the scores of a window's units; the few that may be among the best are then scored.
+
+To look at the accumulators of all units and to clear them takes longer than to add the postings of a short query, and
+at a quarter of the width a quarter of that time. Weights are rounded up, so that no unit's sum is below its score.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW
+from .adding import LONG, add_all, long_first
+from .arrays import F64, I64, U8, U16, U32, U64, Bools
+from .bounds import SLACK
+from .lanes import LANES, at_least, clear, equal_to, lowest_bit
+from .late import add_late, keep_hopeful, keep_reaching
+from .numba_cache import inline_kernel
+
+# What sums are added: those that cost less, or one kind of them, of which coarse ones need a threshold first.
+CHEAPER, COARSE, FULL = range(3)
+COARSE_STRIP = SHELF  # of a quarter of the width: its sums fit the first-level cache
+MOST_TERMS = 128  # with more, rounding takes too much of 16 bits
+# In nanoseconds, what is saved: for each unit and each posting, where all sums are looked at, where they are cleared
+# together, and where they are cleared one by one. What it costs: to look a candidate up in a term, and once a window.
+SAVED_DENSE, SAVED_MIDDLE, SAVED_SPARSE = (0.083, 0.0), (0.023, 0.65), (-0.032, 1.0)
+SAVED_RUN = 12.0  # for each run of a term's postings
+COST_LOOKUP, COST_WINDOW = 10.0, 300.0
+
+
+@inline_kernel
+def round_up(n: int, tops: F64, used: F64, coarse: I64) -> float:
+    """``coarse``: the weights as multiples of the step that is returned, rounded up, so that no sum exceeds 65,535;
+    0.0 where there are too many terms.
+    """
+    top = 0.0
+    for w in range(tops.size):
+        top = max(top, tops[w])
+    step = top / (65535.0 - 255.0 * n) if n <= MOST_TERMS else 0.0
+    if not step > 1e-290:
+        return 0.0
+    for j in range(n):
+        coarse[j] = np.int64(used[j] / step) + 1
+    return step
+
+
+@inline_kernel
+def gain_of(n: int, length: int, w: int, starts: U64, dense: bool, sparse: bool, expected: float) -> float:
+    """The nanoseconds that coarse sums save in window ``w``, if ``expected`` units reach the threshold. ``dense``,
+    ``sparse``: what would be done otherwise, see scan.py.
+    """
+    postings = np.uint64(0)
+    runs = 0
+    for j in range(n):
+        own = starts[j, w + 1] - starts[j, w]
+        postings += own
+        runs += WINDOW // STRIP - WINDOW // COARSE_STRIP if dense and own >= LONG else WINDOW // SHELF - 1
+    unit, posting = SAVED_DENSE if dense else SAVED_SPARSE if sparse else SAVED_MIDDLE
+    gain = unit * length + posting * np.float64(postings) + SAVED_RUN * runs
+    return gain - COST_WINDOW - COST_LOOKUP * expected * n
+
+
+@inline_kernel
+def sweep_coarse(
+    sums: U16, first: int, least: Any, room: I64, step: float, first_unit: int, passing: Bools, scores: F64,
+    places: U32, found: Any,
+) -> Any:  # fmt: skip
+    """Make candidates of the sums of a strip that are at least ``least``, together with the room of their chunk if
+    there is any, and set all to 0.
+    """
+    for group in range(first, first + COARSE_STRIP, CHUNK):
+        need = np.uint16(max(0, least - room[group >> CHUNK_BITS])) if room.size > 0 else np.uint16(least)
+        reached = at_least(sums, group, need)
+        while reached:
+            place = group + lowest_bit(reached)
+            scores[found], places[found] = step * sums[place], first_unit + place
+            found += passing.size == 0 or (first_unit + place < passing.size and passing[first_unit + place])
+            reached &= reached - np.uint64(1)
+        clear(sums, group)
+    return found
+
+
+@inline_kernel
+def gather_coarse(
+    w: int, n: Any, length: int, first_unit: int, postponed: int, turns: I64, order: I64, coarse: I64, sums: U16,
+    bar: float, step: float, room: I64, starts: U64, upcoming: U64, units: U16, impacts: U8, passing: Bools,
+    scores: F64, places: U32, most: float,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Make candidates of window ``w``, without the terms whose turn is before ``postponed``: their sums as scores, and
+    their places. Returns how many there are, and after how many units it has stopped, if these are more than ``most``.
+    """
+    many, few = long_first(n, w, starts, turns, postponed, order)
+    least = np.int64(min(65535.0, max(1.0, math.floor(bar / step * (1.0 - SLACK)))))
+    end = np.uint32(WINDOW)
+    found = np.int64(0)
+    add_all(order[few:n], w, coarse, sums, units, impacts, starts, upcoming, end, end)
+    for strip in range(0, length, COARSE_STRIP):
+        add_all(order[:many], w, coarse, sums, units, impacts, starts, upcoming, np.uint32(strip + COARSE_STRIP), end)
+        if strip + COARSE_STRIP > length:  # postings in a wrong order may have left sums where there is no unit
+            sums[length : strip + COARSE_STRIP] = 0
+        found = sweep_coarse(sums, strip, least, room, step, first_unit, passing, scores, places, found)
+        if found > most:
+            sums[:] = 0
+            return found, min(length, strip + COARSE_STRIP)
+    return found, np.int64(length)
+
+
+@inline_kernel
+def look_along(places: U32, scores: F64, weight: float, start: Any, end: Any, units: U16, impacts: U8) -> None:
+    """scores += weight * impact, for ascending units of a window in which a term has the postings from ``start`` to
+    ``end``: they have just been added, so no offsets of chunks, which would come from memory, are asked for.
+    """
+    at, lanes = start, np.uint64(LANES)
+    for i in range(places.size):
+        unit = np.uint16(places[i] & np.uint32(WINDOW - 1))
+        while at + lanes < end and units[at + lanes] <= unit:
+            at += lanes
+        impact = np.int64(0)
+        if at + lanes <= np.uint64(units.size):
+            equal = equal_to(units, at, unit)
+            match = at + np.uint64(lowest_bit(equal | np.uint64(1 << (LANES - 1))))
+            impact = np.int64(impacts[match]) if equal != np.uint64(0) and match < end else np.int64(0)
+        else:
+            for p in range(at, end):
+                impact += np.int64(impacts[p]) if units[p] == unit else np.int64(0)
+        scores[i] += weight * impact
+
+
+@inline_kernel
+def score_all(n: int, scores: F64, places: U32, w: int, used: F64, starts: U64, units: U16, impacts: U8) -> None:
+    """The scores of ascending units of window ``w``."""
+    for i in range(places.size):
+        scores[i] = 0.0
+    for j in range(n):
+        look_along(places, scores, used[j], starts[j, w], starts[j, w + 1], units, impacts)
+
+
+@inline_kernel
+def score_gathered(
+    scores: F64, places: U32, n: int, w: int, late: I64, rows: I64, used: F64, whole_weights: I64, starts: U64,
+    unit: float, bar: float, beat: bool, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8, original: U32,
+    room: I64,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Score the candidates of window ``w``, and keep those that reach the bar, or beat it, as units by insertion;
+    returns how many have been scored in all terms, and how many are kept. ``room``: workspace.
+    """
+    scored = np.int64(places.size)
+    if late.size > 0:  # bounds become closer, and fewer candidates are left
+        low = bar * (1.0 - SLACK)
+        scored = add_late(
+            scores, places, w, late, rows, used, whole_weights, starts, unit, low, maxima, spans, offsets, units,
+            impacts, room,
+        )  # fmt: skip
+        scored = keep_hopeful(scores, places[:scored], low, 0.0, room)
+    score_all(n, scores, places[:scored], w, used, starts, units, impacts)
+    return scored, keep_reaching(scores, places[:scored], bar, beat, original)
