@@ -1,4 +1,6 @@
-"""What the scan leaves out: frequent terms are postponed, and the threshold is guessed. Answers stay exact."""
+"""What the scan leaves out: frequent terms are postponed, the threshold is guessed, and sums are of 16 bits where these
+are enough. Answers stay exact.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.index.checksum import checksum
-from splade_edge.runtime.scorer import CHUNK, SPAN, WINDOW, guess, lanes, late, scan, visit
+from splade_edge.runtime.scorer import CHUNK, SPAN, WINDOW, coarse, guess, lanes, late, scan, visit
 from splade_edge.runtime.scorer.bounds import CHUNKS
 from splade_edge.runtime.scorer.numba_cache import inline_kernel
 from splade_edge.runtime.scorer.search import SCANS_A_MISS, SegmentScorer
@@ -24,6 +26,11 @@ QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None)
 @inline_kernel
 def use_equal_to(values, first, value):
     return lanes.equal_to(values, first, value)
+
+
+@inline_kernel
+def use_equal_to_few(values, first, value):
+    return lanes.equal_to_few(values, first, value)
 
 
 def scan_of(index):
@@ -122,7 +129,7 @@ class TestGuess:
 
 
 @pytest.fixture(scope="module")
-def windows(tmp_path_factory):
+def five_windows(tmp_path_factory):
     """(index, impacts) of five windows and a part of a chunk; the last term has the same impact everywhere."""
     rng = np.random.default_rng(5)
     units = 5 * WINDOW + CHUNK + 5
@@ -133,6 +140,13 @@ def windows(tmp_path_factory):
     impacts[-1, :9] = 200  # the last unit of all is the best
     impacts[3 * WINDOW + 777] = [255] * 5 + [0, 0, 60, 0, 0, 0]  # one of the best by its frequent terms
     return write_index(tmp_path_factory.mktemp("windows") / "index", impacts, batch=50_000), impacts
+
+
+@pytest.fixture(params=[coarse.CHEAPER, coarse.COARSE, coarse.FULL], ids=["cheaper", "coarse", "full"])
+def windows(request, five_windows):
+    """The same, of whose scorer the kind of sums is set."""
+    five_windows[0]._scorer.by_kernels.sums = request.param
+    return five_windows
 
 
 @LARGE
@@ -174,8 +188,9 @@ class TestPostponed:
         values[4 * WINDOW :] *= 8
         impacts = (np.minimum(255, values) * (rng.random((units, 5)) < density)).astype(np.uint8)
         index = write_index(tmp_path / "index", impacts, batch=50_000)
-        for weights in ([0.1, 0.1, 0.1, 1.0, 1.5], [0.03, 0.03, 0.03, 1.0, 1.0]):
-            assert_exact(index, impacts, range(5), weights, k)
+        for index._scorer.by_kernels.sums in (coarse.CHEAPER, coarse.COARSE, coarse.FULL):
+            for weights in ([0.1, 0.1, 0.1, 1.0, 1.5], [0.03, 0.03, 0.03, 1.0, 1.0]):
+                assert_exact(index, impacts, range(5), weights, k)
 
     def test_floors(self, windows):
         index, impacts = windows
@@ -199,12 +214,14 @@ class TestPostponed:
             room[:] = 0
         assert scorer.latest_way == visit.BY_POSTINGS
 
-    def test_reordered(self, tmp_path, windows):
-        _, impacts = windows
+    def test_reordered(self, tmp_path, five_windows):
+        _, impacts = five_windows
         impacts = impacts[: 4 * WINDOW + 999]
         index = write_index(tmp_path / "index", impacts, batch=50_000, reorder=True)
-        for k in (10, 1000):
-            assert_exact(index, impacts, [0, 1, 6, 7, 10], np.array([0.02, 0.1, 1.0, 1.5, 0.3], np.float32), k)
+        weights = np.array([0.02, 0.1, 1.0, 1.5, 0.3], np.float32)
+        for index._scorer.by_kernels.sums in (coarse.CHEAPER, coarse.COARSE, coarse.FULL):
+            for k in (10, 1000):
+                assert_exact(index, impacts, [0, 1, 6, 7, 10], weights, k)
 
 
 @pytest.mark.skipif(not NO_JIT, reason="compiled kernels hold these constants")
@@ -218,6 +235,7 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
     impacts[WINDOW + 50 : WINDOW + 53] = [255, 255, 120, 120]  # among the best by the terms that are postponed
     index = write_index(tmp_path / "index", impacts, batch=10_000)
     scorer = scan_of(index)
+    scorer.sums = coarse.FULL
     room = scorer._workspaces.mine._of_segment["room"]
     resumed = []
 
@@ -253,9 +271,10 @@ def test_postings_in_a_wrong_order_are_not_read_through(tmp_path):
     segment.term_checksums[0] = checksum(segment.posting_units, segment.posting_impacts)
     scorer = SegmentScorer(segment)
     scorer.way = visit.BY_POSTINGS
-    found, scores = scorer.search([0], np.ones(1, np.float32), 2000)
-    assert found.max() < units
-    assert scores.max() < 50
+    for scorer.sums in (coarse.FULL, coarse.COARSE):
+        found, scores = scorer.search([0], np.ones(1, np.float32), 2000)
+        assert found.max() < units
+        assert scores.max() < 50
 
 
 class TestLookUp:
@@ -285,12 +304,13 @@ class TestLookUp:
         )  # fmt: skip
         assert scores.tolist() == expected.tolist()
 
-    def test_equal_to(self):
-        values = np.array([5, 1, 5, 65535, *range(100, 140)], np.uint16)
-        assert use_equal_to(values, np.uint64(0), np.uint16(5)) == 0b101
-        assert use_equal_to(values, np.uint64(1), np.uint16(65535)) == 0b100
-        assert use_equal_to(values, np.uint64(4), np.uint16(115)) == 1 << (lanes.FEW_LANES - 1)
-        assert use_equal_to(values, np.uint64(4), np.uint16(116)) == 0
+    @pytest.mark.parametrize(("equal_to", "count"), [(use_equal_to, lanes.LANES), (use_equal_to_few, lanes.FEW_LANES)])
+    def test_equal_to(self, equal_to, count):
+        values = np.array([5, 1, 5, 65535, *range(100, 100 + 2 * count)], np.uint16)
+        assert equal_to(values, np.uint64(0), np.uint16(5)) == 0b101
+        assert equal_to(values, np.uint64(1), np.uint16(65535)) == 0b100
+        assert equal_to(values, np.uint64(4), np.uint16(99 + count)) == 1 << (count - 1)
+        assert equal_to(values, np.uint64(4), np.uint16(100 + count)) == 0
 
     def test_room(self):
         maxima = np.random.default_rng(7).integers(0, 256, (3, CHUNKS + 10)).astype(np.uint8)
@@ -352,10 +372,12 @@ class TestLookUp:
         typical = np.array([1.0, 1.0, 200.0])
         order = np.arange(3)
         ask = (starts, 0)
-        assert late.how_many(order, typical, *ask, 2.0, 1.0, 100.0, np.uint64(1024))[0] == 2
-        assert late.how_many(order, typical, *ask, 2.0, 1000.0, 100.0, np.uint64(1024))[0] == 0
-        assert late.how_many(order, typical, *ask, 5000.0, 1.0, 100.0, np.uint64(1024)) == (0, 5000.0)
-        assert late.how_many(order[:0], typical, *ask, 2.0, 1.0, 100.0, np.uint64(1024)) == (0, 2.0)
+        assert late.how_many(order, typical, *ask, 2.0, 1.0, 100.0, 4, 32)[0] == 2
+        assert late.how_many(order, typical, *ask, 2.0, 1000.0, 100.0, 4, 32)[0] == 0
+        assert late.how_many(order, typical, *ask, 5000.0, 1.0, 100.0, 4, 32) == (0, 5000.0, 0.0)
+        assert late.how_many(order[:0], typical, *ask, 2.0, 1.0, 100.0, 4, 32) == (0, 2.0, 0.0)
+        few, many = (late.how_many(order[:1], typical, *ask, 2.0, 1.0, 1e9, 4, runs)[2] for runs in (1, 32))
+        assert many - few == pytest.approx(31 * late.COST_RUN)
 
     def test_learn(self):
         assert late.learn(1.0, 600, 100.0) == 3.0
