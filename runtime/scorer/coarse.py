@@ -121,7 +121,7 @@ def look_along(places: U32, scores: F64, weight: float, start: Any, end: Any, un
         if at + lanes <= np.uint64(units.size):
             equal = equal_to(units, at, unit)
             match = at + np.uint64(lowest_bit(equal | np.uint64(1 << (LANES - 1))))
-            impact = np.int64(impacts[match]) if equal != np.uint64(0) and match < end else np.int64(0)
+            impact = np.int64(impacts[match]) * np.int64((equal != np.uint64(0)) & (match < end))
         else:
             for p in range(at, end):
                 impact += np.int64(impacts[p]) if units[p] == unit else np.int64(0)
