@@ -1,12 +1,13 @@
 """Sums of 16 bits that bound the scores of a window's units; the few that may be among the best are then scored.
 
 To look at the accumulators of all units and to clear them takes longer than to add the postings of a short query, and
-at a quarter of the width a quarter of that time. Weights are rounded up, so that no unit's sum is below its score.
+at a quarter of the width a quarter of that time. Weights are rounded up, so that no unit's sum is below its score, and
+what reaches the threshold is looked up in all terms. That takes a threshold, which the first window gives, whose sums
+are full ones.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,16 @@ import numpy as np
 from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW
 from .adding import LONG, add_all, long_first
 from .arrays import F64, I64, U8, U16, U32, U64, Bools
-from .bounds import SLACK
-from .lanes import LANES, at_least, clear, equal_to, lowest_bit
+from .bounds import SLACK, needed
+from .lanes import LANES, at_least, clear, equal_to, flagged, lowest_bit
 from .late import add_late, keep_hopeful, keep_reaching
 from .numba_cache import inline_kernel
+from .sorting import NONE
 
-# What sums are added: those that cost less, or one kind of them, of which coarse ones need a threshold first.
-CHEAPER, COARSE, FULL = range(3)
-COARSE_STRIP = SHELF  # of a quarter of the width: its sums fit the first-level cache
-MOST_TERMS = 128  # with more, rounding takes too much of 16 bits
+# What sums a scan adds: those that take less time, or one kind of them.
+EITHER, COARSE, FULL = range(3)
+COARSE_STRIP = SHELF  # units whose sums of 16 bits stay in the first-level cache
+MOST_ADDED = 0.1  # to the weights by rounding: of many terms 16 bits do not leave enough for each
 # In nanoseconds, what is saved: for each unit and each posting, where all sums are looked at, where they are cleared
 # together, and where they are cleared one by one. What it costs: to look a candidate up in a term, and once a window.
 SAVED_DENSE, SAVED_MIDDLE, SAVED_SPARSE = (0.083, 0.0), (0.023, 0.65), (-0.032, 1.0)
@@ -31,35 +33,39 @@ COST_LOOKUP, COST_WINDOW = 10.0, 300.0
 
 
 @inline_kernel
-def round_up(n: int, tops: F64, used: F64, coarse: I64) -> float:
-    """``coarse``: the weights as multiples of the step that is returned, rounded up, so that no sum exceeds 65,535;
-    0.0 where there are too many terms.
+def round_up(n: int, tops: F64, used: F64, weights: I64) -> float:
+    """``weights``: those of ``used`` as multiples of the step that is returned, rounded up to more than they are; 0.0
+    where that is too much. No sum exceeds 65,535: rounding adds 1 to each weight at most, and an impact is at most 255.
     """
     top = 0.0
     for w in range(tops.size):
         top = max(top, tops[w])
-    step = top / (65535.0 - 255.0 * n) if n <= MOST_TERMS else 0.0
+    step = top / max(1.0, 65535.0 - 255.0 * n)
     if not step > 1e-290:
         return 0.0
+    total, added = 0.0, 0.0
     for j in range(n):
-        coarse[j] = np.int64(used[j] / step) + 1
-    return step
+        weights[j] = np.int64(used[j] / step) + 1
+        total += used[j]
+        added += weights[j] * step - used[j]
+    return step if added <= MOST_ADDED * total else 0.0
 
 
 @inline_kernel
-def gain_of(n: int, length: int, w: int, starts: U64, dense: bool, sparse: bool, expected: float) -> float:
-    """The nanoseconds that coarse sums save in window ``w``, if ``expected`` units reach the threshold. ``dense``,
-    ``sparse``: what would be done otherwise, see scan.py.
+def gain_of(n: int, length: int, w: int, starts: U64, dense: Any, sparse: Any, scored: float) -> float:
+    """The nanoseconds that coarse sums save in window ``w`` if ``scored`` units are then scored. ``dense``, ``sparse``:
+    what would be done otherwise, see scan.py.
     """
     postings = np.uint64(0)
     runs = 0
     for j in range(n):
         own = starts[j, w + 1] - starts[j, w]
         postings += own
-        runs += WINDOW // STRIP - WINDOW // COARSE_STRIP if dense and own >= LONG else WINDOW // SHELF - 1
+        runs += WINDOW // STRIP if dense and own >= LONG else WINDOW // SHELF
+        runs -= WINDOW // COARSE_STRIP if own >= LONG else 1
     unit, posting = SAVED_DENSE if dense else SAVED_SPARSE if sparse else SAVED_MIDDLE
     gain = unit * length + posting * np.float64(postings) + SAVED_RUN * runs
-    return gain - COST_WINDOW - COST_LOOKUP * expected * n
+    return gain - COST_WINDOW - COST_LOOKUP * scored * n
 
 
 @inline_kernel
@@ -68,15 +74,17 @@ def sweep_coarse(
     places: U32, found: Any,
 ) -> Any:  # fmt: skip
     """Make candidates of the sums of a strip that are at least ``least``, together with the room of their chunk if
-    there is any, and set all to 0.
+    there is any, and set all to 0. A candidate's score is not below what it has in the terms that were added.
     """
     for group in range(first, first + COARSE_STRIP, CHUNK):
         need = np.uint16(max(0, least - room[group >> CHUNK_BITS])) if room.size > 0 else np.uint16(least)
         reached = at_least(sums, group, need)
+        if reached and passing.size > 0:
+            reached &= flagged(passing, first_unit + group)
         while reached:
             place = group + lowest_bit(reached)
             scores[found], places[found] = step * sums[place], first_unit + place
-            found += passing.size == 0 or (first_unit + place < passing.size and passing[first_unit + place])
+            found += 1
             reached &= reached - np.uint64(1)
         clear(sums, group)
     return found
@@ -84,27 +92,27 @@ def sweep_coarse(
 
 @inline_kernel
 def gather_coarse(
-    w: int, n: Any, length: int, first_unit: int, postponed: int, turns: I64, order: I64, coarse: I64, sums: U16,
+    w: int, n: Any, length: int, first_unit: int, postponed: int, turns: I64, order: I64, weights: I64, sums: U16,
     bar: float, step: float, room: I64, starts: U64, upcoming: U64, units: U16, impacts: U8, passing: Bools,
     scores: F64, places: U32, most: float,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Make candidates of window ``w``, without the terms whose turn is before ``postponed``: their sums as scores, and
-    their places. Returns how many there are, and after how many units it has stopped, if these are more than ``most``.
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Make candidates of window ``w``, without the terms whose turn is before ``postponed``: see :func:`sweep_coarse`.
+    Returns how many there are, of how many units, and whether these are all: with more than ``most`` it is given up.
     """
     many, few = long_first(n, w, starts, turns, postponed, order)
-    least = np.int64(min(65535.0, max(1.0, math.floor(bar / step * (1.0 - SLACK)))))
+    least = np.int64(needed(bar, step, 1.0))
     end = np.uint32(WINDOW)
-    found = np.int64(0)
-    add_all(order[few:n], w, coarse, sums, units, impacts, starts, upcoming, end, end)
+    found, seen = NONE, NONE
+    add_all(order[few:n], w, weights, sums, units, impacts, starts, upcoming, end, end)
     for strip in range(0, length, COARSE_STRIP):
-        add_all(order[:many], w, coarse, sums, units, impacts, starts, upcoming, np.uint32(strip + COARSE_STRIP), end)
-        if strip + COARSE_STRIP > length:  # postings in a wrong order may have left sums where there is no unit
-            sums[length : strip + COARSE_STRIP] = 0
+        add_all(order[:many], w, weights, sums, units, impacts, starts, upcoming, np.uint32(strip + COARSE_STRIP), end)
+        seen = np.int64(min(length, strip + COARSE_STRIP))
+        sums[seen : strip + COARSE_STRIP] = 0  # postings in a wrong order may have left sums where there is no unit
         found = sweep_coarse(sums, strip, least, room, step, first_unit, passing, scores, places, found)
         if found > most:
             sums[:] = 0
-            return found, min(length, strip + COARSE_STRIP)
-    return found, np.int64(length)
+            break
+    return found, seen, found <= most
 
 
 @inline_kernel
@@ -139,15 +147,15 @@ def score_all(n: int, scores: F64, places: U32, w: int, used: F64, starts: U64, 
 
 @inline_kernel
 def score_gathered(
-    scores: F64, places: U32, n: int, w: int, late: I64, rows: I64, used: F64, whole_weights: I64, starts: U64,
+    scores: F64, places: U32, n: int, w: int, late: I64, rows: I64, used: F64, whole_weights: Any, starts: U64,
     unit: float, bar: float, beat: bool, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8, original: U32,
     room: I64,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Score the candidates of window ``w``, and keep those that reach the bar, or beat it, as units by insertion;
-    returns how many have been scored in all terms, and how many are kept. ``room``: workspace.
+    """Score those candidates of window ``w`` that can reach the bar, and keep those that do, or beat it, as units by
+    insertion; returns how many have been scored, and how many are kept. ``room``: workspace.
     """
     scored = np.int64(places.size)
-    if late.size > 0:  # bounds become closer, and fewer candidates are left
+    if late.size > 0:  # with what these terms add there are fewer candidates
         low = bar * (1.0 - SLACK)
         scored = add_late(
             scores, places, w, late, rows, used, whole_weights, starts, unit, low, maxima, spans, offsets, units,

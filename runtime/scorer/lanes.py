@@ -41,6 +41,10 @@ if numba.config.DISABLE_JIT:
             np.packbits(values[first : first + FEW_LANES] == value, bitorder="little").tobytes(), "little"
         )
 
+    def flagged(flags: Any, first: Any) -> Any:
+        """64 bits, the lowest for ``flags[first]`` (bool), as many of which must be in memory."""
+        return int.from_bytes(np.packbits(flags[first : first + LANES], bitorder="little").tobytes(), "little")
+
     def clear(values: Any, first: Any) -> None:
         """Set 64 values, from ``values[first]`` on, to 0."""
         values[first : first + LANES] = 0
@@ -132,6 +136,18 @@ else:
             return _equal(context, builder, signature, args, FEW_LANES)
 
         return types.uint64(values, types.uint64, types.uint16), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def flagged(_typing: Any, flags: Any, first: Any) -> Any:
+        """64 bits, the lowest for ``flags[first]`` (bool), as many of which must be in memory."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = make_array(signature.args[0])(context, builder, args[0]).data
+            vector = ir.VectorType(_BYTE, LANES)
+            loaded = _load(builder, builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer()))
+            return builder.bitcast(builder.icmp_unsigned("!=", loaded, ir.Constant(vector, None)), _LONG)
+
+        return types.uint64(flags, types.int64), generate
 
     @intrinsic  # type: ignore[untyped-decorator]
     def clear(_typing: Any, values: Any, first: Any) -> Any:

@@ -33,7 +33,8 @@ COST_POSTING, COST_RUN, COST_LOOKUP, COST_SURVIVOR, COST_WINDOW = 0.25, 30.0, 12
 # be looked up as reach it: fitted to synthetic collections.
 GROWTH, GROWTH_2 = 1.5, 12.0
 TOLERATED = 2.0  # so many times as many candidates as expected are no reason to postpone less
-FAR_MORE, SLACK = 8.0, 256  # with more than so many times as many, and these, the rest of a window is added in full
+FAR_MORE, AND_MORE = 8.0, 256  # with more than so many times as many, and these, a window is added in full
+MOST_EXCESS = 64.0  # more is not learned at once, for it has to be forgotten, too
 
 
 @inline_kernel
@@ -109,16 +110,16 @@ def how_many(
 
 @inline_kernel
 def far_more(expected: float) -> float:
-    """With more candidates than this, nothing is postponed in the rest of a window."""
-    return FAR_MORE * expected + SLACK
+    """With more candidates than this, the rest of a window is added in full."""
+    return FAR_MORE * expected + AND_MORE
 
 
 @inline_kernel
 def learn(excess: float, candidates: Any, expected: float) -> Any:
     """The excess after a window that had so many ``candidates`` instead of those ``expected``. It rises where they are
-    more than TOLERATED times as many, and falls otherwise, by half at most.
+    more than TOLERATED times as many, to MOST_EXCESS at most, and falls otherwise, by half at most.
     """
-    return max(1.0, excess * max(0.5, candidates / (TOLERATED * expected)))
+    return min(MOST_EXCESS, max(1.0, excess * max(0.5, candidates / (TOLERATED * expected))))
 
 
 @inline_kernel

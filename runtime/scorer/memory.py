@@ -90,8 +90,8 @@ class Workspace(NamedTuple):
     turns: I64  # each term's place among these,
     typical: F64  # what it adds to a bound,
     room: I64  # and [chunks of a window] how much they add at most
-    coarse: I64  # the weights rounded up, see coarse.py,
-    coarse_sums: U16  # and [units of a window] their sums
+    coarse_weights: I64  # see coarse.py,
+    coarse_sums: U16  # [units of a window]
     scores: F64  # of candidates
     units: U32
     keys: U32  # for sorting results

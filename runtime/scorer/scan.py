@@ -4,7 +4,8 @@ The units are cut into shelves of 16,384, whose accumulators stay in the second-
 added, and its sums that reach the threshold are candidates. Where that is worth it, the terms with many postings are
 added strip by strip of 2,048 units, in the first-level cache; the others have too few postings in a strip. Each term's
 postings of the next shelf or strip are asked for when those of this one have been added: the lists are too many for the
-processor to foresee. The threshold is guessed (guess.py), and frequent terms are postponed (late.py).
+processor to foresee. The threshold is guessed (guess.py), frequent terms are postponed (late.py), and after the first
+window sums may be of 16 bits, which bound scores (coarse.py).
 
 Where the sums of float64 are exact, the accumulators are integers of 64 bits: float32 weights are whole multiples of
 one power of two, and float64 adds multiples of a power of two without rounding as long as they stay below 2^53 of them.
@@ -20,7 +21,7 @@ import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
 from .adding import add_all, add_and_test, long_first
-from .arrays import F64, I64, U8, U16, U32, Bools, Sums
+from .arrays import F64, I64, U8, U16, U32, U64, Bools, Sums
 from .bounds import CHUNKS
 from .coarse import COARSE, COARSE_STRIP, FULL, gain_of, gather_coarse, round_up, score_gathered
 from .guess import AGAIN, FIRST, MISSED, count_reaching, rank_to_keep, spread_of
@@ -147,6 +148,31 @@ def whole_least(bar: float, unit: float, beat: bool) -> float:
     return max(1.0, math.floor(bar / unit) + 1.0 if beat else math.ceil(bar / unit))
 
 
+@inline_kernel
+def plan(
+    n: int, length: int, w: int, starts: U64, dense: Any, sparse: Any, late: I64, typical: F64, likely: float,
+    excess: float, scored: float, bar: float, step: float, kind: int,
+) -> tuple[bool, Any, float]:  # fmt: skip
+    """Whether to add coarse sums in window ``w``, how many terms to postpone, and how many candidates there will be
+    before these are looked up, if ``likely`` units reach the bar, and ``scored`` coarse sums do.
+    """
+    postponed, expected, saved = NONE, likely, 0.0
+    if dense:
+        postponed, expected, saved = how_many(
+            late, typical, starts, w, likely, excess, bar, WINDOW // SHELF, WINDOW // STRIP
+        )
+    if not step > 0.0:
+        return False, postponed, expected
+    postponed_too, expected_too, saved_too = NONE, likely, 0.0
+    if dense:
+        postponed_too, expected_too, saved_too = how_many(
+            late, typical, starts, w, likely, excess, bar, 1, WINDOW // COARSE_STRIP
+        )
+    if kind == COARSE or saved_too + gain_of(n, length, w, starts, dense, sparse, scored) > saved:
+        return True, postponed_too, expected_too
+    return False, postponed, expected
+
+
 @kernel
 def scan(
     k: int,
@@ -185,15 +211,19 @@ def scan(
         ws.turns[:n] = NEVER
     step = 0.0
     if whole and sums != FULL and 2 * passing.excluded <= s.unit_count:
-        step = round_up(n, ws.tops, ws.used, ws.coarse)
+        step = round_up(n, ws.tops, ws.used, ws.coarse_weights)
     # Where units are in another order than the candidates', or not all of them pass, nothing is guessed.
     ordered = s.original.size == 0
     guesses = guess and ordered and passing.units.size == 0
-    guessed, expected, excess, wide = 0.0, 0.0, 1.0, 1.0
+    guessed, expected = 0.0, 0.0
+    # So many times as many candidates as usual where terms are postponed, and as reach the bar where sums are coarse.
+    excess, excess_coarse = 1.0, 1.0
     check: Any = np.int64(FIRST if guesses else s.unit_count + 1)  # more than will be seen: never
     beat = False  # whether bar is the score of a candidate and ties go to earlier units: later ones must beat it
     for w in range(np.int64(ws.tops.size)):
-        if ws.tops[w] < bar:
+        if ws.tops[w] < bar or (beat and ws.tops[w] == bar):
+            continue
+        if passing.units.size > 0 and not any_of(passing.chunks[w * CHUNKS : (w + 1) * CHUNKS]):
             continue
         length = min(WINDOW, s.unit_count - (w << WINDOW_BITS))
         postings = np.uint64(0)
@@ -205,55 +235,43 @@ def scan(
         first_unit = w << WINDOW_BITS
         postponed, many, few, found_before = NONE, NONE, NONE, found
         if w > 0:
-            reached = np.float64(min(found, k))
-            reached = (reached + math.sqrt(reached) + 1.0) * length / first_unit
-            expected, saved = reached, 0.0
-            late, late_coarse, expected_coarse, saved_coarse = ws.late[:able], NONE, reached, 0.0
-            if dense:
-                postponed, expected, saved = how_many(
-                    late, ws.typical, starts, w, reached, excess, bar, WINDOW // SHELF, WINDOW // STRIP
-                )
-            if step > 0.0:
-                saved_coarse = gain_of(n, length, w, starts, dense, sparse, reached * wide)
-                if dense:
-                    late_coarse, expected_coarse, more = how_many(
-                        late, ws.typical, starts, w, reached, excess, bar, 1, WINDOW // COARSE_STRIP
-                    )
-                    saved_coarse += more
-            if step > 0.0 and (saved_coarse > saved or sums == COARSE):
-                postponed, expected = late_coarse, expected_coarse
-                late = late[:postponed]
+            likely = np.float64(min(found, k))
+            likely = (likely + math.sqrt(likely) + 1.0) * length / first_unit
+            coarse, postponed, expected = plan(
+                n, length, w, starts, dense, sparse, ws.late[:able], ws.typical, likely, excess, likely * excess_coarse,
+                bar, step, sums,
+            )  # fmt: skip
+            late = ws.late[:postponed]
+            if not coarse:
+                excess_coarse = forget(excess_coarse)
+            if postponed == 0:
+                excess = forget(excess)
+            if coarse:
                 if postponed > 0:
-                    make_room(w, late, ws.late_rows, ws.coarse, s.chunk_impacts, ws.room)
-                gathered, stopped = gather_coarse(
-                    w, n, length, first_unit, postponed, ws.turns, by_length, ws.coarse, ws.coarse_sums, bar, step,
-                    ws.room[: CHUNKS if postponed > 0 else 0], starts, upcoming, units, impacts, passing.units,
+                    make_room(w, late, ws.late_rows, ws.coarse_weights, s.chunk_impacts, ws.room)
+                gathered, seen, completed = gather_coarse(
+                    w, n, length, first_unit, postponed, ws.turns, by_length, ws.coarse_weights, ws.coarse_sums, bar,
+                    step, ws.room[: CHUNKS if postponed > 0 else 0], starts, upcoming, units, impacts, passing.units,
                     ws.scores[found:], ws.units[found:], far_more(expected),
                 )  # fmt: skip
-                if postponed > 0:
-                    excess = learn(excess, gathered * length / stopped, expected)
-                completed = gathered <= far_more(expected)
                 if completed:
-                    gathered, kept = score_gathered(
+                    if postponed > 0:
+                        excess = learn(excess, gathered, expected)
+                    scored, kept = score_gathered(
                         ws.scores[found : found + gathered], ws.units[found : found + gathered], n, w, late,
                         ws.late_rows, ws.used, weights, starts, unit, bar, beat, s.chunk_impacts, s.span_postings,
                         s.chunk_postings, units, impacts, s.original, ws.room,
                     )  # fmt: skip
-                    found += kept
+                    excess_coarse = learn(excess_coarse, scored, likely)
                     found, bar, beat, guessed, check = lift(
-                        found, k, limit, bar, beat, guessed, first_unit + length, check, s.unit_count, ordered,
+                        found + kept, k, limit, bar, beat, guessed, first_unit + length, check, s.unit_count, ordered,
                         ws.scores, ws.units, ws.histogram,
                     )  # fmt: skip
-                wide = learn(wide, gathered * length / stopped, reached)
-                if completed:
                     continue
+                excess_coarse = learn(excess_coarse, gathered * length / seen, likely)
                 postponed = NONE
                 for j in range(n):
                     upcoming[j] = starts[j, w]
-            else:
-                wide = forget(wide)
-                if postponed == 0:
-                    excess = forget(excess)
         if dense:
             many, few = long_first(n, w, starts, ws.turns, postponed, by_length)
             if postponed > 0:

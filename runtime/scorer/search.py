@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from . import CHUNK, WINDOW, coarse
+from . import CHUNK, WINDOW
 from .arrays import on_a_line
 from .asked import AllowedUnits, query_arrays
 from .bounds import CHUNKS, SORT_BUCKETS
 from .chunks import BATCH
+from .coarse import EITHER
 from .guess import MISSED
 from .late import MOST_LATE
 from .memory import FOUND, TERMS, UNIT, AddressTable, Postings, Workspace
@@ -38,8 +39,8 @@ _U32, _F64 = np.dtype(np.uint32), np.dtype(np.float64)
 
 
 class _Workspace:
-    """Buffers of one thread, grown as queries need; the accumulators are all zero between calls, unless postings are
-    in a wrong order.
+    """Buffers of one thread, grown as queries need; accumulators (``coarse_sums``, too) are all zero between calls,
+    unless postings are in a wrong order.
     """
 
     def __init__(self, windows: int) -> None:
@@ -88,7 +89,7 @@ class _Workspace:
             "upcoming": np.empty(terms, np.uint64),
             "turns": np.empty(terms, np.int64),
             "typical": np.empty(terms, np.float64),
-            "coarse": np.empty(terms, np.int64),
+            "coarse_weights": np.empty(terms, np.int64),
             "scores": np.empty(capacity, np.float64),
             "units": np.empty(capacity, np.uint32),
             "keys": np.empty(2 * k + SLACK_FOUND, np.uint32),
@@ -115,7 +116,7 @@ class SegmentScorer:
         self._segment = s = segment
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
         self.way = self.latest_way = CHEAPER
-        self.sums = coarse.CHEAPER  # the same of a scan's sums
+        self.sums = EITHER  # COARSE or FULL: of that kind alone
         self._scans = self._guess_from = 0  # threads may lose a count
         self._workspaces = _Workspaces(-(-segment.units // WINDOW))
         arrays = {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splade_edge.runtime.scorer import CHUNK, SHELF, WINDOW, coarse, scan, visit
+from splade_edge.runtime.scorer import CHUNK, SHELF, SPAN, WINDOW, coarse, late, scan, visit
 from splade_edge.runtime.scorer.bounds import CHUNKS
+from splade_edge.runtime.scorer.memory import FOUND
 
 from tests.oracle import assert_exact, top_k, write_index
 
@@ -29,7 +30,7 @@ def coarse_scan_of(index):
 class TestRoundUp:
     @QUICK
     @given(
-        weights=st.lists(st.floats(2.0**-20, 2.0**20, width=32), min_size=1, max_size=coarse.MOST_TERMS),
+        weights=st.lists(st.floats(2.0**-20, 2.0**20, width=32), min_size=1, max_size=40),
         seed=st.integers(0, 2**32),
     )
     def test_bounds_and_fits(self, weights, seed):
@@ -38,13 +39,15 @@ class TestRoundUp:
         most = np.random.default_rng(seed).integers(1, 256, (3, n))  # of each window
         rounded = np.empty(n, np.int64)
         step = coarse.round_up(n, most @ used, used, rounded)
-        assert step > 0.0
-        assert (rounded * step >= used * (1 - 1e-12)).all()
+        unit = step or (most @ used).max() / (65535 - 255 * n)
+        assert (rounded * unit > used * (1 - 1e-12)).all()
         assert (most @ rounded <= 65535).all()
+        assert (step > 0.0) == (rounded.sum() * unit <= (1 + coarse.MOST_ADDED) * used.sum())
 
-    def test_too_many_terms(self):
-        n = coarse.MOST_TERMS + 1
-        assert coarse.round_up(n, np.array([255.0 * n]), np.ones(n), np.empty(n, np.int64)) == 0.0
+    @pytest.mark.parametrize(("terms", "coarsely"), [(8, True), (25, True), (60, False), (257, False), (500, False)])
+    def test_many_terms(self, terms, coarsely):
+        step = coarse.round_up(terms, np.array([255.0 * terms]), np.ones(terms), np.empty(terms, np.int64))
+        assert (step > 0.0) == coarsely
 
     def test_nothing_to_divide_by(self):
         assert coarse.round_up(1, np.array([1e-300]), np.array([1e-302]), np.empty(1, np.int64)) == 0.0
@@ -86,8 +89,10 @@ class TestSweep:
 
     def test_filter(self):
         """Places beyond the filter are those of no unit."""
-        passing = np.ones(SHELF + 3 * CHUNK + 5, np.bool_)
-        passing[SHELF + 2] = False
+        padded = np.ones(SHELF + 4 * CHUNK, np.bool_)
+        padded[SHELF + 2] = False
+        padded[SHELF + 3 * CHUNK + 5 :] = False
+        passing = padded[: SHELF + 3 * CHUNK + 5]
         room = np.zeros(CHUNKS, np.int64)
         room[SHELF // CHUNK + 3] = 1
         self.sums[SHELF : SHELF + 3] = 1
@@ -125,13 +130,90 @@ def test_gain():
     """More where few units reach the threshold and many postings are added in few runs."""
     starts = np.array([[0, 4000], [4000, 4100]], np.uint64)
 
-    def gain(expected, dense=True, sparse=False, starts=starts):
-        return coarse.gain_of(2, WINDOW, 0, starts, dense, sparse, expected)
+    def gain(scored, dense=True, sparse=False, starts=starts):
+        return coarse.gain_of(2, WINDOW, 0, starts, dense, sparse, scored)
 
     assert gain(10.0) > 0 > gain(1000.0)
     assert gain(10.0) - gain(20.0) == pytest.approx(10 * 2 * coarse.COST_LOOKUP)
     assert gain(10.0, dense=False) > gain(10.0, dense=False, sparse=True)
     assert gain(10.0, dense=False, sparse=True, starts=starts // np.uint64(100)) < 0
+    few, many = gain(10.0), gain(10.0, starts=np.array([[0, 4000], [4000, 8000]], np.uint64))
+    assert many - few == pytest.approx(coarse.SAVED_RUN * (32 - 4 - (4 - 1)))
+
+
+class TestCandidates:
+    """Two terms, one of them in every unit, in the second window of a segment of two."""
+
+    def setup_method(self):
+        rng = np.random.default_rng(2)
+        self.length = WINDOW - CHUNK - 7
+        rare = np.sort(rng.choice(self.length, 3000, replace=False)).astype(np.uint16)
+        self.units = np.concatenate([np.arange(self.length, dtype=np.uint16), rare])
+        self.impacts = np.concatenate([np.full(self.length, 5), rng.integers(1, 256, rare.size)]).astype(np.uint8)
+        self.starts = np.array([[0, 0, self.length], [self.length, self.length, self.units.size]], np.uint64)
+        self.used = np.array([1.0, 2.0])
+        self.scores = np.full(self.length, 5.0)
+        self.scores[rare] += 2.0 * self.impacts[self.length :]
+        self.without = self.scores - 5.0
+        self.weights = np.empty(2, np.int64)
+        self.step = coarse.round_up(2, np.array([0.0, 5.0 + 2.0 * 255]), self.used, self.weights)
+        self.found = np.empty(WINDOW), np.empty(WINDOW, np.uint32)
+
+    def gather(self, bar, postponed=0, room=(), most=1e9, left=0):
+        self.sums = np.zeros(WINDOW, np.uint16)
+        self.sums[self.length :] = left
+        turns = np.array([0, late.NEVER])
+        return coarse.gather_coarse(
+            1, np.int64(2), self.length, WINDOW, postponed, turns, np.empty(2, np.int64), self.weights, self.sums, bar,
+            self.step, np.array(room, np.int64), self.starts, self.starts[:, 1].copy(), self.units, self.impacts, ALL,
+            *self.found, most,
+        )  # fmt: skip
+
+    def test_gathered(self):
+        count, seen, completed = self.gather(400.0)
+        places = self.found[1][:count] - WINDOW
+        assert (seen, completed) == (self.length, True)
+        assert set(np.flatnonzero(self.scores >= 400.0)) <= set(places.tolist())
+        assert count < 1.05 * (self.scores >= 400.0).sum()
+        assert (self.found[0][:count] >= self.scores[places]).all()
+        assert not self.sums.any()
+
+    def test_postponed(self):
+        """Without the term that is postponed nothing reaches more than the other one gives."""
+        assert self.gather(2.0 * 255 + 3.0, postponed=1)[0] == 0
+        most = (self.without >= 480.0).sum()
+        assert most <= self.gather(485.0, postponed=1, room=np.full(CHUNKS, 5 * self.weights[0]))[0] < 1.1 * most
+
+    def test_sums_of_no_unit(self):
+        """What damaged postings have left there makes no candidates: a filter has no place for them."""
+        assert self.gather(400.0, left=65535)[0] == self.gather(400.0)[0]
+
+    def test_given_up(self):
+        count, seen, completed = self.gather(1.0, most=100)
+        assert (count, seen, completed) == (SHELF, SHELF, False)
+        assert not self.sums.any()
+
+    @pytest.mark.parametrize("postponed", [0, 1])
+    @pytest.mark.parametrize("beat", [False, True])
+    def test_scored(self, postponed, beat):
+        bar = np.sort(self.scores)[-50]
+        row = np.full((1, 2 * CHUNKS - 2), 5, np.uint8)  # of the term that is in every unit
+        starts = np.arange(2 * CHUNKS - 2) * CHUNK % WINDOW
+        spans, offsets = starts[::SPAN][None].astype(np.uint16), (starts % (SPAN * CHUNK))[None].astype(np.uint8)
+        room = np.zeros(CHUNKS, np.int64)
+        if postponed:
+            late.make_room(1, np.zeros(1, np.int64), np.zeros(1, np.int64), self.weights, row, room)
+        count, _, _ = self.gather(bar - 30.0, postponed, room if postponed else ())
+        scores, places = self.found
+        order, rows = np.zeros(postponed, np.int64), np.zeros(1, np.int64)
+        scored, kept = coarse.score_gathered(
+            scores[:count], places[:count], 2, 1, order, rows, self.used, np.array([1, 2]), self.starts, 1.0, bar,
+            beat, row, spans, offsets, self.units, self.impacts, np.empty(0, np.uint32), room,
+        )  # fmt: skip
+        wanted = np.flatnonzero(self.scores > bar if beat else self.scores >= bar)
+        assert places[:kept].tolist() == (wanted + WINDOW).tolist()
+        assert scores[:kept].tolist() == self.scores[wanted].tolist()
+        assert scored < count if postponed else scored == count
 
 
 @LARGE
@@ -148,7 +230,7 @@ class TestExact:
             assert (found.tolist(), scores.tolist()) == top_k(impacts, [0, 1], weights, k, index.manifest.scale)
             assert not scorer._workspaces.mine._of_segment["coarse_sums"].any()
 
-    @pytest.mark.parametrize("terms", [1, coarse.MOST_TERMS, coarse.MOST_TERMS + 1])
+    @pytest.mark.parametrize("terms", [1, 20, 150])
     def test_number_of_terms(self, tmp_path, terms):
         rng = np.random.default_rng(terms)
         units = 2 * WINDOW + 77
@@ -170,32 +252,129 @@ class TestExact:
             found, scores = index.search_vectors(range(4), [0.2, 0.5, 1.0, 2.0], k)
             assert (found.tolist(), scores.tolist()) == top_k(impacts, range(4), [0.2, 0.5, 1.0, 2.0], k, 1.0)
 
+    def test_candidates_do_not_pile_up(self, tmp_path):
+        """Where each window has better units than those before, the threshold rises with them."""
+        rng = np.random.default_rng(6)
+        impacts = (rng.integers(1, 30, (6 * WINDOW, 1)) * (rng.random((6 * WINDOW, 1)) < 0.01)).astype(np.uint8)
+        for w in range(6):
+            impacts[w * WINDOW + 5 : w * WINDOW + 205] = 60 + 20 * w
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        scorer = coarse_scan_of(index)
+        assert index.search_vectors([0], [1.0], 1)[0].tolist() == [5 * WINDOW + 5]
+        assert scorer._workspaces.mine.state[FOUND] <= 2 + visit.SLACK_FOUND
 
-@pytest.mark.skipif(not NO_JIT, reason="compiled kernels hold what is replaced here")
-def test_without_the_compiler(tmp_path, monkeypatch):
-    """The second window by coarse sums, with and without terms that are postponed; and given up."""
+    @pytest.mark.parametrize("half", ["first", "last", "best"])
+    def test_filters(self, tmp_path, half):
+        """Windows in which nothing passes are left out, and units that do not are no candidates."""
+        rng = np.random.default_rng(7)
+        impacts = rng.integers(1, 60, (5 * WINDOW + 9, 3)) * (rng.random((5 * WINDOW + 9, 3)) < [0.3, 0.05, 0.01])
+        allowed = np.arange(len(impacts)) < len(impacts) // 2
+        if half == "first":
+            allowed = ~allowed
+        elif half == "best":
+            allowed = rng.random(len(impacts)) < 0.55
+            impacts[~allowed] *= 4
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        for index._scorer.by_kernels.sums in (coarse.EITHER, coarse.COARSE, coarse.FULL):
+            for k in (1, 100):
+                assert_exact(index, impacts, range(3), [0.3, 1.0, 1.5], k, allowed)
+
+
+@pytest.fixture
+def small_windows(tmp_path, monkeypatch):
+    """An index of two windows; a scan without the compiler, and what it has called: names, and what of interest."""
     rng = np.random.default_rng(10)
     density, units = np.array([0.3, 0.2, 0.02, 0.01]), WINDOW + 5003
     impacts = rng.integers(1, 256, (units, 4)) * (rng.random((units, 4)) < density)
     impacts[-1] = 255
     impacts[WINDOW + 50 : WINDOW + 53] = [255, 255, 120, 120]
     index = write_index(tmp_path / "index", impacts, batch=10_000)
-    coarse_scan_of(index)
-    done = []
+    index._scorer.by_kernels.way = visit.BY_POSTINGS
+    calls = []
+
+    def gather_coarse(*args):
+        found, seen, completed = coarse.gather_coarse(*args)
+        calls.append(("gather", int(found)))
+        return found, seen, completed
 
     def score_gathered(*args):
-        done.append(args[4].size)
+        calls.append(("score", args[4].size))
         return coarse.score_gathered(*args)
 
-    monkeypatch.setattr(scan, "score_gathered", score_gathered)
-    for far_more, postponed in ((1e9, 0), (1e9, 2), (0.0, 0)):
-        monkeypatch.setattr(scan, "far_more", lambda expected, most=far_more: most)
-        monkeypatch.setattr(scan, "postpones", lambda *_, may=postponed > 0: may)
-        monkeypatch.setattr(scan, "how_many", lambda *args, x=postponed: (np.int64(x), args[4], 1.0))
+    def lift(*args):
+        calls.append(("lift", int(args[6])))
+        return scan_lift(*args)
+
+    scan_lift = scan.lift
+    for function in (gather_coarse, score_gathered, lift):
+        monkeypatch.setattr(scan, function.__name__, function)
+    return index, impacts, calls
+
+
+@pytest.mark.skipif(not NO_JIT, reason="compiled kernels hold what is replaced here")
+class TestWithoutTheCompiler:
+    @pytest.mark.parametrize(("far_more", "postponed"), [(1e9, 0), (1e9, 2), (0.0, 0)])
+    def test_exact(self, small_windows, monkeypatch, far_more, postponed):
+        """The second window by coarse sums, with and without terms that are postponed; and given up."""
+        index, impacts, calls = small_windows
+        index._scorer.by_kernels.sums = coarse.COARSE
+        monkeypatch.setattr(scan, "far_more", lambda expected: far_more)
+        monkeypatch.setattr(scan, "postpones", lambda *_: postponed > 0)
+        monkeypatch.setattr(scan, "how_many", lambda *args: (np.int64(postponed), args[4], 1.0))
         for weights in ([0.02, 0.03, 1.0, 1.5], [0.5, 0.5, 1.0, 1.0]):
-            for allowed in (None, np.arange(units) % 5 > 0):
-                done.clear()
+            for allowed in (None, np.arange(len(impacts)) % 5 > 0):
+                calls.clear()
                 found, scores = index.search_vectors(range(4), weights, 100, allowed=allowed)
                 expected = top_k(impacts, range(4), weights, 100, index.manifest.scale, allowed)
                 assert (found.tolist(), scores.tolist()) == expected
-                assert done == ([] if far_more == 0.0 else [postponed])
+                gathered = [count for name, count in calls if name == "gather"]
+                assert len(gathered) == 1
+                if far_more:
+                    assert calls[-2:] == [("score", postponed), ("lift", len(impacts))]
+                    assert gathered[0] < (3000 if postponed else 300)
+                else:
+                    assert ("score", postponed) not in calls
+
+    @pytest.mark.parametrize("k", [10, 3000])
+    def test_what_is_cheaper(self, small_windows, k):
+        """Coarse sums for few results of many postings, which are more than those of a last part of a window."""
+        index, _, calls = small_windows
+        index.search_vectors(range(4), [0.5, 0.5, 1.0, 1.0], k)
+        assert [name for name, _ in calls if name == "gather"] == (["gather"] if k == 10 else [])
+
+    def test_learning(self, tmp_path, monkeypatch):
+        """After a window that was given up more candidates are expected, and fewer after one with full sums."""
+        rng = np.random.default_rng(3)
+        density = np.repeat([0.002, 0.02, 0.002, 0.002], WINDOW)[:, None]
+        impacts = rng.integers(1, 256, (4 * WINDOW, 1)) * (rng.random((4 * WINDOW, 1)) < density)
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        index._scorer.by_kernels.way = visit.BY_POSTINGS
+        excesses = []
+
+        def plan(*args):
+            likely, scored = args[8], args[10]
+            excesses.append(scored / likely)
+            return len(excesses) == 1, np.int64(0), likely
+
+        monkeypatch.setattr(scan, "plan", plan)
+        monkeypatch.setattr(scan, "far_more", lambda expected: 0.0)
+        assert index.search_vectors([0], [1.0], 50)[0].tolist() == top_k(impacts, [0], [1.0], 50)[0]
+        assert excesses[0] == 1.0
+        assert excesses[1] > 2.0
+        assert excesses[2] == pytest.approx(excesses[1] / 2)
+
+
+class TestLearning:
+    """What is done in the windows of a scan, by what the one before has found."""
+
+    def plan(self, likely, scored, kind=coarse.EITHER, step=1e-4):
+        starts = np.array([[0, 4000], [4000, 12_000]], np.uint64)
+        return scan.plan(
+            2, WINDOW, 0, starts, True, False, np.empty(0, np.int64), np.ones(2), likely, 1.0, scored, 1.0, step, kind
+        )
+
+    def test_plan(self):
+        assert self.plan(10.0, 10.0) == (True, 0, 10.0)
+        assert self.plan(10.0, 2000.0) == (False, 0, 10.0)
+        assert self.plan(10.0, 2000.0, coarse.COARSE) == (True, 0, 10.0)
+        assert self.plan(10.0, 10.0, step=0.0) == (False, 0, 10.0)

@@ -142,7 +142,7 @@ def five_windows(tmp_path_factory):
     return write_index(tmp_path_factory.mktemp("windows") / "index", impacts, batch=50_000), impacts
 
 
-@pytest.fixture(params=[coarse.CHEAPER, coarse.COARSE, coarse.FULL], ids=["cheaper", "coarse", "full"])
+@pytest.fixture(params=[coarse.EITHER, coarse.COARSE, coarse.FULL], ids=["either", "coarse", "full"])
 def windows(request, five_windows):
     """The same, of whose scorer the kind of sums is set."""
     five_windows[0]._scorer.by_kernels.sums = request.param
@@ -188,7 +188,7 @@ class TestPostponed:
         values[4 * WINDOW :] *= 8
         impacts = (np.minimum(255, values) * (rng.random((units, 5)) < density)).astype(np.uint8)
         index = write_index(tmp_path / "index", impacts, batch=50_000)
-        for index._scorer.by_kernels.sums in (coarse.CHEAPER, coarse.COARSE, coarse.FULL):
+        for index._scorer.by_kernels.sums in (coarse.EITHER, coarse.COARSE, coarse.FULL):
             for weights in ([0.1, 0.1, 0.1, 1.0, 1.5], [0.03, 0.03, 0.03, 1.0, 1.0]):
                 assert_exact(index, impacts, range(5), weights, k)
 
@@ -219,7 +219,7 @@ class TestPostponed:
         impacts = impacts[: 4 * WINDOW + 999]
         index = write_index(tmp_path / "index", impacts, batch=50_000, reorder=True)
         weights = np.array([0.02, 0.1, 1.0, 1.5, 0.3], np.float32)
-        for index._scorer.by_kernels.sums in (coarse.CHEAPER, coarse.COARSE, coarse.FULL):
+        for index._scorer.by_kernels.sums in (coarse.EITHER, coarse.COARSE, coarse.FULL):
             for k in (10, 1000):
                 assert_exact(index, impacts, [0, 1, 6, 7, 10], weights, k)
 
@@ -257,24 +257,26 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
 
 
 @LARGE
-def test_postings_in_a_wrong_order_are_not_read_through(tmp_path):
+@pytest.mark.parametrize(("sums", "back_to"), [(coarse.FULL, 3 * (WINDOW // 4) + 1500), (coarse.COARSE, 1500)])
+def test_postings_in_a_wrong_order_are_not_read_through(tmp_path, sums, back_to):
     """A posting that goes back to a strip which has been swept leaves a sum where the last window has no unit."""
     rng = np.random.default_rng(12)
-    units = WINDOW + 69
+    units = 2 * WINDOW + 69
     impacts = rng.integers(1, 50, (units, 1)) * (rng.random((units, 1)) < 0.3)
     index = write_index(tmp_path / "index", impacts, batch=10_000, reorder=True, block_max=False)
     segment = index.segments[0].segment
     for name in ("posting_units", "posting_impacts", "term_checksums"):
         setattr(segment, name, getattr(segment, name).copy())
-    later = np.searchsorted(segment.posting_units[: segment.block_postings[1]], WINDOW - 4000)
-    segment.posting_units[later], segment.posting_impacts[later] = 3 * (WINDOW // 4) + 1500, 255
+    second = slice(*segment.block_postings[1:3].tolist())
+    later = second.start + int(np.searchsorted(segment.posting_units[second], WINDOW - 4000))
+    segment.posting_units[later], segment.posting_impacts[later] = back_to, 255
     segment.term_checksums[0] = checksum(segment.posting_units, segment.posting_impacts)
     scorer = SegmentScorer(segment)
     scorer.way = visit.BY_POSTINGS
-    for scorer.sums in (coarse.FULL, coarse.COARSE):
-        found, scores = scorer.search([0], np.ones(1, np.float32), 2000)
-        assert found.max() < units
-        assert scores.max() < 50
+    scorer.sums = sums
+    found, scores = scorer.search([0], np.ones(1, np.float32), 2000)
+    assert found.max() < units
+    assert scores.max() < 50
 
 
 class TestLookUp:
@@ -384,6 +386,7 @@ class TestLookUp:
         assert late.learn(1.0, 200, 100.0) == 1.0
         assert late.learn(4.0, 10, 100.0) == 2.0
         assert late.learn(1.5, 10, 100.0) == 1.0
+        assert late.learn(60.0, 1e6, 100.0) == late.MOST_EXCESS
         assert late.forget(8.0) == 4.0
         assert late.forget(1.5) == 1.0
 
