@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from splade_edge.runtime.index.checksum import checksum
 from splade_edge.runtime.scorer import CHUNK, SHELF, SPAN, WINDOW, coarse, late, scan, visit
+from splade_edge.runtime.scorer.asked import AllowedUnits
 from splade_edge.runtime.scorer.bounds import CHUNKS
 from splade_edge.runtime.scorer.memory import FOUND
+from splade_edge.runtime.scorer.search import SegmentScorer
 
 from tests.oracle import assert_exact, top_k, write_index
 
@@ -278,6 +281,31 @@ class TestExact:
         for index._scorer.by_kernels.sums in (coarse.EITHER, coarse.COARSE, coarse.FULL):
             for k in (1, 100):
                 assert_exact(index, impacts, range(3), [0.3, 1.0, 1.5], k, allowed)
+
+
+@LARGE
+@pytest.mark.parametrize("filtered", [False, True])
+def test_postings_in_a_wrong_order_are_not_read_through(tmp_path, filtered):
+    """Postings that go back to strips which have been swept leave sums where the last window has no unit."""
+    rng = np.random.default_rng(12)
+    units = 2 * WINDOW + 69
+    impacts = rng.integers(1, 50, (units, 1)) * (rng.random((units, 1)) < 0.3)
+    index = write_index(tmp_path / "index", impacts, batch=50_000)
+    segment = index.segments[0].segment
+    for name in ("posting_units", "posting_impacts", "term_checksums"):
+        setattr(segment, name, getattr(segment, name).copy())
+    first, end = segment.block_postings[1:3].tolist()
+    later = first + int(np.searchsorted(segment.posting_units[first:end].astype(int), WINDOW - 4000))
+    segment.posting_units[later : later + 2] = 1500, SHELF + 1500
+    segment.posting_impacts[later : later + 2] = 255
+    segment.term_checksums[0] = checksum(segment.posting_units, segment.posting_impacts)
+    scorer = SegmentScorer(segment)
+    scorer.way, scorer.sums = visit.BY_POSTINGS, coarse.COARSE
+    allowed = AllowedUnits.of(np.arange(units) != 7, segment.original) if filtered else None
+    found, scores = scorer.search([0], np.ones(1, np.float32), 2000, allowed)
+    assert found.max() < units
+    assert scores.max() < 50
+    assert scorer._workspaces.mine._of_segment["coarse_sums"][SHELF + 1500] > 0  # it has come that far
 
 
 @pytest.fixture
