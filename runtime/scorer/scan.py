@@ -166,7 +166,7 @@ def plan(
     postponed_too, expected_too, saved_too = NONE, likely, 0.0
     if dense:
         postponed_too, expected_too, saved_too = how_many(
-            late, typical, starts, w, likely, excess, bar, 1, WINDOW // COARSE_STRIP
+            late, typical, starts, w, likely, excess, bar, np.int64(1), WINDOW // COARSE_STRIP
         )
     if kind == COARSE or saved_too + gain_of(n, length, w, starts, dense, sparse, scored) > saved:
         return True, postponed_too, expected_too
@@ -219,7 +219,8 @@ def scan(
     # So many times as many candidates as usual where terms are postponed, and as reach the bar where sums are coarse.
     excess, excess_coarse = 1.0, 1.0
     check: Any = np.int64(FIRST if guesses else s.unit_count + 1)  # more than will be seen: never
-    beat = False  # whether bar is the score of a candidate and ties go to earlier units: later ones must beat it
+    # Whether bar is the score of a candidate and ties go to earlier units: later ones must beat it.
+    beat: Any = np.bool_(False)  # a literal would be another type to Numba
     for w in range(np.int64(ws.tops.size)):
         if ws.tops[w] < bar or (beat and ws.tops[w] == bar):
             continue
@@ -256,13 +257,13 @@ def scan(
                 )  # fmt: skip
                 if completed:
                     if postponed > 0:
-                        excess = learn(excess, gathered, expected)
+                        excess = learn(excess, np.float64(gathered), expected)
                     scored, kept = score_gathered(
                         ws.scores[found : found + gathered], ws.units[found : found + gathered], n, w, late,
                         ws.late_rows, ws.used, weights, starts, unit, bar, beat, s.chunk_impacts, s.span_postings,
                         s.chunk_postings, units, impacts, s.original, ws.room,
                     )  # fmt: skip
-                    excess_coarse = learn(excess_coarse, scored, likely)
+                    excess_coarse = learn(excess_coarse, np.float64(scored), likely)
                     found, bar, beat, guessed, check = lift(
                         found + kept, k, limit, bar, beat, guessed, first_unit + length, check, s.unit_count, ordered,
                         ws.scores, ws.units, ws.histogram,

@@ -175,7 +175,7 @@ def visit(
                 return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             if count > 2 * BEST:
                 most = np.int64(2 * BEST)
-                cut = high_cut(bounds, need, BEST, most)
+                cut = high_cut(bounds, need, np.int64(BEST), most)
         count = collect(bounds, cut, most, order)
         if phase == 1:
             sort_chunks(order, count, bounds, cut, ws.histogram)
