@@ -3,7 +3,8 @@
 The score of a unit is a sum in float64, over the query's terms in ascending id, of float64(float32 weight) x impact.
 Results are ordered by score descending, then by original unit ascending. There are two ways, and neither approximates a
 score: ``visit.py`` scores only the chunks of units whose bound reaches the threshold; ``scan.py`` adds up postings of
-all units, but of the most frequent terms only those of units that may still be among the best.
+all units, but of the most frequent terms only those of units that may still be among the best, and where that is
+quicker as bounds of 16 bits, from which the few that can be among the best are scored.
 :func:`.visit.visit` decides: it goes over to the scan where too many chunks reach the threshold, or where the segment
 has no block-max data.
 

@@ -391,6 +391,27 @@ class TestWithoutTheCompiler:
         assert excesses[1] > 2.0
         assert excesses[2] == pytest.approx(excesses[1] / 2)
 
+    def test_windows_that_are_left_out(self, tmp_path, monkeypatch):
+        """Those in which nothing passes, and those whose best can at most equal what earlier units have."""
+        impacts = np.random.default_rng(3).integers(1, 9, (4 * WINDOW, 2)) * (np.arange(4 * WINDOW) % 300 == 0)[:, None]
+        impacts[:, 1] = np.minimum(impacts[:, 1], 1)
+        index = write_index(tmp_path / "index", impacts, batch=50_000)
+        index._scorer.by_kernels.way = visit.BY_POSTINGS
+        planned = []
+
+        def plan(*args):
+            planned.append(args[2])
+            return scan_plan(*args)
+
+        scan_plan = scan.plan
+        monkeypatch.setattr(scan, "plan", plan)
+        in_two = np.isin(np.arange(4 * WINDOW) // WINDOW, [0, 3])
+        for term, allowed, windows in ((0, None, [1, 2, 3]), (0, in_two, [3]), (1, None, [])):
+            planned.clear()
+            found, _ = index.search_vectors([term], [1.0], 100, allowed=allowed)
+            assert found.tolist() == top_k(impacts, [term], [1.0], 100, 1.0, allowed)[0]
+            assert planned == windows
+
 
 class TestLearning:
     """What is done in the windows of a scan, by what the one before has found."""
