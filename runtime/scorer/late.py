@@ -86,8 +86,8 @@ def line_up(
 
 @inline_kernel
 def how_many(
-    late: I64, typical: F64, starts: U64, w: int, expected: float, excess: float, bar: float, runs: int,
-    long_runs: int,
+    late: I64, typical: F64, starts: U64, w: int, expected: float, excess: float, bar: float, runs: Any,
+    long_runs: Any,
 ) -> tuple[Any, float, float]:  # fmt: skip
     """How many of the terms of ``late`` to postpone in window ``w``, of which ``expected`` units reach the bar, how
     many units will then be looked up, ``excess`` times as many as usual, and the nanoseconds that are saved. Postings
