@@ -14,7 +14,7 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-# Accumulators of the scan, and its weights: whole numbers where their sums are exact, of 16 bits where they are bounds.
+# Accumulators of the scan, and its weights: whole numbers where their sums are exact; or accumulators of bounds.
 Sums = npt.NDArray[np.uint16] | npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 _LINE = 64  # bytes in a cache line

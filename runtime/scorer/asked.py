@@ -24,7 +24,9 @@ class AllowedUnits:
     """A filter: which units of a segment may be found."""
 
     def __init__(self, units: Bools, chunks: U8, excluded: int) -> None:
-        """``units`` bool ``[units]`` in the segment's own order, ``chunks`` uint8: 1 where a chunk has one."""
+        """``units`` bool ``[units]`` in the segment's own order, and False in memory beyond, up to a whole number of
+        chunks: kernels read a chunk at a time. ``chunks`` uint8: 1 where a chunk has one.
+        """
         self.units = units
         self._chunks = chunks
         self._excluded = excluded

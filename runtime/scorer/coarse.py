@@ -17,13 +17,13 @@ from .adding import LONG, add_all, long_first
 from .arrays import F64, I64, U8, U16, U32, U64, Bools
 from .bounds import SLACK, needed
 from .lanes import LANES, at_least, clear, equal_to, flagged, lowest_bit
-from .late import add_late, keep_hopeful, keep_reaching
+from .late import add_late, keep_hopeful, keep_reaching, look_up
 from .numba_cache import inline_kernel
 from .sorting import NONE
 
-# What sums a scan adds: those that take less time, or one kind of them.
+# What sums a scan adds after the first window: those that take less time, of 16 bits wherever possible, or full ones.
 EITHER, COARSE, FULL = range(3)
-COARSE_STRIP = SHELF  # units whose sums of 16 bits stay in the first-level cache
+COARSE_STRIP = SHELF  # units whose sums of 16 bits are as much as a first-level cache of 32 KB holds
 MOST_ADDED = 0.1  # to the weights by rounding: of many terms 16 bits do not leave enough for each
 # In nanoseconds, what is saved: for each unit and each posting, where all sums are looked at, where they are cleared
 # together, and where they are cleared one by one. What it costs: to look a candidate up in a term, and once a window.
@@ -35,13 +35,16 @@ COST_LOOKUP, COST_WINDOW = 10.0, 300.0
 @inline_kernel
 def round_up(n: int, tops: F64, used: F64, weights: I64) -> float:
     """``weights``: those of ``used`` as multiples of the step that is returned, rounded up to more than they are; 0.0
-    where that is too much. No sum exceeds 65,535: rounding adds 1 to each weight at most, and an impact is at most 255.
+    where that is too much. ``tops``: no unit of a window has a higher score. So no sum exceeds 65,535: rounding adds 1
+    to each weight at most, and an impact is at most 255.
     """
+    if n > 256:
+        return 0.0
     top = 0.0
     for w in range(tops.size):
         top = max(top, tops[w])
-    step = top / max(1.0, 65535.0 - 255.0 * n)
-    if not step > 1e-290:
+    step = top / (65535.0 - 255.0 * n)
+    if not step > 1e-290:  # so that quotients are finite
         return 0.0
     total, added = 0.0, 0.0
     for j in range(n):
@@ -118,7 +121,7 @@ def gather_coarse(
 @inline_kernel
 def look_along(places: U32, scores: F64, weight: float, start: Any, end: Any, units: U16, impacts: U8) -> None:
     """scores += weight * impact, for ascending units of a window in which a term has the postings from ``start`` to
-    ``end``: they have just been added, so no offsets of chunks, which would come from memory, are asked for.
+    ``end``. These have just been added, so no offsets of chunks, which would come from memory, are asked for.
     """
     at, lanes = start, np.uint64(LANES)
     for i in range(places.size):
@@ -137,19 +140,27 @@ def look_along(places: U32, scores: F64, weight: float, start: Any, end: Any, un
 
 
 @inline_kernel
-def score_all(n: int, scores: F64, places: U32, w: int, used: F64, starts: U64, units: U16, impacts: U8) -> None:
-    """The scores of ascending units of window ``w``."""
+def score_all(
+    n: int, scores: F64, places: U32, w: int, turns: I64, late: I64, rows: I64, used: F64, starts: U64, spans: U16,
+    offsets: U8, units: U16, impacts: U8,
+) -> None:  # fmt: skip
+    """The scores of ascending units of window ``w``; terms of ``late`` have been looked up before by their offsets."""
     for i in range(places.size):
         scores[i] = 0.0
     for j in range(n):
-        look_along(places, scores, used[j], starts[j, w], starts[j, w + 1], units, impacts)
+        start, end = starts[j, w], starts[j, w + 1]
+        if turns[j] >= late.size:
+            look_along(places, scores, used[j], start, end, units, impacts)
+        else:
+            row = rows[turns[j]]
+            look_up(places, scores, used[j], start, end, spans[row], offsets[row], units, impacts)
 
 
 @inline_kernel
 def score_gathered(
-    scores: F64, places: U32, n: int, w: int, late: I64, rows: I64, used: F64, whole_weights: Any, starts: U64,
-    unit: float, bar: float, beat: bool, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8, original: U32,
-    room: I64,
+    scores: F64, places: U32, n: int, w: int, turns: I64, late: I64, rows: I64, used: F64, whole_weights: Any,
+    starts: U64, unit: float, bar: float, beat: bool, maxima: U8, spans: U16, offsets: U8, units: U16, impacts: U8,
+    original: U32, room: I64,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Score those candidates of window ``w`` that can reach the bar, and keep those that do, or beat it, as units by
     insertion; returns how many have been scored, and how many are kept. ``room``: workspace.
@@ -162,5 +173,5 @@ def score_gathered(
             impacts, room,
         )  # fmt: skip
         scored = keep_hopeful(scores, places[:scored], low, 0.0, room)
-    score_all(n, scores, places[:scored], w, used, starts, units, impacts)
+    score_all(n, scores, places[:scored], w, turns, late, rows, used, starts, spans, offsets, units, impacts)
     return scored, keep_reaching(scores, places[:scored], bar, beat, original)

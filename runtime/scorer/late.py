@@ -2,8 +2,9 @@
 
 The most frequent terms have half of a query's postings and little of its scores. They are left out of a window's sums
 where few units can reach the threshold with what these terms add at most in the unit's chunk. Such units are looked up
-in the postings of these terms afterwards. All sums are exact, so scores are what they are without it. How many units
-that will be is an estimate, which learns from each window; where it is far off the rest of the window is added in full.
+in the postings of these terms afterwards, so scores are what they are without it. How many units that will be is an
+estimate, which learns from each window; where it is far off the rest of the window is added in full, or all of it where
+sums are coarse (coarse.py).
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def how_many(
 
 @inline_kernel
 def far_more(expected: float) -> float:
-    """With more candidates than this, the rest of a window is added in full."""
+    """With more candidates than this, a window is not gone on with like this."""
     return FAR_MORE * expected + AND_MORE
 
 
@@ -130,12 +131,12 @@ def add_room(room: I64, weight: Any, maxima: U8) -> None:
 
 
 @inline_kernel
-def make_room(w: int, late: I64, rows: I64, whole_weights: Any, maxima: U8, room: I64) -> None:
-    """``room``: what these terms add at most to a whole sum, for each chunk of window ``w``."""
+def make_room(w: int, late: I64, rows: I64, weights: Any, maxima: U8, room: I64) -> None:
+    """``room``: what these terms add at most to a sum of whole or coarse weights, for each chunk of window ``w``."""
     room[:] = 0
     first, end = w * CHUNKS, min(maxima.shape[1], (w + 1) * CHUNKS)
     for x in range(late.size):
-        add_room(room, whole_weights[late[x]], maxima[rows[x], first:end])
+        add_room(room, weights[late[x]], maxima[rows[x], first:end])
 
 
 @inline_kernel

@@ -57,7 +57,9 @@ class Postings(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """``units`` bool ``[units]`` or empty; ``chunks``: 1 where a chunk has one; how many units are ``excluded``."""
+    """``units`` bool ``[units]`` or empty, in memory padded to whole chunks with False; ``chunks``: 1 where a chunk has
+    one; how many units are ``excluded``.
+    """
 
     units: Bools
     chunks: U8
@@ -90,8 +92,8 @@ class Workspace(NamedTuple):
     turns: I64  # each term's place among these,
     typical: F64  # what it adds to a bound,
     room: I64  # and [chunks of a window] how much they add at most
-    coarse_weights: I64  # see coarse.py,
-    coarse_sums: U16  # [units of a window]
+    coarse_weights: I64  # weights as multiples of a step, rounded up, see coarse.py,
+    coarse_sums: U16  # and [units of a window] their sums
     scores: F64  # of candidates
     units: U32
     keys: U32  # for sorting results

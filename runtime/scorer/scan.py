@@ -181,7 +181,7 @@ def scan(
     workspace: int,
     whole: bool,
     guess: bool,
-    sums: int,
+    kind: int,
     weights: Sums,
     accumulators: Sums,
     least: Sums,
@@ -190,8 +190,8 @@ def scan(
 
     ``weights``, ``accumulators`` and ``least`` are int64 where ``whole``, or float64; ``least[0]`` is workspace,
     ``least[1]`` stays below 0 whatever is added. The addresses are those that :func:`.visit.visit` had; it left the
-    rest in the workspace. Where ``guess`` is True the threshold is guessed: the candidates may be MISSED. ``sums``: of
-    what kind they are, see coarse.py.
+    rest in the workspace. Where ``guess`` is True the threshold is guessed: the candidates may be MISSED. ``kind``: of
+    the sums, see coarse.py.
     """
     s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
     n: Any = np.int64(ws.state[TERMS])
@@ -210,7 +210,7 @@ def scan(
     else:
         ws.turns[:n] = NEVER
     step = 0.0
-    if whole and sums != FULL and 2 * passing.excluded <= s.unit_count:
+    if whole and kind != FULL and 2 * passing.excluded <= s.unit_count:
         step = round_up(n, ws.tops, ws.used, ws.coarse_weights)
     # Where units are in another order than the candidates', or not all of them pass, nothing is guessed.
     ordered = s.original.size == 0
@@ -235,19 +235,19 @@ def scan(
         sparse = postings < np.uint64(length // SPARSE)
         first_unit = w << WINDOW_BITS
         postponed, many, few, found_before = NONE, NONE, NONE, found
-        if w > 0:
+        if found > 0:  # so windows before this one have been added
             likely = np.float64(min(found, k))
             likely = (likely + math.sqrt(likely) + 1.0) * length / first_unit
             coarse, postponed, expected = plan(
                 n, length, w, starts, dense, sparse, ws.late[:able], ws.typical, likely, excess, likely * excess_coarse,
-                bar, step, sums,
+                bar, step, kind,
             )  # fmt: skip
-            late = ws.late[:postponed]
             if not coarse:
                 excess_coarse = forget(excess_coarse)
             if postponed == 0:
                 excess = forget(excess)
             if coarse:
+                late = ws.late[:postponed]
                 if postponed > 0:
                     make_room(w, late, ws.late_rows, ws.coarse_weights, s.chunk_impacts, ws.room)
                 gathered, seen, completed = gather_coarse(
@@ -259,8 +259,8 @@ def scan(
                     if postponed > 0:
                         excess = learn(excess, np.float64(gathered), expected)
                     scored, kept = score_gathered(
-                        ws.scores[found : found + gathered], ws.units[found : found + gathered], n, w, late,
-                        ws.late_rows, ws.used, weights, starts, unit, bar, beat, s.chunk_impacts, s.span_postings,
+                        ws.scores[found : found + gathered], ws.units[found : found + gathered], n, w, ws.turns,
+                        late, ws.late_rows, ws.used, weights, starts, unit, bar, beat, s.chunk_impacts, s.span_postings,
                         s.chunk_postings, units, impacts, s.original, ws.room,
                     )  # fmt: skip
                     excess_coarse = learn(excess_coarse, np.float64(scored), likely)

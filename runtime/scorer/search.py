@@ -116,7 +116,7 @@ class SegmentScorer:
         self._segment = s = segment
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
         self.way = self.latest_way = CHEAPER
-        self.sums = EITHER  # COARSE or FULL: of that kind alone
+        self.sums = EITHER  # COARSE: of 16 bits wherever that is possible; FULL: never
         self._scans = self._guess_from = 0  # threads may lose a count
         self._workspaces = _Workspaces(-(-segment.units // WINDOW))
         arrays = {

@@ -57,7 +57,8 @@ class TestRoundUp:
 
 
 class TestSweep:
-    sums = np.zeros(WINDOW, np.uint16)
+    def setup_method(self):
+        self.sums = np.zeros(WINDOW, np.uint16)
 
     def sweep(self, least, room=(), passing=ALL, first=SHELF, first_unit=WINDOW):
         scores, places = np.empty(SHELF), np.empty(SHELF, np.uint32)
@@ -78,7 +79,6 @@ class TestSweep:
         self.sums[[SHELF - 1, 2 * SHELF]] = 99
         assert self.sweep(1) == {}
         assert self.sums[[SHELF - 1, 2 * SHELF]].tolist() == [99, 99]
-        self.sums[:] = 0
 
     def test_room(self):
         """A chunk's room counts for its units; where it is as much as is asked for, they all are candidates."""
@@ -208,10 +208,10 @@ class TestCandidates:
             late.make_room(1, np.zeros(1, np.int64), np.zeros(1, np.int64), self.weights, row, room)
         count, _, _ = self.gather(bar - 30.0, postponed, room if postponed else ())
         scores, places = self.found
-        order, rows = np.zeros(postponed, np.int64), np.zeros(1, np.int64)
+        order, rows, turns = np.zeros(postponed, np.int64), np.zeros(1, np.int64), np.array([0, late.NEVER])
         scored, kept = coarse.score_gathered(
-            scores[:count], places[:count], 2, 1, order, rows, self.used, np.array([1, 2]), self.starts, 1.0, bar,
-            beat, row, spans, offsets, self.units, self.impacts, np.empty(0, np.uint32), room,
+            scores[:count], places[:count], 2, 1, turns, order, rows, self.used, np.array([1, 2]), self.starts, 1.0,
+            bar, beat, row, spans, offsets, self.units, self.impacts, np.empty(0, np.uint32), room,
         )  # fmt: skip
         wanted = np.flatnonzero(self.scores > bar if beat else self.scores >= bar)
         assert places[:kept].tolist() == (wanted + WINDOW).tolist()
@@ -326,7 +326,7 @@ def small_windows(tmp_path, monkeypatch):
         return found, seen, completed
 
     def score_gathered(*args):
-        calls.append(("score", args[4].size))
+        calls.append(("score", args[5].size))
         return coarse.score_gathered(*args)
 
     def lift(*args):
