@@ -24,6 +24,12 @@ SLACK = 1e-9
 
 
 @inline_kernel
+def rounded(weight: float, step: float) -> Any:
+    """A weight as a multiple of the step, rounded up; at most 257, so that its product with an impact fits 16 bits."""
+    return np.uint16(min(257.0, math.ceil(weight / step)))
+
+
+@inline_kernel
 def add_maxima(bounds: U16, weight: Any, maxima: U8) -> None:
     """bounds += weight * maxima, saturating; ``weight`` (uint16) times 255 is at most 65,535."""
     whole = maxima.size & -LANES

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SPAN_BITS
 from .arrays import F64, I64, U16, U32, U64, Bools
-from .bounds import CHUNKS, needed
+from .bounds import CHUNKS, SLACK, UNBOUNDED, needed, rounded
 from .lanes import prefetch
 from .memory import Postings, Workspace
 from .numba_cache import inline_kernel
@@ -95,16 +95,57 @@ def locate(
 
 
 @inline_kernel
+def leave_hopeful(chunks: U32, first: int, step: float, bar: float, s: Postings, ws: Workspace) -> Any:
+    """Move those chunks to the front that may hold a unit that reaches the bar, by the sums of the ``first`` terms and
+    what is left of the bound for the others; returns how many.
+    """
+    bounds, sums = ws.bounds, ws.sums
+    room = ws.firsts.size >> 1
+    together = min(BATCH, room // first)
+    need = needed(bar, step, 1.0)
+    half, kept = NONE, NONE
+    fetch_offsets(chunks[: 2 * together], first, s, ws.rows)
+    at, size = locate(chunks, NONE, together, need, first, s, ws, half)
+    while size > 0:
+        other = half ^ 1
+        fetch_offsets(chunks[at + together : at + 2 * together], first, s, ws.rows)
+        at, following = locate(chunks, at, together, need, first, s, ws, other)
+        for b in range(size):
+            chunk = ws.located[half * BATCH + b]
+            sums[:] = 0.0
+            slot = half * room + b * first
+            others = np.int64(bounds[chunk])
+            for j in range(first):
+                weight = ws.used[j]
+                begin = ws.firsts[slot + j]
+                top = np.uint8(0)
+                for p in range(begin, begin + np.uint64(ws.counts[slot + j])):
+                    sums[s.units[p] & np.uint16(CHUNK - 1)] += weight * s.impacts[p]
+                    top = max(top, s.impacts[p])
+                others -= np.int64(rounded(weight, step)) * np.int64(top)
+            if bounds[chunk] == UNBOUNDED or any_reaches(sums, bar * (1.0 - SLACK) - step * others):
+                chunks[kept] = chunk
+                kept += 1
+            else:
+                bounds[chunk] = 0
+        half, size = other, following
+    return kept
+
+
+@inline_kernel
 def score_chunks(
     chunks: U32, k: int, limit: int, step: float, keep: float, bar: float, n: int, s: Postings, ws: Workspace,
-    allowed: Bools, found: int,
+    allowed: Bools, first: int, found: int,
 ) -> tuple[int, float]:  # fmt: skip
-    """Score the chunks whose bound reaches the bar, and raise it as they are found: (candidates, bar).
+    """Score the chunks whose bound reaches the bar, and raise it as they are found: (candidates, bar). ``first``: so
+    many terms are looked at before the others, which then few chunks need; 0: none. It changes ``chunks``.
 
     Some chunks at a time: while the postings of some are added up, those of the next are located and on their way from
     memory, and so is what locates the ones after these. Cache misses are most of the time.
     """
     bounds, sums = ws.bounds, ws.sums
+    if first > 0:
+        chunks = chunks[: leave_hopeful(chunks, first, step, bar, s, ws)]
     room = ws.firsts.size >> 1
     together = min(BATCH, room // n)
     need = needed(bar, step, keep)

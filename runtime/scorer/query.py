@@ -49,6 +49,19 @@ def read_query(
 
 
 @inline_kernel
+def heaviest_first(n: int, term_impacts: U8, kept: I64, used: F64, rows: I64) -> None:
+    """Order the terms by the most that they can add to a score."""
+    for i in range(1, n):
+        term, weight, row = kept[i], used[i], rows[i]
+        most = weight * term_impacts[term, 0]
+        j = i
+        while j > 0 and used[j - 1] * term_impacts[kept[j - 1], 0] < most:
+            kept[j], used[j], rows[j] = kept[j - 1], used[j - 1], rows[j - 1]
+            j -= 1
+        kept[j], used[j], rows[j] = term, weight, row
+
+
+@inline_kernel
 def find_blocks(
     n: int,
     kept: I64,

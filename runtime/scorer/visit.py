@@ -22,6 +22,7 @@ from .bounds import (
     keep_passing,
     needed,
     reaching,
+    rounded,
     sort_chunks,
 )
 from .chunks import score_chunks
@@ -29,7 +30,7 @@ from .lanes import LANES
 from .late import postpones
 from .memory import BAR, FOUND, TERMS, UNIT, chunks_of, open_filter, open_postings, open_workspace
 from .numba_cache import inline_kernel, kernel
-from .query import DONE, SCAN, SORT, find_blocks, make_whole, read_query
+from .query import DONE, SCAN, SORT, find_blocks, heaviest_first, make_whole, read_query
 from .sorting import FEW, NONE, hand_over, raise_bar, sort_range
 
 # Which way to go: what costs less, or one of them (scan remains where there is no block-max data).
@@ -38,6 +39,9 @@ SLACK_FOUND = 16  # candidates beyond k before the bar is raised
 BEST = 256  # chunks that are sorted by their bounds where there are many
 STRETCH = 128  # chunks after which the choice of the way is looked at again
 LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
+# So many terms are looked at in two steps, half of them before the others, for at most so many results a term: of more,
+# most chunks have one. What that leaves of a chunk's cost.
+LEAST_TERMS, MOST_TERMS, RESULTS_A_TERM, EARLY = 4, 128, 4, 0.7
 SMALLEST = 5e-324  # every unit that shares a term scores at least this
 # What things cost, in nanoseconds, where queries follow each other and find the caches full of others' postings; fitted
 # to synthetic collections and a real one (benchmarks/choice.py). They decide between the two ways, nothing else.
@@ -88,13 +92,20 @@ def visit(
     if code != DONE or n == 0:
         return code
     used, rows, starts, bounds, order = ws.used, ws.rows, ws.starts, ws.bounds, ws.order
+    ceiling = 0.0
+    for j in range(n):
+        ceiling += used[j] * s.term_impacts[ws.kept[j], 0]
+    first = NONE
+    in_steps = LEAST_TERMS <= n <= MOST_TERMS and k <= RESULTS_A_TERM * n
+    if in_steps and make_whole(n, ceiling, used, ws.whole) > 0.0:  # sums are exact in any order
+        heaviest_first(n, s.term_impacts, ws.kept, used, rows)
+        first = (n + NONE + 1) >> 1
     find_blocks(n, ws.kept, used, s.term_blocks, s.block_windows, s.block_impacts, s.block_postings, starts, ws.tops)
     level = 0
     while level < s.levels.size and s.levels[level] < k + passing.excluded:
         level += 1
     # The k-th best score is at least this, or wanted to be: k units have so large an impact in one term.
     bar = max(SMALLEST, floor)
-    ceiling = 0.0
     heaviest = 0.0
     postings = 0.0
     rare = 0.0
@@ -103,7 +114,6 @@ def visit(
     windows = ws.tops.size
     for j in range(n):
         heaviest = max(heaviest, used[j])
-        ceiling += used[j] * s.term_impacts[ws.kept[j], 0]
         if level < s.levels.size:
             bar = max(bar, used[j] * s.term_impacts[ws.kept[j], level])
         length = np.float64(starts[j, windows] - starts[j, 0])
@@ -116,6 +126,8 @@ def visit(
             rare += length
     n_chunks = chunks_of(s.unit_count)
     chunk_cost = COST_CHUNK + COST_CHUNK_TERM * n
+    if first > 0:
+        chunk_cost *= EARLY
     scan_cost = COST_ADD * postings
     if postpones(s.unit_count, passing.excluded):  # frequent ones of many terms, where few units reach the bar
         scan_cost *= 1.0 - min(1.0, n / 32.0) * (POSTPONED - ADDED * min(1.0, math.sqrt(1000.0 * k / s.unit_count)))
@@ -144,7 +156,7 @@ def visit(
         tile[:] = 0
         here, end = min(n_chunks, (w + 1) * CHUNKS), min(n_chunks, (w + 2) * CHUNKS)
         for j in range(n):
-            weight = np.uint16(min(257.0, math.ceil(used[j] / step)))
+            weight = rounded(used[j], step)
             if rows[j] >= 0:
                 maxima = s.chunk_impacts[rows[j]]
                 add_maxima(tile, weight, maxima[w * CHUNKS : here])
@@ -186,7 +198,8 @@ def visit(
                 if left > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             stretch = order[start : min(count, start + STRETCH)]
-            found, bar = score_chunks(stretch, k, limit, step, share, bar, n, s, ws, passing.units, found)
+            early = first if found >= k and keep >= 1.0 else NONE
+            found, bar = score_chunks(stretch, k, limit, step, share, bar, n, s, ws, passing.units, early, found)
     found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
     if found > FEW:
         ws.state[FOUND] = found
