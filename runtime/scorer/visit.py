@@ -40,8 +40,9 @@ BEST = 256  # chunks that are sorted by their bounds where there are many
 STRETCH = 128  # chunks after which the choice of the way is looked at again
 LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
 # So many terms are looked at in two steps, half of them before the others, for at most so many results a term: of more,
-# most chunks have one. What that leaves of a chunk's cost.
-LEAST_TERMS, MOST_TERMS, RESULTS_A_TERM, EARLY = 4, 128, 4, 0.7
+# most chunks have one. What that leaves of a chunk's cost; and how many times too high the guess of visits may be for
+# the bounds, which cost little then, to be looked at all the same.
+LEAST_TERMS, MOST_TERMS, RESULTS_A_TERM, EARLY, DOUBT = 4, 128, 4, 0.7, 2.0
 SMALLEST = 5e-324  # every unit that shares a term scores at least this
 # What things cost, in nanoseconds, where queries follow each other and find the caches full of others' postings; fitted
 # to synthetic collections and a real one (benchmarks/choice.py). They decide between the two ways, nothing else.
@@ -147,7 +148,7 @@ def visit(
         s.chunk_impacts.size == 0
         or infrequent > ws.places.shape[0]
         or way == BY_POSTINGS
-        or (way == CHEAPER and bound_cost + chunk_cost * visits > scan_cost)
+        or (way == CHEAPER and bound_cost + chunk_cost * visits > (DOUBT if first > 0 else 1.0) * scan_cost)
     ):
         return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
     step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)
