@@ -164,8 +164,8 @@ def score_chunks(
             slot = half * room + b * n
             for j in range(n):
                 weight = ws.used[j]
-                first = ws.firsts[slot + j]
-                for p in range(first, first + np.uint64(ws.counts[slot + j])):
+                begin = ws.firsts[slot + j]
+                for p in range(begin, begin + np.uint64(ws.counts[slot + j])):
                     sums[s.units[p] & np.uint16(CHUNK - 1)] += weight * s.impacts[p]
             if any_reaches(sums, bar):  # few chunks have one
                 for i in range(CHUNK):

@@ -223,7 +223,9 @@ def add_late(
 
 @inline_kernel
 def forget(excess: float) -> Any:
-    """The excess after a window in which nothing was postponed: it may have been that of one rich window."""
+    """The excess after a window that was done without postponing, or without coarse sums: it may have been that of one
+    rich window.
+    """
     return max(1.0, 0.5 * excess)
 
 
