@@ -7,23 +7,16 @@ from typing import Any
 import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SPAN_BITS
-from .arrays import F64, I64, U16, U32, U64, Bools
-from .bounds import CHUNKS, SLACK, UNBOUNDED, needed, rounded
-from .lanes import prefetch
+from .arrays import I64, U16, U32, U64, Bools
+from .bounds import CHUNKS, UNBOUNDED, needed
+from .lanes import at_least, clear, lowest_bit, prefetch
 from .memory import Postings, Workspace
 from .numba_cache import inline_kernel
 from .sorting import NONE, raise_bar
 
-BATCH = 16  # chunks whose postings are asked for together, at most
-
-
-@inline_kernel
-def any_reaches(sums: F64, bar: float) -> Any:
-    """Whether a sum is at least ``bar``; without branches, so that it vectorises."""
-    seen = np.uint8(0)
-    for i in range(sums.size):
-        seen |= np.uint8(sums[i] >= bar)
-    return seen != 0
+# So many places of terms in chunks are asked for together: with more, what comes from memory drives out of the
+# first-level cache what has not been used yet.
+LOOKUPS = 8
 
 
 @inline_kernel
@@ -73,6 +66,8 @@ def find_postings(
         counts[j] = np.int64(hi - lo)
         prefetch(s.units, lo)
         prefetch(s.impacts, lo)
+        prefetch(s.units, hi)
+        prefetch(s.impacts, hi)
 
 
 @inline_kernel
@@ -87,7 +82,7 @@ def locate(
         chunk = np.int64(chunks[at])
         at += 1
         if ws.bounds[chunk] >= need:
-            ws.located[half * BATCH + size] = chunk
+            ws.located[half * LOOKUPS + size] = chunk
             slot = half * (ws.firsts.size >> 1) + size * n
             find_postings(chunk, n, s, ws.rows, ws.starts, ws.places, ws.firsts[slot:], ws.counts[slot:])
             size += 1
@@ -95,89 +90,86 @@ def locate(
 
 
 @inline_kernel
-def leave_hopeful(chunks: U32, first: int, step: float, bar: float, s: Postings, ws: Workspace) -> Any:
-    """Move those chunks to the front that may hold a unit that reaches the bar, by the sums of the ``first`` terms and
-    what is left of the bound for the others; returns how many.
+def add_coarse(first_sum: int, terms: Any, slot: int, s: Postings, ws: Workspace) -> Any:
+    """Add the postings of a chunk, whose places begin at ``slot``, to 64 coarse sums; returns what these terms add to
+    its bound.
     """
-    bounds, sums = ws.bounds, ws.sums
-    room = ws.firsts.size >> 1
-    together = min(BATCH, room // first)
-    need = needed(bar, step, 1.0)
-    half, kept = NONE, NONE
-    fetch_offsets(chunks[: 2 * together], first, s, ws.rows)
-    at, size = locate(chunks, NONE, together, need, first, s, ws, half)
-    while size > 0:
-        other = half ^ 1
-        fetch_offsets(chunks[at + together : at + 2 * together], first, s, ws.rows)
-        at, following = locate(chunks, at, together, need, first, s, ws, other)
-        for b in range(size):
-            chunk = ws.located[half * BATCH + b]
-            sums[:] = 0.0
-            slot = half * room + b * first
-            others = np.int64(bounds[chunk])
-            for j in range(first):
-                weight = ws.used[j]
-                begin = ws.firsts[slot + j]
-                top = np.uint8(0)
-                for p in range(begin, begin + np.uint64(ws.counts[slot + j])):
-                    sums[s.units[p] & np.uint16(CHUNK - 1)] += weight * s.impacts[p]
-                    top = max(top, s.impacts[p])
-                others -= np.int64(rounded(weight, step)) * np.int64(top)
-            if bounds[chunk] == UNBOUNDED or any_reaches(sums, bar * (1.0 - SLACK) - step * others):
-                chunks[kept] = chunk
-                kept += 1
-            else:
-                bounds[chunk] = 0
-        half, size = other, following
-    return kept
+    added = np.int64(0)
+    for j in range(terms):
+        weight = ws.coarse_weights[j]
+        begin = ws.firsts[slot + j]
+        top = np.uint8(0)
+        for p in range(begin, begin + np.uint64(ws.counts[slot + j])):
+            ws.coarse_sums[(s.units[p] & np.uint16(CHUNK - 1)) + np.uint16(first_sum)] += weight * s.impacts[p]
+            top = max(top, s.impacts[p])
+        added += weight * np.int64(top)
+    return added
+
+
+@inline_kernel
+def gather_units(
+    chunk: int, reached: Any, bar: float, n: int, slot: int, s: Postings, ws: Workspace, allowed: Bools, found: int
+) -> int:
+    """Make candidates of those units of a chunk whose bits are 1 that reach the bar; returns how many there are."""
+    sums = ws.sums
+    sums[:] = 0.0
+    for j in range(n):
+        begin = ws.firsts[slot + j]
+        for p in range(begin, begin + np.uint64(ws.counts[slot + j])):
+            sums[s.units[p] & np.uint16(CHUNK - 1)] += ws.used[j] * s.impacts[p]
+    while reached:
+        place = lowest_bit(reached)
+        unit = (chunk << CHUNK_BITS) + place
+        if sums[place] >= bar and unit < s.unit_count and (allowed.size == 0 or allowed[unit]):
+            ws.scores[found] = sums[place]
+            ws.units[found] = unit if s.original.size == 0 else s.original[unit]
+            found += 1
+        reached &= reached - np.uint64(1)
+    return found
 
 
 @inline_kernel
 def score_chunks(
-    chunks: U32, k: int, limit: int, step: float, keep: float, bar: float, n: int, s: Postings, ws: Workspace,
-    allowed: Bools, first: int, found: int,
-) -> tuple[int, float]:  # fmt: skip
-    """Score the chunks whose bound reaches the bar, and raise it as they are found: (candidates, bar). ``first``: so
-    many terms are looked at before the others, which then few chunks need; 0: none. It changes ``chunks``.
+    chunks: U32, terms: Any, k: int, limit: int, step: float, keep: float, bar: float, n: int, s: Postings,
+    ws: Workspace, allowed: Bools, found: int,
+) -> tuple[Any, int, float]:  # fmt: skip
+    """Score the chunks whose bound reaches the bar, and raise it as they are found: (0, candidates, bar).
 
-    Some chunks at a time: while the postings of some are added up, those of the next are located and on their way from
-    memory, and so is what locates the ones after these. Cache misses are most of the time.
+    With fewer ``terms`` than n, only these are looked at: (chunks left, candidates, bar). Those in which a unit may
+    still reach the bar, with what is left of the bound for the others, are moved to the front of ``chunks``. Chunks
+    that are done with have a bound of 0 from then on.
+
+    Sums are coarse at first, in the steps of the bounds: few chunks have one that reaches the bar. While the postings
+    of some chunks are added up, those of the next are located and on their way from memory, and so is what locates the
+    ones after these. Cache misses are most of the time.
     """
-    bounds, sums = ws.bounds, ws.sums
-    if first > 0:
-        chunks = chunks[: leave_hopeful(chunks, first, step, bar, s, ws)]
+    bounds = ws.bounds
     room = ws.firsts.size >> 1
-    together = min(BATCH, room // n)
-    need = needed(bar, step, keep)
-    half = NONE
-    fetch_offsets(chunks[: 2 * together], n, s, ws.rows)
-    at, size = locate(chunks, NONE, together, need, n, s, ws, half)
+    together = max(1, LOOKUPS // terms)
+    need, need_unit = needed(bar, step, keep), np.int64(needed(bar, step, 1.0))
+    half, left = NONE, NONE
+    fetch_offsets(chunks[: 2 * together], terms, s, ws.rows)
+    at, size = locate(chunks, NONE, together, need, terms, s, ws, half)
     while size > 0:
         other = half ^ 1
-        fetch_offsets(chunks[at + together : at + 2 * together], n, s, ws.rows)
-        at, following = locate(chunks, at, together, need, n, s, ws, other)
+        fetch_offsets(chunks[at + together : at + 2 * together], terms, s, ws.rows)
+        at, following = locate(chunks, at, together, need, terms, s, ws, other)
         for b in range(size):
-            chunk = ws.located[half * BATCH + b]
-            if bounds[chunk] < need:
+            chunk = ws.located[half * LOOKUPS + b]
+            slot = half * room + b * terms
+            rest = np.int64(bounds[chunk]) - add_coarse(b * CHUNK, terms, slot, s, ws)
+            least = min(np.int64(UNBOUNDED), need_unit - rest) if bounds[chunk] < UNBOUNDED else NONE
+            reached = at_least(ws.coarse_sums, b * CHUNK, np.uint16(max(NONE, least)))
+            clear(ws.coarse_sums, b * CHUNK)
+            if reached and terms < n:
+                chunks[left] = chunk
+                left += 1
                 continue
-            sums[:] = 0.0
-            slot = half * room + b * n
-            for j in range(n):
-                weight = ws.used[j]
-                begin = ws.firsts[slot + j]
-                for p in range(begin, begin + np.uint64(ws.counts[slot + j])):
-                    sums[s.units[p] & np.uint16(CHUNK - 1)] += weight * s.impacts[p]
-            if any_reaches(sums, bar):  # few chunks have one
-                for i in range(CHUNK):
-                    if sums[i] >= bar:
-                        unit = (chunk << CHUNK_BITS) + i
-                        if unit < s.unit_count and (allowed.size == 0 or allowed[unit]):
-                            ws.scores[found] = sums[i]
-                            ws.units[found] = unit if s.original.size == 0 else s.original[unit]
-                            found += 1
+            if reached and bounds[chunk] >= need:
+                found = gather_units(chunk, reached, bar, n, slot, s, ws, allowed, found)
+                if found >= limit:
+                    found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
+                    need, need_unit = needed(bar, step, keep), np.int64(needed(bar, step, 1.0))
             bounds[chunk] = 0
-            if found >= limit:
-                found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
-        need = needed(bar, step, keep)
         half, size = other, following
-    return found, bar
+    return left, found, bar

@@ -13,7 +13,7 @@ from . import CHUNK, WINDOW
 from .arrays import on_a_line
 from .asked import AllowedUnits, query_arrays
 from .bounds import CHUNKS, SORT_BUCKETS
-from .chunks import BATCH
+from .chunks import LOOKUPS
 from .coarse import EITHER
 from .guess import MISSED
 from .late import MOST_LATE
@@ -55,7 +55,7 @@ class _Workspace:
             "bounds": on_a_line(self._chunks, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
-            "located": np.empty(2 * BATCH, np.int64),
+            "located": np.empty(2 * LOOKUPS, np.int64),
             "sums": on_a_line(CHUNK, np.float64),
             "late": np.empty(MOST_LATE, np.int64),
             "late_rows": np.empty(MOST_LATE, np.int64),
@@ -71,7 +71,7 @@ class _Workspace:
         """Make room for a query of ``terms`` terms and ``k`` results."""
         self.terms = terms = self.terms if terms <= self.terms else 2 * terms
         self.k = k = max(self.k, k)
-        lookups = 2 * max(512, terms)  # two halves: of chunks that are scored, and of those that come next
+        lookups = 2 * max(LOOKUPS, terms)  # two halves: of chunks that are scored, and of those that come next
         capacity = 2 * k + SLACK_FOUND + FEW + WINDOW  # what a lift may leave, and a window
         self.used = np.empty(terms, np.float64)
         self.whole = np.empty(terms, np.int64)

@@ -152,12 +152,14 @@ def visit(
     ):
         return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
     step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)
+    for j in range(n):
+        ws.coarse_weights[j] = rounded(used[j], step)
     for w in range(windows):
         tile = bounds[w * CHUNKS : (w + 1) * CHUNKS]
         tile[:] = 0
         here, end = min(n_chunks, (w + 1) * CHUNKS), min(n_chunks, (w + 2) * CHUNKS)
         for j in range(n):
-            weight = rounded(used[j], step)
+            weight = np.uint16(ws.coarse_weights[j])
             if rows[j] >= 0:
                 maxima = s.chunk_impacts[rows[j]]
                 add_maxima(tile, weight, maxima[w * CHUNKS : here])
@@ -199,8 +201,12 @@ def visit(
                 if left > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             stretch = order[start : min(count, start + STRETCH)]
-            early = first if found >= k and keep >= 1.0 else NONE
-            found, bar = score_chunks(stretch, k, limit, step, share, bar, n, s, ws, passing.units, early, found)
+            looked_at = first if first > 0 and found >= k and keep >= 1.0 else np.int64(n)
+            while looked_at > 0:
+                left, found, bar = score_chunks(
+                    stretch, looked_at, k, limit, step, share, bar, n, s, ws, passing.units, found
+                )
+                stretch, looked_at = stretch[:left], np.int64(n if looked_at < n else 0)
     found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
     if found > FEW:
         ws.state[FOUND] = found

@@ -61,20 +61,26 @@ def test_chunks_that_are_left(tmp_path, monkeypatch, step):
     scores = np.append(scores, np.zeros(-scores.size % CHUNK)).reshape(-1, CHUNK).max(1)
     left: list[tuple[int, int]] = []
 
-    def leave_hopeful(*args):
-        bar, bounds = args[3], args[5].bounds
+    def watched(*args):
+        stretch, terms, bar, n, bounds = args[0], args[1], args[6], args[7], args[9].bounds
         if step == "saturated":
-            bounds[args[0]] = chunks.UNBOUNDED
-        before = args[0].copy()
-        kept = chunks_leave_hopeful(*args)
-        dropped = np.setdiff1d(before, args[0][:kept])
-        assert (scores[dropped] < bar).all()
+            bounds[stretch] = chunks.UNBOUNDED
+        before = stretch.copy()
+        kept, found, raised = score_chunks(*args)
+        if terms < n:
+            dropped = np.setdiff1d(before, stretch[:kept])
+            assert (scores[dropped] < bar).all()
+            assert raised == bar
+            assert bounds[stretch[:kept]].all()
+            left.append((before.size, int(kept)))
+        else:
+            dropped = before
+            assert kept == 0
         assert not bounds[dropped].any()
-        left.append((before.size, int(kept)))
-        return kept
+        return kept, found, raised
 
-    chunks_leave_hopeful = chunks.leave_hopeful
-    monkeypatch.setattr(chunks, "leave_hopeful", leave_hopeful)
+    score_chunks = visit.score_chunks
+    monkeypatch.setattr(visit, "score_chunks", watched)
     found, best = index.search_vectors(range(7), weights, 10)
     assert (found.tolist(), best.tolist()) == top_k(impacts, range(7), weights, 10, index.manifest.scale)
     assert sum(kept for _, kept in left) < 0.7 * sum(size for size, _ in left) or step == "saturated"
