@@ -13,7 +13,7 @@ import numpy as np
 
 from . import CHUNK, CHUNK_BITS, WINDOW
 from .arrays import I64, U8, U16, U32
-from .lanes import LANES, add_scaled, at_least, count_bits, lowest_bit, prefetch
+from .lanes import LANES, add_scaled, at_least, count_bits, highest, lowest_bit, prefetch
 from .numba_cache import inline_kernel
 
 CHUNKS = WINDOW // CHUNK  # of a window
@@ -82,23 +82,35 @@ def needed(bar: float, step: float, keep: float) -> Any:
 
 
 @inline_kernel
-def reaching(bounds: U16, need: Any) -> Any:
-    """How many bounds, a multiple of 64 of them, are at least ``need``."""
+def find_peaks(bounds: U16, peaks: U16) -> None:
+    """``peaks``: the largest of each 64 bounds."""
+    for i in range(peaks.size):
+        peaks[i] = highest(bounds, i * LANES)
+
+
+@inline_kernel
+def reaching(bounds: U16, peaks: U16, need: Any) -> Any:
+    """How many bounds are at least ``need``, which is not 0. ``peaks``: no bound of 64 is larger; 0 beyond them."""
     count = np.int64(0)
-    for i in range(0, bounds.size, LANES):
-        count += count_bits(at_least(bounds, i, need))
+    for some in range(0, peaks.size, LANES):
+        high = at_least(peaks, some, need)
+        while high:
+            count += count_bits(at_least(bounds, (some + lowest_bit(high)) * LANES, need))
+            high &= high - np.uint64(1)
     return count
 
 
 @inline_kernel
-def high_cut(bounds: U16, least: Any, wanted: Any, most: Any) -> Any:
+def high_cut(bounds: U16, peaks: U16, least: Any, wanted: Any, most: Any) -> Any:
     """A value from ``least`` on that at least ``wanted`` bounds reach, or ``least``; at most ``most`` reach it unless
     too many are alike. By bisection: to count them takes a cycle or two for 64.
     """
-    low, high = np.int64(least), np.int64(UNBOUNDED) + 1
+    low, high = np.int64(least), np.int64(0)
+    for i in range(peaks.size):
+        high = max(high, np.int64(peaks[i]) + 1)
     while high - low > 1:
         middle = (low + high) >> 1
-        count = reaching(bounds, np.uint16(middle))
+        count = reaching(bounds, peaks, np.uint16(middle))
         if count < wanted:
             high = middle
         else:
@@ -109,19 +121,21 @@ def high_cut(bounds: U16, least: Any, wanted: Any, most: Any) -> Any:
 
 
 @inline_kernel
-def collect(bounds: U16, need: Any, most: Any, order: U32) -> int:
+def collect(bounds: U16, peaks: U16, need: Any, most: Any, order: U32) -> int:
     """The chunks whose bound reaches ``need``, ascending: how many are in ``order``. From ``most`` on, and at most 63
     later, the rest is left out.
     """
     count = 0
-    for first in range(0, bounds.size, LANES):
-        reached = at_least(bounds, first, need)
-        while reached:
-            order[count] = first + lowest_bit(reached)
-            count += 1
-            reached &= reached - np.uint64(1)
-        if count >= most:
-            break
+    for some in range(0, peaks.size, LANES):
+        high = at_least(peaks, some, need)
+        while high and count < most:
+            first = (some + lowest_bit(high)) * LANES
+            reached = at_least(bounds, first, need)
+            while reached:
+                order[count] = first + lowest_bit(reached)
+                count += 1
+                reached &= reached - np.uint64(1)
+            high &= high - np.uint64(1)
     return count
 
 

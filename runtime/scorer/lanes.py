@@ -49,6 +49,10 @@ if numba.config.DISABLE_JIT:
         """Set 64 values, from ``values[first]`` on, to 0."""
         values[first : first + LANES] = 0
 
+    def highest(values: Any, first: Any) -> Any:
+        """The largest of 64 values (uint16), from ``values[first]`` on."""
+        return values[first : first + LANES].max()
+
     def add_scaled(totals: Any, factor: Any, values: Any, first: Any) -> None:
         """totals += factor * values, for 64 from ``first`` on: uint16, uint16, uint8. Sums saturate at 65,535, which
         products may not exceed.
@@ -160,6 +164,18 @@ else:
             return context.get_dummy_value()
 
         return types.void(values, types.int64), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def highest(_typing: Any, values: Any, first: Any) -> Any:
+        """The largest of 64 values (uint16), from ``values[first]`` on."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            loaded = _load(builder, _vector_at(context, builder, signature.args[0], args[0], args[1]))
+            kind = ir.FunctionType(ir.IntType(16), [loaded.type])
+            name = f"llvm.vector.reduce.umax.v{LANES}i16"
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [loaded])
+
+        return types.uint16(values, types.int64), generate
 
     @intrinsic  # type: ignore[untyped-decorator]
     def add_scaled(_typing: Any, totals: Any, factor: Any, values: Any, first: Any) -> Any:

@@ -16,6 +16,7 @@ from .bounds import CHUNKS, SORT_BUCKETS
 from .chunks import LOOKUPS
 from .coarse import EITHER
 from .guess import MISSED
+from .lanes import LANES
 from .late import MOST_LATE
 from .memory import FOUND, TERMS, UNIT, AddressTable, Postings, Workspace
 from .query import BAD_TERM, SCAN, SORT, UNSORTED, UNTOUCHED
@@ -53,6 +54,7 @@ class _Workspace:
             "state": self.state,
             "tops": np.empty(windows, np.float64),
             "bounds": on_a_line(self._chunks, np.uint16),
+            "peaks": np.zeros((self._chunks // LANES + LANES - 1) & -LANES, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
             "located": np.empty(2 * LOOKUPS, np.int64),

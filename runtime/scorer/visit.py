@@ -18,6 +18,7 @@ from .bounds import (
     add_postings,
     collect,
     fetch_maxima,
+    find_peaks,
     high_cut,
     keep_passing,
     needed,
@@ -92,7 +93,7 @@ def visit(
     ws.state[TERMS] = n
     if code != DONE or n == 0:
         return code
-    used, rows, starts, bounds, order = ws.used, ws.rows, ws.starts, ws.bounds, ws.order
+    used, rows, starts, bounds, peaks, order = ws.used, ws.rows, ws.starts, ws.bounds, ws.peaks, ws.order
     ceiling = 0.0
     for j in range(n):
         ceiling += used[j] * s.term_impacts[ws.kept[j], 0]
@@ -170,37 +171,42 @@ def visit(
                 add_postings(tile, weight, s.units[lo:hi], s.impacts[lo:hi], part)
         if passing.units.size > 0:
             keep_passing(tile[: here - w * CHUNKS], passing.chunks[w * CHUNKS : here])
-    bounds = bounds[: (n_chunks + LANES - 1) & -LANES]
+        tile[here - w * CHUNKS :] = 0  # postings in a wrong order may have left bounds where there is no chunk
+        find_peaks(tile, peaks[w * (CHUNKS // LANES) : (w + 1) * (CHUNKS // LANES)])
     limit = k + (k >> 2) + SLACK_FOUND // 2
     # A few chunks of the highest bounds give a first bar, and the best of those that reach it nearly the last one. The
     # rest come as they lie, which memory likes better.
-    found = NONE
+    found, unseen = NONE, NONE
     for phase in range(3):
         found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
         need = needed(bar, step, keep if found >= k else 1.0)
         cut, most = need, np.int64(n_chunks)
         if phase == 0:
             most = np.int64(2 * first_visits)
-            cut = high_cut(bounds, need, first_visits, most)
+            cut = high_cut(bounds, peaks, need, first_visits, most)
         elif phase == 1:
-            count = reaching(bounds, need)
+            count = reaching(bounds, peaks, need)
+            unseen = count
             left = STILL_REACH * chunk_cost * count
             worth_a_probe = STRETCH * chunk_cost < PROBE * scan_cost and left < HOPELESS * scan_cost
             if left > scan_cost and not worth_a_probe:
                 return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             if count > 2 * BEST:
                 most = np.int64(2 * BEST)
-                cut = high_cut(bounds, need, np.int64(BEST), most)
-        count = collect(bounds, cut, most, order)
+                cut = high_cut(bounds, peaks, need, np.int64(BEST), most)
+        count = collect(bounds, peaks, cut, most, order)
+        unseen = count if phase == 2 else unseen
         if phase == 1:
             sort_chunks(order, count, bounds, cut, ws.histogram)
         for start in range(0, count, STRETCH):
             share = keep if found >= k else 1.0  # nothing is passed over before there are k results
-            if start > 0 or phase == 2:
-                left = STILL_REACH * chunk_cost * reaching(bounds, needed(bar, step, share))
+            # The bar only rises, so that at most ``unseen`` chunks reach it; they are counted only if these are many.
+            if (start > 0 or phase == 2) and STILL_REACH * chunk_cost * unseen > scan_cost:
+                left = STILL_REACH * chunk_cost * reaching(bounds, peaks, needed(bar, step, share))
                 if left > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             stretch = order[start : min(count, start + STRETCH)]
+            unseen -= stretch.size
             looked_at = first if first > 0 and found >= k and keep >= 1.0 else np.int64(n)
             while looked_at > 0:
                 left, found, bar = score_chunks(

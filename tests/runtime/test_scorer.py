@@ -675,20 +675,25 @@ class TestHelpers:
     @QUICK
     @given(values=st.lists(st.integers(0, 65535), min_size=1, max_size=40), least=st.integers(1, 65535), data=st.data())
     def test_chunks_that_reach(self, values, least, data):
-        seed, count = data.draw(st.integers(0, 2**32)), 64 * data.draw(st.integers(1, 5))
-        values = np.random.default_rng(seed).choice(np.array(values, np.uint16), count)
+        seed, count = data.draw(st.integers(0, 2**32)), 64 * data.draw(st.sampled_from([1, 3, 64, 70]))
+        rng = np.random.default_rng(seed)
+        values = rng.choice(np.array(values, np.uint16), count)
+        peaks = np.zeros(count // 64 + -(count // 64) % 64, np.uint16)
+        bounds.find_peaks(values, peaks[: count // 64])
+        assert peaks.tolist() == [*values.reshape(-1, 64).max(1), *[0] * (peaks.size - count // 64)]
+        values[rng.random(count) < data.draw(st.sampled_from([0.0, 0.5]))] = 0  # chunks that are done with
         least = np.uint16(least)
         enough = np.flatnonzero(values >= least)
-        assert bounds.reaching(values, least) == enough.size
+        assert bounds.reaching(values, peaks, least) == enough.size
         order = np.empty(count + 64, np.uint32)
-        found = bounds.collect(values, least, count, order)
+        found = bounds.collect(values, peaks, least, count, order)
         assert order[:found].tolist() == enough.tolist()
         most = data.draw(st.integers(1, count))
-        found = bounds.collect(values, least, most, order)
+        found = bounds.collect(values, peaks, least, most, order)
         assert order[:found].tolist() == enough[:found].tolist()
         assert min(most, enough.size) <= found < most + 64
         wanted = data.draw(st.integers(1, most))
-        cut = int(bounds.high_cut(values, least, wanted, most))
+        cut = int(bounds.high_cut(values, peaks, least, wanted, most))
         reached = int((values >= cut).sum())
         assert (cut == least and reached == enough.size < wanted) or (cut >= least and reached >= wanted)
         assert reached <= most or (values > cut).sum() < wanted
