@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import CHUNK, CHUNK_BITS, SPAN_BITS
-from .arrays import I64, U16, U32, U64, Bools
+from .arrays import I64, U8, U16, U32, U64, Bools
 from .bounds import CHUNKS, UNBOUNDED, needed
 from .lanes import at_least, clear, lowest_bit, prefetch
 from .memory import Postings, Workspace
@@ -20,9 +20,9 @@ LOOKUPS = 8
 
 
 @inline_kernel
-def chunk_start(s: Postings, row: int, chunk: int) -> Any:
-    """How many postings of a row's term come before a chunk in its window."""
-    return np.uint64(s.span_postings[row, chunk >> SPAN_BITS]) + np.uint64(s.chunk_postings[row, chunk])
+def place_of(chunk: Any, start: Any, spans: U16, offsets: U8) -> Any:
+    """The first posting in a chunk (uint64) or later, of a term whose postings in the window begin at ``start``."""
+    return start + np.uint64(spans[chunk >> np.uint64(SPAN_BITS)]) + np.uint64(offsets[chunk])
 
 
 @inline_kernel
@@ -49,9 +49,10 @@ def find_postings(
         row = rows[j]
         lo, hi = starts[j, window], starts[j, window + 1]
         if row >= 0:
+            spans, offsets = s.span_postings[row], s.chunk_postings[row]
             if not last:
-                hi = lo + chunk_start(s, row, chunk + 1)
-            lo += chunk_start(s, row, chunk)
+                hi = place_of(np.uint64(chunk + 1), lo, spans, offsets)
+            lo = place_of(np.uint64(chunk), lo, spans, offsets)
         else:
             # A place may be left from a block before, so it is believed only if it leads to a posting of this chunk
             # (Briggs & Torczon, LOPLAS 1993): then no table has to be cleared.

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from . import CHUNK_BITS, SPAN_BITS, WINDOW
+from . import CHUNK_BITS, WINDOW
 from .adding import LONG
 from .arrays import F64, I32, I64, U8, U16, U32, U64
 from .bounds import CHUNKS
+from .chunks import place_of
 from .lanes import FEW_LANES, equal_to_few, lowest_bit, prefetch
 from .numba_cache import inline_kernel
 from .sorting import NONE
@@ -137,12 +138,6 @@ def make_room(w: int, late: I64, rows: I64, weights: Any, maxima: U8, room: I64)
     first, end = w * CHUNKS, min(maxima.shape[1], (w + 1) * CHUNKS)
     for x in range(late.size):
         add_room(room, weights[late[x]], maxima[rows[x], first:end])
-
-
-@inline_kernel
-def place_of(chunk: Any, start: Any, spans: U16, offsets: U8) -> Any:
-    """The first posting in a chunk or later, of a term whose postings in the window begin at ``start``."""
-    return start + np.uint64(spans[chunk >> np.uint64(SPAN_BITS)]) + np.uint64(offsets[chunk])
 
 
 @inline_kernel

@@ -76,6 +76,7 @@ class Workspace(NamedTuple):
     rows: I64  # the row of block-max data, or -1 - the row of ``places``; in the scan, the terms in another order,
     starts: U64  # [terms, windows + 1]: the first posting in each window or later
     tops: F64  # [windows]: no unit in the window has a higher score
+    promise: F64  # [windows]: how many of the best units may lie in it, see guess.py
     bounds: U16  # [chunks]
     peaks: U16  # the largest bound of each 64 chunks, or what it was before some were done with; 0 beyond them
     order: U32  # [2 * chunks]
@@ -186,9 +187,9 @@ def open_filter(address: int) -> Filter:
 @inline_kernel
 def open_workspace(address: int) -> Workspace:
     """The workspace at an address."""
-    t = array_at(address, (63,), np.int64)
-    windows = t[62]
-    chunks = t[15]
+    t = array_at(address, (65,), np.int64)
+    windows = t[64]
+    chunks = t[17]
     return Workspace(
         array_at(t[0], (t[1],), np.float64),
         array_at(t[2], (t[3],), np.int64),
@@ -197,28 +198,29 @@ def open_workspace(address: int) -> Workspace:
         array_at(t[8], (t[9],), np.int64),
         array_at(t[10], (t[11] // (windows + 1), windows + 1), np.uint64),
         array_at(t[12], (t[13],), np.float64),
-        array_at(t[14], (chunks,), np.uint16),
-        array_at(t[16], (t[17],), np.uint16),
-        array_at(t[18], (t[19],), np.uint32),
-        array_at(t[20], (t[21] // max(1, chunks), chunks), np.uint16),
-        array_at(t[22], (t[23],), np.int64),
+        array_at(t[14], (t[15],), np.float64),
+        array_at(t[16], (chunks,), np.uint16),
+        array_at(t[18], (t[19],), np.uint16),
+        array_at(t[20], (t[21],), np.uint32),
+        array_at(t[22], (t[23] // max(1, chunks), chunks), np.uint16),
         array_at(t[24], (t[25],), np.int64),
-        array_at(t[26], (t[27],), np.float64),
-        array_at(t[28], (t[29],), np.uint64),
-        array_at(t[30], (t[31],), np.int64),
-        array_at(t[32], (t[33],), np.uint64),
+        array_at(t[26], (t[27],), np.int64),
+        array_at(t[28], (t[29],), np.float64),
+        array_at(t[30], (t[31],), np.uint64),
+        array_at(t[32], (t[33],), np.int64),
         array_at(t[34], (t[35],), np.uint64),
-        array_at(t[36], (t[37],), np.uint16),
-        array_at(t[38], (t[39],), np.int64),
+        array_at(t[36], (t[37],), np.uint64),
+        array_at(t[38], (t[39],), np.uint16),
         array_at(t[40], (t[41],), np.int64),
         array_at(t[42], (t[43],), np.int64),
-        array_at(t[44], (t[45],), np.float64),
-        array_at(t[46], (t[47],), np.int64),
+        array_at(t[44], (t[45],), np.int64),
+        array_at(t[46], (t[47],), np.float64),
         array_at(t[48], (t[49],), np.int64),
-        array_at(t[50], (t[51],), np.uint16),
-        array_at(t[52], (t[53],), np.float64),
-        array_at(t[54], (t[55],), np.uint32),
+        array_at(t[50], (t[51],), np.int64),
+        array_at(t[52], (t[53],), np.uint16),
+        array_at(t[54], (t[55],), np.float64),
         array_at(t[56], (t[57],), np.uint32),
         array_at(t[58], (t[59],), np.uint32),
         array_at(t[60], (t[61],), np.uint32),
+        array_at(t[62], (t[63],), np.uint32),
     )

@@ -24,7 +24,7 @@ from .adding import add_all, add_and_test, long_first
 from .arrays import F64, I64, U8, U16, U32, U64, Bools, Sums
 from .bounds import CHUNKS
 from .coarse import COARSE, COARSE_STRIP, FULL, gain_of, gather_coarse, round_up, score_gathered
-from .guess import AGAIN, FIRST, MISSED, count_reaching, rank_to_keep, spread_of
+from .guess import AGAIN, FIRST, MISSED, count_reaching, find_promise, most_promising, rank_to_keep, spread_of
 from .lanes import LANES, at_least, clear, lowest_bit
 from .late import (
     NEVER,
@@ -221,7 +221,14 @@ def scan(
     check: Any = np.int64(FIRST if guesses else s.unit_count + 1)  # more than will be seen: never
     # Whether bar is the score of a candidate and ties go to earlier units: later ones must beat it.
     beat: Any = np.bool_(False)  # a literal would be another type to Numba
-    for w in range(np.int64(ws.tops.size)):
+    find_promise(n, s.unit_count, ws.used, starts, ws.promise)
+    promised_before = 0.0
+    for turn in range(np.int64(ws.tops.size)):
+        # Where similar units lie together, few windows have most of the best, and give nearly the last threshold.
+        w = turn if ordered else most_promising(ws.promise)
+        promised, before = ws.promise[w], promised_before
+        ws.promise[w] = 0.0
+        promised_before += promised
         if ws.tops[w] < bar or (beat and ws.tops[w] == bar):
             continue
         if passing.units.size > 0 and not any_of(passing.chunks[w * CHUNKS : (w + 1) * CHUNKS]):
@@ -237,7 +244,7 @@ def scan(
         postponed, many, few, found_before = NONE, NONE, NONE, found
         if found > 0:  # so windows before this one have been added
             likely = np.float64(min(found, k))
-            likely = (likely + math.sqrt(likely) + 1.0) * length / first_unit
+            likely = (likely + math.sqrt(likely) + 1.0) * promised / before
             coarse, postponed, expected = plan(
                 n, length, w, starts, dense, sparse, ws.late[:able], ws.typical, likely, excess, likely * excess_coarse,
                 bar, step, kind,

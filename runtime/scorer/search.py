@@ -53,6 +53,7 @@ class _Workspace:
         self._of_segment: dict[str, npt.NDArray[Any]] = {
             "state": self.state,
             "tops": np.empty(windows, np.float64),
+            "promise": np.empty(windows, np.float64),
             "bounds": on_a_line(self._chunks, np.uint16),
             "peaks": np.zeros((self._chunks // LANES + LANES - 1) & -LANES, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),

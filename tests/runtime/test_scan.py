@@ -58,6 +58,22 @@ class TestGuess:
         found = guess.spread_of(np.array(places, np.uint32), 10_000, np.empty(guess.PARTS, np.int64))
         assert found == pytest.approx(max(1.0, counts.var(ddof=1) / counts.mean()))
 
+    def test_promise(self):
+        """By postings a unit, times weight; the last window has fewer units."""
+        units = 3 * WINDOW + WINDOW // 4
+        per_window = np.array([[1000, 2000, 1000, 250], [400, 800, 400, 100]])
+        starts = np.zeros((2, 5), np.uint64)
+        starts[:, 1:] = per_window.cumsum(1)
+        promise = np.empty(4)
+        guess.find_promise(2, units, np.array([2.0, 1.0]), starts, promise)
+        assert promise / promise[0] == pytest.approx([1, 2**guess.POWER, 1, 0.25])
+        assert guess.most_promising(promise) == 1
+        promise[1] = 0.0
+        assert guess.most_promising(promise) == 0
+        guess.find_promise(1, units, np.array([2.0]), np.array([[0, 0, 0, 7, 7]], np.uint64), promise)
+        assert (promise > 0).all()
+        assert guess.most_promising(promise) == 2
+
     @pytest.mark.parametrize("best", ["anywhere", "begin", "first", "last", "together"])
     def test_exact_in_any_order(self, tmp_path, best):
         """Where all the best lie in what is seen before the first guess, it is too high."""
