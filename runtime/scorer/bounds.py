@@ -78,7 +78,7 @@ def keep_passing(bounds: U16, passing: U8) -> None:
 @inline_kernel
 def needed(bar: float, step: float, keep: float) -> Any:
     """The bound that a chunk needs to hold a unit of score ``bar``; ``keep`` below 1 asks for more than that."""
-    return np.uint16(min(65535.0, max(1.0, math.ceil(bar / step * (1.0 - SLACK) / keep))))
+    return np.uint16(math.ceil(min(65535.0, max(1.0, bar / step * (1.0 - SLACK) / keep))))
 
 
 @inline_kernel

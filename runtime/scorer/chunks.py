@@ -67,7 +67,7 @@ def find_postings(
         counts[j] = np.int64(hi - lo)
         prefetch(s.units, lo)
         prefetch(s.impacts, lo)
-        prefetch(s.units, hi)
+        prefetch(s.units, hi)  # one list in five ends in another cache line
         prefetch(s.impacts, hi)
 
 

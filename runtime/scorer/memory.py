@@ -82,10 +82,10 @@ class Workspace(NamedTuple):
     order: U32  # [2 * chunks]
     places: U16  # [rows, chunks]
     histogram: I64
-    located: I64  # chunks whose postings have been found, in two halves
+    located: I64  # [2 * LOOKUPS]: chunks whose postings have been found, in two halves, see chunks.py
     sums: F64  # of a chunk; in the scan, costs of postponing terms
-    firsts: U64
-    counts: I64
+    firsts: U64  # [2 * max(LOOKUPS, terms)]: a term's first posting in each of these,
+    counts: I64  # and how many there are
     begun: U64  # of each term, the first posting of a shelf,
     upcoming: U64  # and the next one to add
     crossed: U16
@@ -94,8 +94,8 @@ class Workspace(NamedTuple):
     turns: I64  # each term's place among these,
     typical: F64  # what it adds to a bound,
     room: I64  # and [chunks of a window] how much they add at most
-    coarse_weights: I64  # weights as multiples of a step, rounded up, see coarse.py,
-    coarse_sums: U16  # and [units of a window] their sums
+    coarse_weights: I64  # weights as multiples of a step, rounded up, see coarse.py; for visits, of that of the bounds,
+    coarse_sums: U16  # and [units of a window] their sums; for visits, of the units of the chunks of a half
     scores: F64  # of candidates
     units: U32
     keys: U32  # for sorting results

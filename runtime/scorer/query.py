@@ -50,7 +50,7 @@ def read_query(
 
 @inline_kernel
 def heaviest_first(n: int, term_impacts: U8, kept: I64, used: F64, rows: I64) -> None:
-    """Order the terms by the most that they can add to a score."""
+    """Order the terms by the most that they can add to a score, descending."""
     for i in range(1, n):
         term, weight, row = kept[i], used[i], rows[i]
         most = weight * term_impacts[term, 0]

@@ -55,7 +55,7 @@ class _Workspace:
             "tops": np.empty(windows, np.float64),
             "promise": np.empty(windows, np.float64),
             "bounds": on_a_line(self._chunks, np.uint16),
-            "peaks": np.zeros((self._chunks // LANES + LANES - 1) & -LANES, np.uint16),
+            "peaks": on_a_line((self._chunks // LANES + LANES - 1) & -LANES, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
             "located": np.empty(2 * LOOKUPS, np.int64),

@@ -1,7 +1,8 @@
 """Block-max pruning (Ding & Suel, SIGIR 2011; Mallia, Suel & Tonellotto, SIGIR 2024).
 
 For each chunk of 64 units the largest impacts of the query's terms add up to a bound. The chunks of the highest bounds
-are scored first; they give a threshold, and only chunks whose bound reaches it are scored at all.
+are scored first; they give a threshold, and only chunks whose bound reaches it are scored at all. Where few results are
+wanted, half of the terms say of most chunks that no unit reaches it, and these are not asked for the others.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ SLACK_FOUND = 16  # candidates beyond k before the bar is raised
 BEST = 256  # chunks that are sorted by their bounds where there are many
 STRETCH = 128  # chunks after which the choice of the way is looked at again
 LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
-# So many terms are looked at in two steps, half of them before the others, for at most so many results a term: of more,
-# most chunks have one. What that leaves of a chunk's cost; and how many times too high the guess of visits may be for
-# the bounds, which cost little then, to be looked at all the same.
-LEAST_TERMS, MOST_TERMS, RESULTS_A_TERM, EARLY, DOUBT = 4, 128, 4, 0.7, 2.0
+# So many terms are looked at in two steps: of fewer, a half says little; more take long to sort. For at most so many
+# results a term: with more of them, most chunks have one.
+LEAST_TERMS, MOST_TERMS, RESULTS_A_TERM = 4, 128, 4
+EARLY = 0.7  # what two steps leave of a chunk's cost
+DOUBT = 2.0  # how many times too high the guess of visits may be where two steps make them cheap
 SMALLEST = 5e-324  # every unit that shares a term scores at least this
 # What things cost, in nanoseconds, where queries follow each other and find the caches full of others' postings; fitted
 # to synthetic collections and a real one (benchmarks/choice.py). They decide between the two ways, nothing else.
@@ -97,11 +99,11 @@ def visit(
     ceiling = 0.0
     for j in range(n):
         ceiling += used[j] * s.term_impacts[ws.kept[j], 0]
-    first = NONE
-    in_steps = LEAST_TERMS <= n <= MOST_TERMS and k <= RESULTS_A_TERM * n
-    if in_steps and make_whole(n, ceiling, used, ws.whole) > 0.0:  # sums are exact in any order
+    early_terms = NONE
+    in_steps = LEAST_TERMS <= n <= MOST_TERMS and k <= RESULTS_A_TERM * n and keep >= 1.0
+    if in_steps and make_whole(n, ceiling, used, ws.whole) > 0.0:  # so sums are exact in any order
         heaviest_first(n, s.term_impacts, ws.kept, used, rows)
-        first = (n + NONE + 1) >> 1
+        early_terms = np.int64((n + 1) >> 1)
     find_blocks(n, ws.kept, used, s.term_blocks, s.block_windows, s.block_impacts, s.block_postings, starts, ws.tops)
     level = 0
     while level < s.levels.size and s.levels[level] < k + passing.excluded:
@@ -128,7 +130,7 @@ def visit(
             rare += length
     n_chunks = chunks_of(s.unit_count)
     chunk_cost = COST_CHUNK + COST_CHUNK_TERM * n
-    if first > 0:
+    if early_terms > 0:
         chunk_cost *= EARLY
     scan_cost = COST_ADD * postings
     if postpones(s.unit_count, passing.excluded):  # frequent ones of many terms, where few units reach the bar
@@ -149,7 +151,7 @@ def visit(
         s.chunk_impacts.size == 0
         or infrequent > ws.places.shape[0]
         or way == BY_POSTINGS
-        or (way == CHEAPER and bound_cost + chunk_cost * visits > (DOUBT if first > 0 else 1.0) * scan_cost)
+        or (way == CHEAPER and bound_cost + chunk_cost * visits > (DOUBT if early_terms > 0 else 1.0) * scan_cost)
     ):
         return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
     step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)
@@ -171,12 +173,11 @@ def visit(
                 add_postings(tile, weight, s.units[lo:hi], s.impacts[lo:hi], part)
         if passing.units.size > 0:
             keep_passing(tile[: here - w * CHUNKS], passing.chunks[w * CHUNKS : here])
-        tile[here - w * CHUNKS :] = 0  # postings in a wrong order may have left bounds where there is no chunk
         find_peaks(tile, peaks[w * (CHUNKS // LANES) : (w + 1) * (CHUNKS // LANES)])
     limit = k + (k >> 2) + SLACK_FOUND // 2
     # A few chunks of the highest bounds give a first bar, and the best of those that reach it nearly the last one. The
     # rest come as they lie, which memory likes better.
-    found, unseen = NONE, NONE
+    found, unseen = NONE, n_chunks
     for phase in range(3):
         found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
         need = needed(bar, step, keep if found >= k else 1.0)
@@ -187,9 +188,9 @@ def visit(
         elif phase == 1:
             count = reaching(bounds, peaks, need)
             unseen = count
-            left = STILL_REACH * chunk_cost * count
-            worth_a_probe = STRETCH * chunk_cost < PROBE * scan_cost and left < HOPELESS * scan_cost
-            if left > scan_cost and not worth_a_probe:
+            cost_left = STILL_REACH * chunk_cost * count
+            worth_a_probe = STRETCH * chunk_cost < PROBE * scan_cost and cost_left < HOPELESS * scan_cost
+            if cost_left > scan_cost and not worth_a_probe:
                 return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             if count > 2 * BEST:
                 most = np.int64(2 * BEST)
@@ -202,12 +203,13 @@ def visit(
             share = keep if found >= k else 1.0  # nothing is passed over before there are k results
             # The bar only rises, so that at most ``unseen`` chunks reach it; they are counted only if these are many.
             if (start > 0 or phase == 2) and STILL_REACH * chunk_cost * unseen > scan_cost:
-                left = STILL_REACH * chunk_cost * reaching(bounds, peaks, needed(bar, step, share))
-                if left > scan_cost:
+                cost_left = STILL_REACH * chunk_cost * reaching(bounds, peaks, needed(bar, step, share))
+                if cost_left > scan_cost:
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             stretch = order[start : min(count, start + STRETCH)]
             unseen -= stretch.size
-            looked_at = first if first > 0 and found >= k and keep >= 1.0 else np.int64(n)
+            # With a bar of its own, or the last segment's.
+            looked_at = early_terms if early_terms > 0 and (found >= k or floor > 0.0) else np.int64(n)
             while looked_at > 0:
                 left, found, bar = score_chunks(
                     stretch, looked_at, k, limit, step, share, bar, n, s, ws, passing.units, found

@@ -335,6 +335,30 @@ class TestLeavingForTheScan:
         assert index._scorer.by_kernels.latest_way == visit.BY_POSTINGS
         assert len(visited) == stretches
 
+    @pytest.mark.skipif(not numba.config.DISABLE_JIT, reason="compiled kernels hold the costs")
+    def test_among_the_first_chunks(self, tmp_path, monkeypatch):
+        """Of these up to 63 more than wanted are taken, where each 64 chunks have one whose bound is low."""
+        impacts = np.random.default_rng(0).integers(1, 3, (400, 64, 2)).astype(np.uint8)
+        impacts[::64] = 0
+        index = write_index(tmp_path / "index", impacts.reshape(-1, 2), batch=30_000)
+        visited = []
+        score_chunks = visit.score_chunks
+
+        def counted(*args):
+            visited.append(args[0].size)
+            return score_chunks(*args)
+
+        monkeypatch.setattr(visit, "score_chunks", counted)
+        for name in ("COST_ADD", "COST_UNIT", "COST_LIST", "COST_BOUND", "COST_RARE", "COST_CHUNK"):
+            monkeypatch.setattr(visit, name, 0.0)
+        for name, value in {"COST_ADD": 1e-9, "COST_CHUNK_TERM": 1e-12, "STILL_REACH": 1e15, "DOUBT": 1e30}.items():
+            monkeypatch.setattr(visit, name, value)
+        found, scores = index.search_vectors([0, 1], [0.5, 1.5], 64)
+        expected = top_k(impacts.reshape(-1, 2), [0, 1], [0.5, 1.5], 64, index.manifest.scale)
+        assert (found.tolist(), scores.tolist()) == expected
+        assert index._scorer.by_kernels.latest_way == visit.BY_POSTINGS
+        assert visited == [visit.STRETCH]
+
 
 class TestFloor:
     @QUICK
