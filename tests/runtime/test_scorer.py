@@ -312,6 +312,7 @@ class TestLeavingForTheScan:
             ({"PROBE": 0.0}, 1),  # after the first visits
             ({"PROBE": 1e9, "HOPELESS": 0.0}, 1),  # the same, as too much is left
             ({"PROBE": 1e9, "HOPELESS": 1e30, "STRETCH": 32}, 2),  # after a stretch of the best
+            ({"PROBE": 1e9, "HOPELESS": 1e30, "STRETCH": 50}, 2),  # the same, with fewer left than have been visited
             ({"PROBE": 1e9, "HOPELESS": 1e30, "BEST": 2}, 2),  # after all of the best
         ],
     )
