@@ -45,7 +45,9 @@ LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
 # results a term: with more of them, most chunks have one.
 LEAST_TERMS, MOST_TERMS, RESULTS_A_TERM = 4, 128, 4
 EARLY = 0.7  # what two steps leave of a chunk's cost
-DOUBT = 2.0  # how many times too high the guess of visits may be where two steps make them cheap
+# How many times too high the guess of visits may be where two steps make them cheap, if to look at the bounds costs at
+# most this share of the scan.
+DOUBT, CHEAP = 2.0, 0.125
 SMALLEST = 5e-324  # every unit that shares a term scores at least this
 # What things cost, in nanoseconds, where queries follow each other and find the caches full of others' postings; fitted
 # to synthetic collections and a real one (benchmarks/choice.py). They decide between the two ways, nothing else.
@@ -137,6 +139,7 @@ def visit(
         scan_cost *= 1.0 - min(1.0, n / 32.0) * (POSTPONED - ADDED * min(1.0, math.sqrt(1000.0 * k / s.unit_count)))
     scan_cost += COST_UNIT * s.unit_count + COST_LIST * n * (s.unit_count >> SHELF_BITS)
     bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare
+    doubt = DOUBT if early_terms > 0 and bound_cost <= CHEAP * scan_cost else 1.0
     if way == BY_CHUNKS:
         scan_cost = np.inf
     # How many chunks will reach the bar: fitted to synthetic collections of 100,000 and of 1,000,000 units, the power
@@ -151,7 +154,7 @@ def visit(
         s.chunk_impacts.size == 0
         or infrequent > ws.places.shape[0]
         or way == BY_POSTINGS
-        or (way == CHEAPER and bound_cost + chunk_cost * visits > (DOUBT if early_terms > 0 else 1.0) * scan_cost)
+        or (way == CHEAPER and bound_cost + chunk_cost * visits > doubt * scan_cost)
     ):
         return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
     step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)

@@ -352,7 +352,7 @@ class TestLeavingForTheScan:
         monkeypatch.setattr(visit, "score_chunks", counted)
         for name in ("COST_ADD", "COST_UNIT", "COST_LIST", "COST_BOUND", "COST_RARE", "COST_CHUNK"):
             monkeypatch.setattr(visit, name, 0.0)
-        for name, value in {"COST_ADD": 1e-9, "COST_CHUNK_TERM": 1e-12, "STILL_REACH": 1e15, "DOUBT": 1e30}.items():
+        for name, value in {"COST_ADD": 1e-9, "COST_CHUNK_TERM": 1e-12, "STILL_REACH": 1e15}.items():
             monkeypatch.setattr(visit, name, value)
         found, scores = index.search_vectors([0, 1], [0.5, 1.5], 64)
         expected = top_k(impacts.reshape(-1, 2), [0, 1], [0.5, 1.5], 64, index.manifest.scale)
