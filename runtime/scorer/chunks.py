@@ -17,6 +17,7 @@ from .sorting import NONE, raise_bar
 # So many places of terms in chunks are asked for together: with more, what comes from memory drives out of the
 # first-level cache what has not been used yet.
 LOOKUPS = 8
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)  # units of a chunk
 
 
 @inline_kernel
@@ -132,7 +133,7 @@ def gather_units(
 @inline_kernel
 def score_chunks(
     chunks: U32, terms: Any, k: int, limit: int, step: float, keep: float, bar: float, n: int, s: Postings,
-    ws: Workspace, allowed: Bools, found: int,
+    ws: Workspace, allowed: Bools, enough: Any, found: int,
 ) -> tuple[Any, int, float]:  # fmt: skip
     """Score the chunks whose bound reaches the bar, and raise it as they are found: (0, candidates, bar).
 
@@ -140,9 +141,9 @@ def score_chunks(
     still reach the bar, with what is left of the bound for the others, are moved to the front of ``chunks``. Chunks
     that are done with have a bound of 0 from then on.
 
-    Sums are coarse at first, in the steps of the bounds: few chunks have one that reaches the bar. While the postings
-    of some chunks are added up, those of the next are located and on their way from memory, and so is what locates the
-    ones after these. Cache misses are most of the time.
+    Sums are coarse at first, in the steps of the bounds: from ``enough`` candidates on few chunks have one that reaches
+    the bar. While the postings of some chunks are added up, those of the next are located and on their way from memory,
+    and so is what locates the ones after these. Cache misses are most of the time.
     """
     bounds = ws.bounds
     room = ws.firsts.size >> 1
@@ -158,10 +159,12 @@ def score_chunks(
         for b in range(size):
             chunk = ws.located[half * LOOKUPS + b]
             slot = half * room + b * terms
-            rest = np.int64(bounds[chunk]) - add_coarse(b * CHUNK, terms, slot, s, ws)
-            least = min(np.int64(UNBOUNDED), need_unit - rest) if bounds[chunk] < UNBOUNDED else NONE
-            reached = at_least(ws.coarse_sums, b * CHUNK, np.uint16(max(NONE, least)))
-            clear(ws.coarse_sums, b * CHUNK)
+            reached = ALL
+            if found >= enough or terms < n:
+                rest = np.int64(bounds[chunk]) - add_coarse(b * CHUNK, terms, slot, s, ws)
+                least = min(np.int64(UNBOUNDED), need_unit - rest) if bounds[chunk] < UNBOUNDED else NONE
+                reached = at_least(ws.coarse_sums, b * CHUNK, np.uint16(max(NONE, least)))
+                clear(ws.coarse_sums, b * CHUNK)
             if reached and terms < n:
                 chunks[left] = chunk
                 left += 1

@@ -44,7 +44,9 @@ LEAST_FIRST, MOST_FIRST = 16, 64  # chunks that give the first bar
 # So many terms are looked at in two steps: of fewer, a half says little; more take long to sort. For at most so many
 # results a term: with more of them, most chunks have one.
 LEAST_TERMS, MOST_TERMS, RESULTS_A_TERM = 4, 128, 4
-EARLY = 0.7  # what two steps leave of a chunk's cost
+# So many times as much as usual costs a chunk until there is a bar, as most have a unit that reaches it; and what two
+# steps leave of a chunk's cost.
+FIRST, EARLY = 1.2, 0.7
 # How many times too high the guess of visits may be where two steps make them cheap, if to look at the bounds costs at
 # most this share of the scan.
 DOUBT, CHEAP = 2.0, 0.125
@@ -132,6 +134,7 @@ def visit(
             rare += length
     n_chunks = chunks_of(s.unit_count)
     chunk_cost = COST_CHUNK + COST_CHUNK_TERM * n
+    first_cost = FIRST * chunk_cost
     if early_terms > 0:
         chunk_cost *= EARLY
     scan_cost = COST_ADD * postings
@@ -150,11 +153,12 @@ def visit(
     visits *= max(1.0, postings / (n * s.unit_count * USUAL_DENSITY)) ** 3
     visits = min(visits, np.float64(n_chunks), remaining)
     first_visits = min(MOST_FIRST, max(LEAST_FIRST, k))
+    visit_cost = chunk_cost * visits + (first_cost - chunk_cost) * min(visits, first_visits)
     if (
         s.chunk_impacts.size == 0
         or infrequent > ws.places.shape[0]
         or way == BY_POSTINGS
-        or (way == CHEAPER and bound_cost + chunk_cost * visits > doubt * scan_cost)
+        or (way == CHEAPER and bound_cost + visit_cost > doubt * scan_cost)
     ):
         return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
     step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)
@@ -181,6 +185,7 @@ def visit(
     # A few chunks of the highest bounds give a first bar, and the best of those that reach it nearly the last one. The
     # rest come as they lie, which memory likes better.
     found, unseen = NONE, n_chunks
+    enough = NONE if floor > 0.0 else np.int64(k)  # candidates that give a bar, if that of another segment is not there
     for phase in range(3):
         found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
         need = needed(bar, step, keep if found >= k else 1.0)
@@ -211,11 +216,10 @@ def visit(
                     return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
             stretch = order[start : min(count, start + STRETCH)]
             unseen -= stretch.size
-            # With a bar of its own, or the last segment's.
-            looked_at = early_terms if early_terms > 0 and (found >= k or floor > 0.0) else np.int64(n)
+            looked_at = early_terms if early_terms > 0 and found >= enough else np.int64(n)
             while looked_at > 0:
                 left, found, bar = score_chunks(
-                    stretch, looked_at, k, limit, step, share, bar, n, s, ws, passing.units, found
+                    stretch, looked_at, k, limit, step, share, bar, n, s, ws, passing.units, enough, found
                 )
                 stretch, looked_at = stretch[:left], np.int64(n if looked_at < n else 0)
     found, bar = raise_bar(found, k, bar, ws.scores, ws.units)
