@@ -33,7 +33,6 @@ def main(argv: list[str] | None = None) -> None:
         engine.build(collection, directory)
         _reply({"seconds": time.perf_counter() - start})
         return
-    _read(directory)
     before = memory_mb()[0]
     start = time.perf_counter()
     engine.open(directory)
@@ -46,11 +45,15 @@ def main(argv: list[str] | None = None) -> None:
         name = request["set"]
         if name not in prepared:
             prepared = {name: [engine.prepare(_asked(engine, query)) for query in collection.queries(name)]}
+        if request.get("first"):
+            _read(directory)
         _reply(_serve(engine, prepared[name][: request["queries"]], request))
 
 
 def _read(directory: Path) -> None:
-    """Have an index in the page cache: of one that is mapped into memory the budget would otherwise go on the disk."""
+    """Have an index in the page cache, which other engines' may have driven out: of one that is mapped into memory the
+    budget would otherwise go on the disk.
+    """
     for path in directory.rglob("*"):
         if path.is_file():
             with path.open("rb", buffering=0) as file:
