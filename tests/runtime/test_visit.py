@@ -100,11 +100,11 @@ def test_hard_cases(tmp_path, case):
 def test_approximate_takes_all_of_a_visited_chunk(tmp_path):
     """The bar of units is the bar, whatever share of a bound has to reach it."""
     impacts = np.zeros((50, CHUNK, 4), np.uint8)
-    impacts[:34] = apart(34, 100)
+    impacts[:34] = apart(34, 85)
     impacts[0, 9] = 33
-    impacts[40] = apart(1, 90)[0]
+    impacts[40] = apart(1, 80)[0]
     impacts[40, 9] = 40
-    impacts[range(45, 49), 0, range(4)] = 150  # or all bounds were saturated
+    impacts[range(45, 49), 0, range(4)] = 131  # or all bounds were saturated
     index = write_index(tmp_path / "index", impacts.reshape(-1, 4), batch=10_000)
     scorer = index._scorer.by_kernels
     scorer.way = visit.BY_CHUNKS
