@@ -162,8 +162,7 @@ def visit(
     ):
         return leave_to_scan(n, bar, ceiling, used, ws.whole, ws.state)
     # Of many terms few bounds come near the ceiling; these are said to be unbounded, and the others finer.
-    highest_bound = ceiling * (1.0 if n < 4 else 0.7 if n <= 16 else 0.5)
-    step = max(highest_bound / 65535.0, heaviest / 257.0)
+    step = max((ceiling if n <= 16 else 0.5 * ceiling) / 65535.0, heaviest / 257.0)
     for j in range(n):
         ws.coarse_weights[j] = rounded(used[j], step)
     for w in range(windows):
