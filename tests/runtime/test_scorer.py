@@ -305,6 +305,18 @@ class TestLeavingForTheScan:
         impacts = rng.integers(1, 256, (6000, 2))  # no chunk's bound is below the best score
         return write_index(tmp_path / "index", impacts), impacts
 
+    def watch(self, monkeypatch):
+        """How many chunks are visited at a time."""
+        visited = []
+        score_chunks = visit.score_chunks
+
+        def counted(*args):
+            visited.append(args[0].size)
+            return score_chunks(*args)
+
+        monkeypatch.setattr(visit, "score_chunks", counted)
+        return visited
+
     @pytest.mark.skipif(not numba.config.DISABLE_JIT, reason="compiled kernels hold the costs")
     @pytest.mark.parametrize(
         ("costs", "stretches"),
@@ -318,14 +330,7 @@ class TestLeavingForTheScan:
     )
     def test_at_each_point(self, index, monkeypatch, costs, stretches):
         index, impacts = index
-        visited = []
-        score_chunks = visit.score_chunks
-
-        def counted(*args):
-            visited.append(args[0].size)
-            return score_chunks(*args)
-
-        monkeypatch.setattr(visit, "score_chunks", counted)
+        visited = self.watch(monkeypatch)
         for name, value in (
             {"LEAST_FIRST": 2, "COST_CHUNK": 1e-9, "COST_CHUNK_TERM": 0.0, "STILL_REACH": 1e15} | costs
         ).items():
@@ -342,14 +347,7 @@ class TestLeavingForTheScan:
         impacts = np.random.default_rng(0).integers(1, 3, (400, 64, 2)).astype(np.uint8)
         impacts[::64] = 0
         index = write_index(tmp_path / "index", impacts.reshape(-1, 2), batch=30_000)
-        visited = []
-        score_chunks = visit.score_chunks
-
-        def counted(*args):
-            visited.append(args[0].size)
-            return score_chunks(*args)
-
-        monkeypatch.setattr(visit, "score_chunks", counted)
+        visited = self.watch(monkeypatch)
         for name in ("COST_ADD", "COST_UNIT", "COST_LIST", "COST_BOUND", "COST_RARE", "COST_CHUNK"):
             monkeypatch.setattr(visit, name, 0.0)
         for name, value in {"COST_ADD": 1e-9, "COST_CHUNK_TERM": 1e-12, "STILL_REACH": 1e15}.items():
