@@ -106,6 +106,7 @@ def visit(
     early_terms = NONE
     in_steps = LEAST_TERMS <= n <= MOST_TERMS and k <= RESULTS_A_TERM * n and keep >= 1.0
     if in_steps and make_whole(n, ceiling, used, ws.whole) > 0.0:  # so sums are exact in any order
+        # leave_to_scan makes whole weights anew, in this order
         heaviest_first(n, s.term_impacts, ws.kept, used, rows)
         early_terms = np.int64((n + 1) >> 1)
     find_blocks(n, ws.kept, used, s.term_blocks, s.block_windows, s.block_impacts, s.block_postings, starts, ws.tops)
@@ -205,9 +206,10 @@ def visit(
                 most = np.int64(2 * BEST)
                 cut = high_cut(bounds, peaks, need, np.int64(BEST), most)
         count = collect(bounds, peaks, cut, most, order)
-        unseen = count if phase == 2 else unseen
         if phase == 1:
             sort_chunks(order, count, bounds, cut, ws.histogram)
+        elif phase == 2:
+            unseen = count
         for start in range(0, count, STRETCH):
             share = keep if found >= k else 1.0  # nothing is passed over before there are k results
             # The bar only rises, so that at most ``unseen`` chunks reach it; they are counted only if these are many.
