@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..models.families import Family
-from ..runtime.artifact import ArtifactManifest, Kind, variant_files
+from ..models.checkpoint import Checkpoint
+from ..runtime.artifact import UNLIMITED, ArtifactManifest, Kind, variant_files
 from .choice import Choice
 from .parity import GraphParity, ParityReport
+from .raw_graph import raw_graph_section
 
 COLUMNS = (
     "role",
@@ -16,14 +18,20 @@ COLUMNS = (
     "precision",
     "recipe",
     "max abs error",
+    "of the largest",
     "cosine min",
     "cosine mean",
     "top terms",
     "top 10",
+    "witness",
 )
 
 
 _IDF = "multiplied with the power {:g} of the terms' inverse document frequency in the index that is searched"
+_TOKENIZER = {
+    "class": "as transformers builds it from its class",
+    "file": "`tokenizer.json` of the checkpoint, as it is",
+}
 _KINDS: dict[Kind, str] = {
     "encoder": "A SPLADE encoder: text in, weights over the vocabulary out.",
     "masked encoder": "A SPLADE encoder behind a mask by bag of words: only the terms of the text itself get weight.",
@@ -41,10 +49,12 @@ def parity_rows(graphs: Sequence[GraphParity]) -> list[tuple[str, ...]]:
             graph.precision,
             graph.recipe or "–",
             f"{graph.max_abs_error:.1e}",
+            f"{graph.relative_error:.1e}",
             f"{graph.cosine_min:.5f}",
             f"{graph.cosine_mean:.5f}",
             f"{graph.top_terms_overlap:.3f}",
             f"{graph.ranking_overlap:.3f}",
+            graph.witness,
         )
         for graph in graphs
     ]
@@ -74,7 +84,7 @@ def choice_rows(choice: Choice) -> list[tuple[str, ...]]:
     return rows
 
 
-def artifact_card(directory: Path, manifest: ArtifactManifest, family: Family, report: ParityReport) -> str:
+def artifact_card(directory: Path, manifest: ArtifactManifest, checkpoint: Checkpoint, report: ParityReport) -> str:
     """README.md of one encoder."""
     side = "document" if manifest.role == "document" else "query"
     return "\n".join(
@@ -84,7 +94,7 @@ def artifact_card(directory: Path, manifest: ArtifactManifest, family: Family, r
             "",
             f"{_KINDS[manifest.kind]} Exported by splade-edge; it needs no PyTorch.",
             "",
-            *_facts(manifest, family),
+            *_facts(manifest, checkpoint),
             "",
             *_use(side, "DIR"),
             "",
@@ -92,6 +102,7 @@ def artifact_card(directory: Path, manifest: ArtifactManifest, family: Family, r
             "",
             *_sizes(directory, manifest),
             "",
+            *raw_graph_section(manifest),
             *_parity_section(report),
         ]
     )
@@ -124,23 +135,44 @@ def _front_matter(licence: str) -> list[str]:
     return ["---", f"license: {licence}", "library_name: splade-edge", "tags: [splade, sparse-retrieval]", "---"]
 
 
-def _facts(manifest: ArtifactManifest, family: Family) -> list[str]:
-    source = manifest.source
+def _facts(manifest: ArtifactManifest, checkpoint: Checkpoint) -> list[str]:
+    source, family = manifest.source, checkpoint.family
     dropped = len(manifest.dropped_terms)
+    asked = "; ".join(f"{name} {value!r}" for name, value in checkpoint.options.asked().items())
+    prompts = [(f"prompt, {side}", f"`{json.dumps(s.prompt)}`") for side, s in manifest.sides.items() if s.prompt]
+    lengths = {side: s.max_length for side, s in manifest.sides.items()}
+    cut = "" if manifest.truncation_side == "right" else " at the beginning"
     facts = [
         ("role", manifest.role),
         ("encodes by", manifest.kind),
         ("family", f"{family.name} ({family.paper})" if family.paper else family.name),
         *([("pooling, activation", f"{manifest.pooling}, {manifest.activation}")] if manifest.pooling else []),
         ("vocabulary", f"{manifest.vocab_size:,} terms" + (f", {dropped} never weighted" if dropped else "")),
-        ("maximum length", f"{manifest.max_length} tokens, special ones included; longer texts are cut"),
+        *(
+            [("maximum length", f"{_tokens(manifest.max_length)}; longer texts are cut{cut}")]
+            if len(set(lengths.values())) == 1
+            else [(f"maximum length, {side}", f"{_tokens(n)}; longer texts are cut{cut}") for side, n in lengths.items()]
+        ),
+        *prompts,
+        *([] if manifest.adds_special_tokens else [("special tokens", "none are added")]),
+        *([("special tokens in a text", "are ordinary text")] if manifest.split_special_tokens else []),
+        *([("largest weights kept", f"{manifest.max_active_dims:,}")] if manifest.max_active_dims else []),
+        *([] if manifest.normalization == "none" else [("normalized (L2)", f"over {manifest.normalization}")]),
+        ("tokenizer", _TOKENIZER[manifest.tokenizer_from]),
         *([("query weights", _IDF.format(manifest.query_idf))] if manifest.query_idf else []),
         ("source", source.checkpoint + (f" at {source.revision}" if source.revision else "")),
         ("weights, SHA-256", source.weights_sha256),
+        *([("weights stored in", checkpoint.stored_dtype)] if checkpoint.half_precision else []),
         ("licence", source.licence),
+        *([("asked for", asked)] if asked else []),
+        *([("ignored or not known", "; ".join(checkpoint.unknown))] if checkpoint.unknown else []),
         ("made by", manifest.made_by),
     ]
     return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts)]
+
+
+def _tokens(length: int) -> str:
+    return "any number of tokens" if length == UNLIMITED else f"{length} tokens, special ones and the prompt included"
 
 
 def _use(side: str, directory: str) -> list[str]:
@@ -185,16 +217,34 @@ def _choice_section(choice: Choice) -> list[str]:
     ]
 
 
+def _witness_lines(report: ParityReport) -> list[str]:
+    lines = []
+    for witness in report.witnesses:
+        name = f"{witness.name}, in float32, one text at a time"
+        lines.append(f"- {witness.role}: {name}" + (f", since {witness.reason}" if witness.reason else ""))
+        if witness.failed:
+            lines.append(f"  ({witness.name} itself fails on {len(witness.failed)} of the texts, which are left out)")
+        if witness.half_precision is not None:
+            lines.append(
+                f"- {witness.role}: the checkpoint is stored in half precision, which the library keeps; its own vectors are "
+                f"up to {witness.half_precision:.1e} of the largest weight from those of float32"
+            )
+    return lines
+
+
 def _parity_section(report: ParityReport) -> list[str]:
     rows = [f"| {' | '.join(row)} |" for row in parity_rows(report.graphs)]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return [
-        "## Parity with PyTorch",
+        "## Parity",
         "",
-        "Every graph was run by the runtime on sample text and compared with PyTorch in float32:",
-        f"the largest difference of a weight (at most {report.tolerance_fp32:.0e} for fp32), the cosine of the",
-        f"vectors, and the share of the {report.top_terms} heaviest terms and of the {report.ranking_depth} best",
-        "documents that is the same.",
+        "Every graph was run by the runtime on sample text, with its tokenizer, prompts and lengths, and compared with:",
+        "",
+        *_witness_lines(report),
+        "",
+        "The table has the largest difference of a weight and its share of the largest weight, the cosine of the vectors,",
+        f"and the share of the {report.top_terms} heaviest terms and of the {report.ranking_depth} best documents that is the",
+        f"same. A fp32 graph may differ by {report.tolerance_fp32:.0e} where the largest weight is up to 1.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",

@@ -15,7 +15,7 @@ from ..runtime.errors import CheckpointError, InputError
 from ..runtime.files import storage_errors
 from ..runtime.staging import staged_directory
 from .job import Job, Run
-from .parity import ParityReport
+from .parity import ParityReport, WitnessReport
 from .recipes import AUTO
 from .request import ExportRequest, check_request
 from .retrieval import BUNDLED, RetrievalSet, read_set, sample_set
@@ -39,8 +39,8 @@ class ExportResult:
 def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
     """Export a checkpoint to ``request.output``, which holds a finished artifact (or pair) afterwards, or is unchanged.
 
-    Raises InputError (an option, an output that exists), CheckpointError, ExportError, ParityError (a float32 graph is
-    off by more than 1e-4), StorageError.
+    Raises InputError (an option, an output that exists), CheckpointError, ExportError, ParityError (a float32 graph
+    gives other vectors than the library that made the checkpoint), StorageError.
     """
     check_request(request)
     calibration = calibration_texts(request.calibration)
@@ -133,8 +133,29 @@ def _check_pair(checkpoints: list[Checkpoint]) -> None:
         )
 
 
+def _witness_notes(checkpoint: Checkpoint, witness: WitnessReport) -> list[str]:
+    notes = []
+    if witness.reason:
+        notes.append(f"compared with {witness.name}, since {witness.reason}")
+    if checkpoint.unknown:
+        notes.append(
+            f"not known to splade-edge: {'; '.join(checkpoint.unknown)}; sentence-transformers, which reads it, gives the "
+            "same vectors on all parity texts"
+        )
+    if witness.failed:
+        notes.append(f"{witness.name} itself fails on {len(witness.failed)} of the texts, such as {witness.failed[0]!r}")
+    if witness.half_precision is not None:
+        notes.append(
+            f"stored in {checkpoint.stored_dtype}; the library's own vectors in that precision are up to "
+            f"{witness.half_precision:.1e} of the largest weight from these, which are of float32"
+        )
+    return notes
+
+
 def _notes(checkpoints: list[Checkpoint], report: ParityReport) -> tuple[str, ...]:
     notes = [f"{c.role}: {note}" for c in checkpoints for note in c.notes]
+    for checkpoint, witness in zip(checkpoints, report.witnesses, strict=True):
+        notes += [f"{checkpoint.role}: {note}" for note in _witness_notes(checkpoint, witness)]
     notes += [
         f"{c.role}: the checkpoint states no licence; pass --licence to record one"
         for c in checkpoints

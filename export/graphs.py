@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..models.checkpoint import Checkpoint
 from ..models.look_up import Table
-from ..runtime.artifact import Backend, Variant, variant_files
+from ..runtime.artifact import Backend, Side, Variant, variant_files
 from ..runtime.errors import ExportError, SpladeEdgeError
 from .graph import pooled_graph
 from .half_storage import halve_weights
@@ -108,12 +108,10 @@ def write_table(table: Table, directory: Path) -> Variant:
 
 def calibration_inputs(checkpoint: Checkpoint, texts: SampleTexts) -> list[Inputs]:
     """Token ids and masks of the calibration texts of the checkpoint's side, one text each, without padding."""
-    queries = texts.queries if checkpoint.role != "document" else ()
-    documents = texts.documents if checkpoint.role != "query" else ()
+    of_side: dict[Side, Sequence[str]] = {"query": texts.queries, "document": texts.documents}
     inputs: list[Inputs] = []
-    for text in (*queries, *documents):
-        ids = checkpoint.tokenizer(text, truncation=True, max_length=checkpoint.max_length)["input_ids"]
-        if ids:
+    for side, text in ((side, text) for side in checkpoint.sides for text in of_side[side]):
+        if ids := checkpoint.token_ids(text, side):
             inputs.append({"input_ids": np.array([ids], np.int64), "attention_mask": np.ones((1, len(ids)), np.int64)})
     return inputs
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..runtime.artifact import (
     Backend,
     Kind,
     Side,
+    SideSettings,
     Source,
     Variant,
     variant_files,
@@ -31,6 +32,8 @@ from ..runtime.artifact import (
 )
 from ..runtime.encoder import Encoder
 from ..runtime.encoder.tokenizer import vocabulary_sha256
+from ..runtime.errors import CheckpointError
+from ..runtime.numerics import NUMERICS
 from ..runtime.version import MADE_BY
 from .card import artifact_card, pair_card
 from .choice import Choice
@@ -44,6 +47,7 @@ from .parity import (
     GraphParity,
     ParityReport,
     Reference,
+    WitnessReport,
     measure,
     reference_vectors,
 )
@@ -52,11 +56,13 @@ from .request import ExportRequest
 from .retrieval import RetrievalSet
 from .source import QuantizationSource
 from .texts import SampleTexts
+from .tokens import check_choice, check_tokens
+from .witness import LIBRARY, Witness, half_precision_gap, open_witness
 from .write_kernel import LARGEST, obstacle
 
 Run = Callable[[str, Callable[[], Any]], Any]
 _LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
-_MEASURED_WITH = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
+_MEASURED_WITH = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnxruntime", "openvino", "nncf")
 
 
 @dataclass
@@ -88,9 +94,10 @@ class Job:
     def write(self, checkpoints: list[Checkpoint], staging: Path) -> ParityReport:
         """Write one artifact, or a pair of two, into ``staging``."""
         paired = len(checkpoints) == 2
+        witnesses = [self.run(f"witness, {c.role}", partial(self._witness, c)) for c in checkpoints]
         references = [
-            self.run(f"PyTorch vectors, {c.role}", partial(reference_vectors, c, self.samples, paired=paired))
-            for c in checkpoints
+            self.run(f"vectors of the witness, {c.role}", partial(self._reference, c, witness, paired=paired))
+            for c, witness in zip(checkpoints, witnesses, strict=True)
         ]
         drafts = []
         for place, (checkpoint, reference) in enumerate(zip(checkpoints, references, strict=True)):
@@ -99,22 +106,47 @@ class Job:
             drafts.append(Draft(checkpoint, directory, reference, references[1 - place] if paired else None))
         with tempfile.TemporaryDirectory(dir=staging, ignore_cleanup_errors=True) as place_for_work:
             work = Path(place_for_work)
+            for draft, witness in zip(drafts, witnesses, strict=True):
+                write_tokenizer(draft.checkpoint.tokenizer, draft.directory / "tokenizer.json")
+                check_tokens(draft.checkpoint, draft.artifact(), self.samples, witness)
+            del witnesses
             for draft in drafts:
                 self._write_fp32(draft, work)
             choice = self._write_int8(drafts, work)
         reports = [self._finish(draft, choice) for draft in drafts]
         if not paired:
             return reports[0]
-        report = make_report([graph for part in reports for graph in part.graphs], choice)
+        report = make_report(
+            [graph for part in reports for graph in part.graphs], [w for part in reports for w in part.witnesses], choice
+        )
         query, document = (draft.artifact().manifest for draft in drafts)
         _write_json(staging / "parity.json", report)
         (staging / "README.md").write_text(pair_card(query, document, report), encoding="utf-8")
         write_pair_manifest(staging, query="query", document="document", made_by=MADE_BY)
         return report
 
+    def _witness(self, checkpoint: Checkpoint) -> Witness:
+        """Whom a side is compared with. Raises CheckpointError where nobody can vouch for what its files say."""
+        check_choice(checkpoint, self.samples)
+        witness = open_witness(checkpoint)
+        if checkpoint.unknown and witness.name != LIBRARY:
+            keys = " ".join(f"--ignore {key.rpartition(': ')[2]!r}" for key in checkpoint.unknown)
+            raise CheckpointError(
+                f"{checkpoint.directory} has what is not known here ({'; '.join(checkpoint.unknown)}), and there is no "
+                f"library to compare with ({witness.reason}); pass {keys} if it changes no vector"
+            )
+        return witness
+
+    def _reference(self, checkpoint: Checkpoint, witness: Witness, *, paired: bool) -> Reference:
+        reference = reference_vectors(checkpoint, self.samples, witness, paired=paired)
+        if witness.name == LIBRARY and checkpoint.half_precision:
+            gap = half_precision_gap(checkpoint, reference.vectors, reference.texts)
+            report = msgspec.structs.replace(reference.witness, half_precision=gap)
+            reference = replace(reference, witness=report)
+        return reference
+
     def _write_fp32(self, draft: Draft, work: Path) -> None:
         checkpoint, directory = draft.checkpoint, draft.directory
-        write_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
         if checkpoint.table is not None:
             what = f"query: {checkpoint.query_side}"
             draft.variants.append(self.run(what, partial(write_table, checkpoint.table, directory)))
@@ -209,9 +241,9 @@ class Job:
         graphs = [
             graph for variant, graph in zip(made.manifest.variants, measured, strict=True) if variant in draft.variants
         ]
-        report = make_report(graphs, choice.of(checkpoint.role) if choice else None)
+        report = make_report(graphs, [draft.reference.witness], choice.of(checkpoint.role) if choice else None)
         _write_json(directory / "parity.json", report)
-        card = artifact_card(directory, artifact.manifest, checkpoint.family, report)
+        card = artifact_card(directory, artifact.manifest, checkpoint, report)
         (directory / "README.md").write_text(card, encoding="utf-8")
         for source in (checkpoint.root, checkpoint.directory):
             for pattern in _LICENCE_FILES:
@@ -230,11 +262,11 @@ class Job:
 
 
 def _is_for_kernels(checkpoint: Checkpoint) -> bool:
-    """Whether an encoder gets a form for our kernels without being asked: a small one for queries.
+    """Whether an encoder gets a form for our kernels without being asked: a small one that serves queries.
 
     There int8 costs nothing that can be measured, and each search gains. Larger ones are ``--recipe auto``'s to judge.
     """
-    small = checkpoint.role == "query" and checkpoint.model is not None
+    small = checkpoint.role != "document" and checkpoint.model is not None
     return small and not obstacle(checkpoint, LARGEST)
 
 
@@ -243,7 +275,9 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _MEASURED_WITH}
 
 
-def make_report(graphs: list[GraphParity], choice: Choice | None = None) -> ParityReport:
+def make_report(
+    graphs: list[GraphParity], witnesses: list[WitnessReport], choice: Choice | None = None
+) -> ParityReport:
     """A parity report of these graphs, under the tolerances and versions of this process."""
     return ParityReport(
         tolerance_fp32=TOLERANCE,
@@ -252,6 +286,7 @@ def make_report(graphs: list[GraphParity], choice: Choice | None = None) -> Pari
         versions=versions(),
         graphs=graphs,
         choice=choice,
+        witnesses=witnesses,
     )
 
 
@@ -280,6 +315,17 @@ def manifest_of(checkpoint: Checkpoint, directory: Path, variants: list[Variant]
         made_by=MADE_BY,
         kind=_kind(checkpoint),
         query_idf=checkpoint.query_idf,
+        numerics=NUMERICS,
+        sides={
+            side: SideSettings(prompt=text.prompt, max_length=text.max_length)
+            for side, text in sorted(checkpoint.sides.items())
+        },
+        adds_special_tokens=checkpoint.adds_special_tokens,
+        truncation_side=checkpoint.tokenizer.truncation_side,
+        split_special_tokens=bool(checkpoint.tokenizer.split_special_tokens),
+        max_active_dims=checkpoint.max_active_dims,
+        normalization=checkpoint.normalization,
+        tokenizer_from=checkpoint.loaded.made_from,
     )
 
 

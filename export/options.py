@@ -16,8 +16,9 @@ from .recipes import AUTO
 from .request import DEFAULT_EVAL_DOCUMENTS, DEFAULT_NDCG_DROP, ExportRequest
 
 DESCRIPTION = """\
-Export a SPLADE checkpoint to ONNX and OpenVINO, in float32 and int8. Every graph is compared with PyTorch on text; if
-a float32 graph differs by more than 1e-4, the export fails and nothing is written."""
+Export a SPLADE checkpoint to ONNX and OpenVINO, in float32 and int8. Every graph is compared on text with the library that
+made the checkpoint, sentence-transformers, through the runtime's own tokenizer, prompts and lengths. If a float32 graph
+differs, the export fails and nothing is written."""
 EPILOG = """\
 a checkpoint is a directory or a hub id: a masked-language model of transformers, a sentence-transformers sparse
 encoder, an Efficient SPLADE repository that holds both encoders, or a directory with query/ and document/
@@ -109,6 +110,31 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-length", metavar="N", type=positive_int, help="cut texts at N tokens, special ones included"
     )
     parser.add_argument(
+        "--prompt-query", metavar="TEXT", help="put TEXT before every query, instead of what the checkpoint states"
+    )
+    parser.add_argument(
+        "--prompt-document", metavar="TEXT", help="put TEXT before every document, instead of what the checkpoint states"
+    )
+    parser.add_argument(
+        "--max-active-dims",
+        metavar="N",
+        type=positive_int,
+        help="keep the N largest weights of a text alone, instead of what the checkpoint states",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        choices=("class", "file"),
+        help="which tokenizer to export where the two read a text otherwise: the one that transformers builds from its "
+        "class (as sentence-transformers does), or tokenizer.json as it is",
+    )
+    parser.add_argument(
+        "--ignore",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="a key of the checkpoint's files that splade-edge does not know and that changes no vector; may be repeated",
+    )
+    parser.add_argument(
         "--query-idf",
         metavar="POWER",
         type=power,
@@ -159,6 +185,11 @@ def request_from(args: argparse.Namespace) -> ExportRequest:
             max_length=args.max_length,
             licence=args.licence,
             query_idf=args.query_idf,
+            prompt_query=args.prompt_query,
+            prompt_document=args.prompt_document,
+            max_active_dims=args.max_active_dims,
+            tokenizer=args.tokenizer,
+            ignore=tuple(args.ignore),
         ),
     )
 

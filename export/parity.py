@@ -1,7 +1,9 @@
-"""Does an exported graph compute what PyTorch computes? Measured on text, through the runtime's own encoder.
+"""Does an exported graph give the vectors of the library that made its checkpoint? Measured on text, through the
+runtime's own encoder: tokenizer, prompts, lengths and dropped terms included.
 
-For each graph: the largest absolute difference of a weight and the text it occurs on, the cosine of the vectors, how
-many of a text's heaviest terms are the same, and how many of the ten best documents of a query are.
+For each graph: the largest absolute difference of a weight, the text it occurs on and its share of the largest weight,
+the cosine of the vectors, how many of a text's heaviest terms are the same, and how many of the ten best documents of a
+query are. Whom it is compared with is the :mod:`witness`'s to say.
 """
 
 from __future__ import annotations
@@ -15,25 +17,32 @@ import numpy as np
 import numpy.typing as npt
 
 from ..models.checkpoint import Checkpoint, Role
-from ..models.reference import ReferenceEncoder
+from ..models.layout import Side
 from ..runtime.artifact import Form, Precision
 from ..runtime.encoder import Encoder
 from ..runtime.errors import ArtifactError, ParityError
 from .choice import Choice
-from .texts import SampleTexts
+from .texts import SampleTexts, corner_texts
+from .witness import Witness
 
-# Largest allowed difference of a weight: of a float32 graph from PyTorch, and of a text alone from the same in a batch.
+# Largest allowed difference of a weight: of a float32 graph from the witness, where the largest weight is up to 1, and
+# of a text alone from the same in a batch. Larger weights allow more, to this share of them; small ones less.
 TOLERANCE = 1e-4
+RELATIVE_TOLERANCE = 1e-3
 TOP_TERMS = 20
 RANKING_DEPTH = 10
 _TEXTS_ALONE = 6
+# Texts of more tokens are compared by their tokens only: attention over them takes minutes and gigabytes.
+_MOST_TOKENS = 2048
 
 Matrix = npt.NDArray[np.float32]
 Kind = Literal["query", "document", "odd"]
 
 
 class GraphParity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One graph against PyTorch. Overlaps are mean shares in [0, 1]; ``worst_text`` is where the largest error is."""
+    """One graph against the witness. Overlaps are mean shares in [0, 1]; ``worst_text`` is where the largest error is;
+    ``relative_error`` is that error divided by the largest weight of all texts.
+    """
 
     role: Role
     backend: Form
@@ -46,6 +55,8 @@ class GraphParity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cosine_mean: float
     top_terms_overlap: float
     ranking_overlap: float
+    relative_error: float = 0.0
+    witness: str = ""
 
     @property
     def output(self) -> str:
@@ -53,8 +64,21 @@ class GraphParity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.role}/{self.backend}/{self.precision}"
 
 
+class WitnessReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom a side was compared with. ``reason``: why that is not sentence-transformers; "" where it is. ``failed``: texts
+    that the witness itself fails on. ``half_precision``: how far the library's own vectors are from float32, relative to
+    the largest weight, where the checkpoint is stored in half precision.
+    """
+
+    role: Role
+    name: str
+    reason: str = ""
+    failed: list[str] = []
+    half_precision: float | None = None
+
+
 class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``parity.json``: every graph of an artifact or a pair, and the versions it was measured with.
+    """``parity.json``: every graph of an artifact or a pair, whom it was compared with, and the versions of the libraries.
 
     ``choice`` is what ``--recipe auto`` tried, None without it.
     """
@@ -65,47 +89,84 @@ class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str]
     graphs: list[GraphParity]
     choice: Choice | None = None
+    witnesses: list[WitnessReport] = []
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The PyTorch vectors of one encoder's parity texts.
+    """The witness's vectors of one encoder's parity texts.
 
-    ``vectors``: float32 ``[len(texts), vocab]``. ``queries`` and ``documents`` are the rows that rank each other.
+    ``texts``: (side, text). ``vectors``: float32 ``[len(texts), vocab]``. ``queries`` and ``documents`` are the rows that
+    rank each other.
     """
 
     role: Role
-    texts: tuple[str, ...]
+    texts: tuple[tuple[Side, str], ...]
     vectors: Matrix
     queries: slice
     documents: slice
+    witness: WitnessReport
+
+    @property
+    def largest(self) -> float:
+        """The largest weight of all texts."""
+        return float(self.vectors.max(initial=0))
+
+    @property
+    def tolerance(self) -> float:
+        """Largest allowed difference of a weight of a float32 graph."""
+        return min(TOLERANCE * max(1.0, self.largest), RELATIVE_TOLERANCE * self.largest) or TOLERANCE
 
 
-def reference_vectors(checkpoint: Checkpoint, samples: SampleTexts, *, paired: bool) -> Reference:
-    """Encode the parity texts with PyTorch. A paired encoder gets those of its own side, a lone one all of them."""
+def reference_vectors(checkpoint: Checkpoint, samples: SampleTexts, witness: Witness, *, paired: bool) -> Reference:
+    """The witness's vectors of the parity texts. A paired encoder gets those of its own side, a lone one all of them."""
     queries = samples.queries if checkpoint.role != "document" or not paired else ()
     documents = samples.documents if checkpoint.role != "query" or not paired else ()
-    texts = (*queries, *documents, *samples.odd)
+    # A lone encoder of one side ranks the other side's texts as its own.
+    own: dict[Side, Side] = {"query": "query", "document": "document"}
+    if checkpoint.role != "both":
+        own = dict.fromkeys(own, checkpoint.role)
+    texts: list[tuple[Side, str]] = [(own["query"], text) for text in queries]
+    texts += [(own["document"], text) for text in documents]
+    for side in checkpoint.sides:
+        texts += [(side, text) for text in (*samples.odd, *corner_texts(checkpoint, side))]
+    kept: list[tuple[Side, str]] = []
+    vectors: list[Matrix] = []
+    failed: list[str] = []
+    counts = [0, 0]
+    for place, (side, text) in enumerate(texts):
+        if len(checkpoint.token_ids(text, side)) > _MOST_TOKENS:
+            continue
+        vector = witness.encode(text, side)
+        if vector is None:
+            failed.append(_shortened(text))
+            continue
+        kept.append((side, text))
+        vectors.append(vector)
+        counts[0] += place < len(queries)
+        counts[1] += len(queries) <= place < len(queries) + len(documents)
     return Reference(
         role=checkpoint.role,
-        texts=texts,
-        vectors=ReferenceEncoder(checkpoint).encode(texts),
-        queries=slice(0, len(queries)),
-        documents=slice(len(queries), len(queries) + len(documents)),
+        texts=tuple(kept),
+        vectors=np.stack(vectors) if vectors else np.zeros((0, checkpoint.vocab_size), np.float32),
+        queries=slice(0, counts[0]),
+        documents=slice(counts[0], sum(counts)),
+        witness=WitnessReport(checkpoint.role, witness.name, witness.reason, failed),
     )
 
 
 def measure(encoder: Encoder, reference: Reference, counterpart: Reference | None) -> GraphParity:
     """Compare one graph with its reference; documents or queries it does not encode come from ``counterpart``.
 
-    Raises ParityError if a float32 graph differs by more than ``TOLERANCE``, if any graph gives weights that are not
-    finite, or if one that claims not to depend on the batch does.
+    Raises ParityError if a float32 graph differs by more than ``reference.tolerance``, if any graph gives weights that
+    are not finite, or if one that claims not to depend on the batch does.
     """
     variant = encoder.variant
     output = f"{reference.role}/{variant.backend}/{variant.precision}"
     vectors = _encode(encoder, reference.texts, output)
     errors = np.abs(vectors - reference.vectors).max(axis=1)
     worst = int(errors.argmax())
+    side, text = reference.texts[worst]
     cosines = _cosines(vectors, reference.vectors)
     result = GraphParity(
         role=reference.role,
@@ -114,46 +175,65 @@ def measure(encoder: Encoder, reference: Reference, counterpart: Reference | Non
         recipe=variant.recipe,
         texts=len(reference.texts),
         max_abs_error=float(errors[worst]),
-        worst_text=_shortened(reference.texts[worst]),
+        worst_text=_shortened(text),
         cosine_min=float(cosines.min()),
         cosine_mean=float(cosines.mean()),
         top_terms_overlap=_top_overlap(vectors, reference.vectors, TOP_TERMS),
         ranking_overlap=_ranking_overlap(vectors, reference, counterpart),
+        relative_error=float(errors[worst] / reference.largest) if reference.largest else 0.0,
+        witness=reference.witness.name,
     )
     # "not <=" so that a NaN fails too.
-    if variant.precision == "fp32" and not result.max_abs_error <= TOLERANCE:
-        raise _differs(output, result.max_abs_error, reference.texts[worst], "PyTorch")
+    if variant.precision == "fp32" and not result.max_abs_error <= reference.tolerance:
+        what = f"{reference.witness.name} by {result.max_abs_error:.2e} (at most {reference.tolerance:.0e})"
+        terms = _terms(encoder, vectors[worst], reference.vectors[worst])
+        raise _differs(output, result.max_abs_error, side, text, what, terms)
     if variant.batch_invariant:
         _check_alone(encoder, reference.texts, vectors, output)
     return result
 
 
-def _encode(encoder: Encoder, texts: Sequence[str], output: str) -> Matrix:
+def _encode(encoder: Encoder, texts: Sequence[tuple[Side, str]], output: str) -> Matrix:
     vectors = np.zeros((len(texts), encoder.vocab_size), np.float32)
     try:
-        for row, encoded in zip(vectors, encoder.encode(texts), strict=True):
-            row[encoded.vector.indices] = encoded.vector.values
+        for side in sorted({side for side, _ in texts}):
+            rows = [row for row, (of, _) in enumerate(texts) if of == side]
+            for row, encoded in zip(rows, encoder.encode([texts[r][1] for r in rows], side), strict=True):
+                vectors[row, encoded.vector.indices] = encoded.vector.values
     except ArtifactError as error:
         raise ParityError(f"{output} cannot be compared: {error}", output=output, error=np.inf, text="") from error
     return vectors
 
 
-def _check_alone(encoder: Encoder, texts: Sequence[str], together: Matrix, output: str) -> None:
+def _check_alone(encoder: Encoder, texts: Sequence[tuple[Side, str]], together: Matrix, output: str) -> None:
     """A few texts again, one at a time: their vectors must be those of the batch."""
     for row in np.linspace(0, len(texts) - 1, _TEXTS_ALONE, dtype=int):
         alone = _encode(encoder, [texts[row]], output)[0]
         error = float(np.abs(alone - together[row]).max())
-        if not error <= TOLERANCE:
-            raise _differs(output, error, texts[row], "itself in a batch")
+        if not error <= TOLERANCE * max(1.0, float(together[row].max())):
+            raise _differs(
+                output, error, *texts[row], f"itself in a batch by {error:.2e} (at most {TOLERANCE:.0e})",
+                _terms(encoder, alone, together[row]),
+            )  # fmt: skip
 
 
-def _differs(output: str, error: float, text: str, what: str) -> ParityError:
+def _differs(output: str, error: float, side: Side, text: str, what: str, terms: str) -> ParityError:
     return ParityError(
-        f"{output} differs from {what} by {error:.2e} (at most {TOLERANCE:.0e}) on the text {_shortened(text)!r}; "
+        f"{output} differs from {what} on the {side} text {_shortened(text)!r}: {terms}; "
         "nothing was written: export without this backend, or report the architecture",
         output=output,
         error=error,
         text=text,
+    )
+
+
+def _terms(encoder: Encoder, found: Matrix, expected: Matrix, count: int = 3) -> str:
+    """The terms that differ most, with both weights."""
+    order = np.argsort(-np.nan_to_num(np.abs(found - expected), nan=np.inf))[:count]
+    return ", ".join(
+        f"{encoder.vocabulary[term]} {found[term]:.4f} instead of {expected[term]:.4f}"
+        for term in order.tolist()
+        if not found[term] == expected[term]
     )
 
 

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from ..models.layout import Side
 from ..runtime.corpus import BadLines, Document, read_corpus
 from ..runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from ..models.checkpoint import Checkpoint
+
 _HERE = Path(__file__).parent / "samples"
 _FROM_CORPUS, _QUERY_WORDS = 128, 12
+# Longer limits are reached by no text that is worth the time.
+_LONGEST = 20_000
+_CORNERS = (
+    "  white space at both ends \t\n",
+    "\u00a0\u3000no-break and ideographic spaces\u2028",
+    "UPPER CASE Élan ÜBER İSTANBUL ΣΊΣΥΦΟΣ",
+    "a NUL \x00 in the middle",
+    "\x00",
+    "e\u0301 e\u0300 decomposed, ﬃ ligature, ſ long s, K kelvin",
+    "3.14159 1,000,000 ½ ² 12345678901234567890",
+    "ᚠᛇᚻ 𓀀 \U0010fffd \ufffd unknown scripts",
+)
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -32,6 +48,19 @@ class SampleTexts:
 def parity_texts() -> SampleTexts:
     """The bundled text that graphs are compared on. No text of it is in :func:`calibration_texts`."""
     return _read(_HERE / "parity.jsonl")
+
+
+def corner_texts(checkpoint: Checkpoint, side: Side) -> tuple[str, ...]:
+    """Texts that reach the corners of one checkpoint: its special tokens written out, a text beyond the side's limit,
+    white space at the ends, upper case, a NUL.
+    """
+    special = " ".join(f"{token} oil" for token in checkpoint.tokenizer.all_special_tokens)
+    limit = checkpoint.sides[side].max_length
+    words = "When DID the first King of Kenya, in 1973, ask for a steam-engine?".split()
+    # A word is a token or more, so this is beyond the limit; what has no limit has no text beyond it.
+    count = limit + 8 if limit < _LONGEST else 0
+    beyond = " ".join(f"{words[i % len(words)]}" for i in range(count))
+    return (special, special.upper(), *((beyond,) if beyond else ()), *_CORNERS)
 
 
 def calibration_texts(path: Path | None = None) -> SampleTexts:

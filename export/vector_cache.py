@@ -13,15 +13,17 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from ..runtime.artifact import variant_files
+from ..runtime.artifact import Source, variant_files
 from ..runtime.encoder import Encoder
 from ..runtime.encoder.encoder import Encoded
 from ..runtime.files import sha256_file
 from ..runtime.vectors import SparseBatch
 
 _CHUNK = 256
+_NOWHERE = Source("", "", "", "")
 
 
 class VectorCache:
@@ -60,7 +62,9 @@ def encoder_cache(directory: Path, encoder: Encoder) -> VectorCache:
     engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy", "kernel": "numpy"}[variant.backend]
     key = [
         *(sha256_file(artifact.file(name)) for name in (*variant_files(variant), "tokenizer.json")),
-        f"{manifest.kind} {manifest.max_length} {manifest.dropped_terms} {variant.batch_invariant}",
+        # How text is read and what is done to weights; not which other graphs there are, and where it all comes from.
+        repr(msgspec.structs.replace(manifest, files={}, variants=[], source=_NOWHERE)),
+        f"{variant.batch_invariant}",
         f"{engine} {metadata.version(engine)}",
     ]
     return VectorCache(directory, key)

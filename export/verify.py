@@ -16,6 +16,7 @@ from ..runtime.encoder import Encoder
 from ..runtime.errors import CheckpointError
 from .parity import measure, reference_vectors
 from .texts import parity_texts
+from .witness import open_witness
 
 
 def repeat_parity(artifact: Artifact, source: str | None = None) -> str | None:
@@ -28,10 +29,17 @@ def repeat_parity(artifact: Artifact, source: str | None = None) -> str | None:
     spec = source or manifest.source.checkpoint
     if source is None and not Path(spec).is_dir():
         return f"its source {spec} is not a directory here; name it with --source"
+    lengths = {settings.max_length for settings in manifest.sides.values()} or {manifest.max_length}
+    prompts = {side: settings.prompt for side, settings in manifest.sides.items()}
     options = OpenOptions(
         revision=manifest.source.revision or None if not Path(spec).is_dir() else None,
         family=_family(manifest),
-        max_length=manifest.max_length,
+        # Those of two sides can only be what the checkpoint states.
+        max_length=lengths.pop() if len(lengths) == 1 and manifest.kind in ("encoder", "masked encoder") else None,
+        prompt_query=prompts.get("query"),
+        prompt_document=prompts.get("document"),
+        max_active_dims=manifest.max_active_dims,
+        tokenizer=manifest.tokenizer_from if manifest.tokenizer_from == "file" else None,
     )
     side = next((s for s in SIDES if s == manifest.role), None)
     try:
@@ -42,7 +50,7 @@ def repeat_parity(artifact: Artifact, source: str | None = None) -> str | None:
         return f"{spec} has other weights than those this artifact was made from"
     # Those of a family file are known by their ids only.
     checkpoint = replace(checkpoint, dropped_terms=tuple(manifest.dropped_terms))
-    reference = reference_vectors(checkpoint, parity_texts(), paired=False)
+    reference = reference_vectors(checkpoint, parity_texts(), open_witness(checkpoint), paired=False)
     elsewhere = [variant for variant in manifest.variants if not supports(variant.isa)]
     for variant in manifest.variants:
         if variant not in elsewhere:

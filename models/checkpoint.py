@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,17 +13,42 @@ import numpy as np
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.idf import LARGEST_POWER, check_power
 from .custom_family import family_from
-from .families import DERIVED_SIDES, TABLE_SIDES, Evidence, Family, QuerySide, check_family, detect_family
+from .families import (
+    DEFAULT_ACTIVATION,
+    DEFAULT_POOLING,
+    DERIVED_SIDES,
+    TABLE_SIDES,
+    Evidence,
+    Family,
+    QuerySide,
+    check_family,
+    detect_family,
+    published_family,
+)
 from .hub import Located, locate_checkpoint
-from .layout import EncoderFiles, Side, has_both_sides, locate_encoder, stated_role, two_sides
+from .keys import account
+from .layout import SIDES, EncoderFiles, Side, has_both_sides, locate_encoder, stated_role, two_sides
 from .look_up import Table, read_table
 from .options import OpenOptions
-from .tokenizing import load_tokenizer, special_token_ids
-from .weights import load_config, load_masked_lm, weights_sha256
+from .tokenizing import LoadedTokenizer, load_tokenizer, special_token_ids
+from .weights import load_config, load_masked_lm, stored_dtype, weights_sha256
 
 Role = Literal["query", "document", "both"]
+Normalization = Literal["none", "all terms", "kept terms"]
 # A tokenizer that states no maximum length reports a number of this size.
 _NO_LENGTH = 1_000_000
+# A text of any length, where no model has to read it.
+_UNLIMITED = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class SideText:
+    """What is done to the texts of one side: ``prompt`` is put before them, then they are cut to ``max_length`` tokens,
+    the prompt and special tokens included.
+    """
+
+    prompt: str
+    max_length: int
 
 
 @dataclass(frozen=True)
@@ -31,12 +56,18 @@ class Checkpoint:
     """One side of a checkpoint, loaded.
 
     ``model``: a transformers masked-language model, float32, evaluation mode; None where a text's weights come from
-    ``table``, float32 ``[vocab_size]``. ``tokenizer``: its fast tokenizer. ``role``: the side it serves, "both" if one
-    encoder serves both. ``own_terms``: whether only the terms of the text itself keep their weight (a mask by bag of
-    words; always so with a table). ``dropped_terms``: term ids whose weight is zero. ``max_length`` counts special
-    tokens; ``max_positions`` is the longest input the model can take. ``query_idf`` is what a search does to the query
-    weights (see :func:`splade_edge.runtime.idf.idf_factors`): the key of that name in ``config.json``, 0 without it and
-    for documents. ``notes`` say what was unusual about the files.
+    ``table``, float32 ``[vocab_size]``. ``loaded``: its fast tokenizer. ``role``: the side it serves, "both" if one
+    encoder serves both; ``sides``: what is done to their texts. ``adds_special_tokens`` is false for a table.
+    ``own_terms``: whether only the terms of the text itself keep their weight (a mask by bag of words; always so with a
+    table). ``dropped_terms``: term ids whose weight is zero. ``max_active_dims``: only so many of the largest weights
+    are kept; ``normalization``: L2, of all terms or of those that are kept. ``max_positions`` is the longest input the
+    model can take. ``query_idf`` is what a search does to the query weights (see
+    :func:`splade_edge.runtime.idf.idf_factors`): the key of that name in ``config.json``, 0 without it and for
+    documents.
+
+    ``stored_dtype``: of its weights on disk. ``library_root`` is what sentence-transformers opens for this side; ``deviation`` says why its vectors are not to be
+    compared with, "" where they are. ``unknown``: keys that stand in no row of :mod:`keys` and were not to be ignored.
+    ``options``: what it was opened with. ``notes`` say what was unusual about the files.
     """
 
     located: Located
@@ -49,14 +80,22 @@ class Checkpoint:
     model: Any
     table: Table | None
     own_terms: bool
-    tokenizer: Any
+    loaded: LoadedTokenizer
+    sides: Mapping[Side, SideText]
+    adds_special_tokens: bool
     vocab_size: int
-    max_length: int
     max_positions: int
     special_tokens: dict[str, int]
     dropped_terms: tuple[int, ...]
+    max_active_dims: int | None
+    normalization: Normalization
     licence: str
     weights_sha256: str
+    stored_dtype: str
+    library_root: Path
+    deviation: str
+    unknown: tuple[str, ...]
+    options: OpenOptions
     notes: tuple[str, ...]
     query_idf: float = 0.0
 
@@ -64,6 +103,39 @@ class Checkpoint:
     def root(self) -> Path:
         """The directory the user named, or the snapshot of the hub repository."""
         return self.located.path
+
+    @property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer of transformers."""
+        return self.loaded.tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text of any side, special ones and the prompt included."""
+        return max(side.max_length for side in self.sides.values())
+
+    @property
+    def half_precision(self) -> bool:
+        """Whether its weights are stored in float16 or bfloat16."""
+        return self.stored_dtype in ("float16", "bfloat16")
+
+    def token_ids(self, text: str, side: Side) -> list[int]:
+        """The ids that the encoder gets for a text of a side."""
+        return [int(term) for term in self._tokenized(text, side)["input_ids"]]
+
+    def uses_token_types(self, text: str) -> bool:
+        """Whether the tokenizer gives some token of a text another type than 0, which an exported graph cannot take."""
+        return any(any(self._tokenized(text, side).get("token_type_ids", ())) for side in self.sides)
+
+    def _tokenized(self, text: str, side: Side) -> Mapping[str, Any]:
+        settings = self.sides[side]
+        tokenized: Mapping[str, Any] = self.tokenizer(
+            settings.prompt + text,
+            truncation=True,
+            max_length=settings.max_length,
+            add_special_tokens=self.adds_special_tokens,
+        )
+        return tokenized
 
 
 def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | None = None) -> Checkpoint:
@@ -76,43 +148,57 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     options = options or OpenOptions()
     located = _locate(spec, options)
     files = locate_encoder(located.path, role)
-    family, query_side, config = _identify(located, files, options)
-    if role is None and query_side in DERIVED_SIDES:
+    identity = _identify(located, files, options)
+    if role is None and identity.query_side in DERIVED_SIDES:
         raise two_sides(located.path)
-    if role == "query" and query_side in TABLE_SIDES:
-        return _open_table(located, files, family, query_side, config, options)
+    if role == "query" and identity.query_side in TABLE_SIDES:
+        return _open_table(located, files, identity, options)
     model, notes = load_masked_lm(
-        files.directory, config, allow_pickle=options.allow_pickle, trust_remote_code=options.trust_remote_code
+        files.directory,
+        identity.config,
+        allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
     )
-    tokenizer = load_tokenizer(
+    loaded = load_tokenizer(
         (files.directory, files.root),
         int(model.get_input_embeddings().weight.shape[0]),
         trust_remote_code=options.trust_remote_code,
+        arguments=files.transformer.tokenizer_arguments,
+        lower_case=files.transformer.do_lower_case,
+        made_from=options.tokenizer,
     )
-    special_tokens = special_token_ids(tokenizer)
+    if getattr(loaded.tokenizer, "chat_template", None) and not files.modules:
+        raise CheckpointError(
+            f"the tokenizer of {files.directory} has a chat template, so that sentence-transformers would read texts as "
+            "chat messages; remove it (chat_template), or save the encoder with sentence-transformers"
+        )
+    only_role = role or _only_role(located.name, identity.query_side, stated_role(files.directory))
+    served = SIDES if only_role == "both" else (only_role,)
     max_positions = _max_positions(model)
-    dropped = family.query_dropped if role == "query" else family.document_dropped
-    return Checkpoint(
-        located=located,
-        directory=files.directory,
-        role=role or _only_role(located.name, query_side, stated_role(files.directory)),
-        family=family,
-        pooling=files.pooling or family.pooling,
-        activation=files.activation or family.activation,
-        query_side=query_side,
+    return _opened(
+        located,
+        files,
+        identity,
+        options,
+        loaded,
+        role=only_role,
         model=model,
         table=None,
-        own_terms=role == "query" and query_side == "masked encoder",
-        tokenizer=tokenizer,
+        own_terms=role == "query" and identity.query_side == "masked encoder",
+        adds_special_tokens=True,
+        sides={
+            side: SideText(
+                _prompt(files, options, side),
+                _max_length(side, options, files, loaded.tokenizer, identity, max_positions),
+            )
+            for side in served
+        },
         vocab_size=int(model.get_output_embeddings().weight.shape[0]),
-        max_length=_max_length(options.max_length, files, tokenizer, family, max_positions),
         max_positions=max_positions,
-        special_tokens=special_tokens,
-        dropped_terms=_dropped_terms(dropped, special_tokens, tokenizer),
-        licence=options.licence or stated_licence((files.directory, files.root)),
         weights_sha256=weights_sha256(files.directory),
+        stored_dtype=stored_dtype(files.directory),
         notes=notes,
-        query_idf=_query_idf(options, stated_query_idf(config, files.directory)) if role != "document" else 0.0,
+        query_idf=_query_idf(options, stated_query_idf(identity.config, files.directory)) if role != "document" else 0.0,
     )
 
 
@@ -122,8 +208,7 @@ def holds_pair(spec: str, options: OpenOptions | None = None) -> bool:
     located = _locate(spec, options)
     if has_both_sides(located.path):
         return True
-    _, query_side, _ = _identify(located, locate_encoder(located.path, None), options)
-    return query_side in DERIVED_SIDES
+    return _identify(located, locate_encoder(located.path, None), options).query_side in DERIVED_SIDES
 
 
 def _locate(spec: str, options: OpenOptions) -> Located:
@@ -136,7 +221,19 @@ def _locate(spec: str, options: OpenOptions) -> Located:
     )
 
 
-def _identify(located: Located, files: EncoderFiles, options: OpenOptions) -> tuple[Family, QuerySide, Any]:
+@dataclass(frozen=True)
+class _Identity:
+    """What kind of encoder one side is. ``chosen``: by the user or by a hub id, so that the family decides what gets no
+    weight; else the files do.
+    """
+
+    family: Family
+    chosen: bool
+    query_side: QuerySide
+    config: Any
+
+
+def _identify(located: Located, files: EncoderFiles, options: OpenOptions) -> _Identity:
     """Family, query side and transformers configuration. A table has that of the document encoder it belongs to."""
     encoder = files if files.table is None else locate_encoder(located.path, "document")
     config = load_config(encoder.directory, trust_remote_code=options.trust_remote_code)
@@ -146,27 +243,28 @@ def _identify(located: Located, files: EncoderFiles, options: OpenOptions) -> tu
         pooling=encoder.pooling,
         activation=encoder.activation,
         query_side=files.query_side,
+        hub_id=located.name if located.revision else "",
     )
-    family = family_from(options.family) if options.family else detect_family(evidence)
+    chosen = family_from(options.family) if options.family else None
+    if chosen is None and not files.modules:  # modules state it all themselves
+        chosen = published_family(evidence)
+    family = chosen or detect_family(evidence)
     check_family(family, evidence)
-    return family, files.query_side or family.query_sides[0], config
+    return _Identity(family, chosen is not None, files.query_side or family.query_sides[0], config)
 
 
-def _open_table(
-    located: Located,
-    files: EncoderFiles,
-    family: Family,
-    query_side: QuerySide,
-    config: Any,
-    options: OpenOptions,
-) -> Checkpoint:
+def _open_table(located: Located, files: EncoderFiles, identity: _Identity, options: OpenOptions) -> Checkpoint:
     """The query side that is a look-up table or a binary bag of words. No model is loaded."""
-    vocab_size = int(config.vocab_size)
+    family, vocab_size = identity.family, int(identity.config.vocab_size)
+    # sentence-transformers reads the tokenizer beside a table; other layouts have one for both sides.
     places = (files.directory, files.root, locate_encoder(files.root, "document").directory)
-    tokenizer = load_tokenizer(places, vocab_size, trust_remote_code=options.trust_remote_code)
+    loaded = load_tokenizer(
+        places, vocab_size, trust_remote_code=options.trust_remote_code, made_from=options.tokenizer
+    )
+    tokenizer = loaded.tokenizer
     table: Table = np.ones(vocab_size, np.float32)
     notes: tuple[str, ...] = ()
-    if query_side == "look-up" or files.table is not None:
+    if identity.query_side == "look-up" or files.table is not None:
         path = files.table or (_named_table(located.path, family) if family.look_up else None)
         if path is None:
             raise CheckpointError(
@@ -174,32 +272,108 @@ def _open_table(
                 "download the checkpoint again, or name the file in a family file (look_up)"
             )
         table, notes = read_table(path, tokenizer.get_vocab(), vocab_size)
-    special_tokens = special_token_ids(tokenizer)
-    return Checkpoint(
-        located=located,
-        directory=files.directory,
+    return _opened(
+        located,
+        files,
+        identity,
+        options,
+        loaded,
         role="query",
-        family=family,
-        pooling="",
-        activation="",
-        query_side=query_side,
         model=None,
         table=table,
         own_terms=True,
-        tokenizer=tokenizer,
+        # What every text gets says nothing of a query: sentence-transformers does not add it either.
+        adds_special_tokens=False,
+        sides={"query": SideText(_prompt(files, options, "query"), _table_length(files, options, tokenizer, identity))},
         vocab_size=vocab_size,
-        max_length=_max_length(options.max_length, files, tokenizer, family, _NO_LENGTH),
-        max_positions=_NO_LENGTH,
-        special_tokens=special_tokens,
-        # What every text gets says nothing of a query; sentence-transformers does not even add it for a look-up.
-        dropped_terms=tuple(
-            sorted({*_dropped_terms(family.query_dropped, special_tokens, tokenizer), *tokenizer("")["input_ids"]})
-        ),
-        licence=options.licence or stated_licence((files.directory, files.root)),
+        max_positions=_UNLIMITED,
         weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
+        stored_dtype="float32",
         notes=notes,
         query_idf=_query_idf(options, 0.0),  # a table has no config.json, and may be an idf itself
     )
+
+
+def _opened(
+    located: Located,
+    files: EncoderFiles,
+    identity: _Identity,
+    options: OpenOptions,
+    loaded: LoadedTokenizer,
+    *,
+    role: Role,
+    table: Table | None,
+    own_terms: bool,
+    adds_special_tokens: bool,
+    sides: Mapping[Side, SideText],
+    **rest: Any,
+) -> Checkpoint:
+    """A side with what encoders and tables have in common."""
+    family, tokenizer = identity.family, loaded.tokenizer
+    special_tokens = special_token_ids(tokenizer)
+    dropped = family.query_dropped if role == "query" else family.document_dropped
+    pooling = "" if table is not None else files.pooling or family.pooling
+    activation = "" if table is not None else files.activation or family.activation
+    checkpoint = Checkpoint(
+        located=located,
+        directory=files.directory,
+        role=role,
+        family=family,
+        pooling=pooling,
+        activation=activation,
+        query_side=identity.query_side,
+        table=table,
+        own_terms=own_terms,
+        loaded=loaded,
+        sides=sides,
+        adds_special_tokens=adds_special_tokens,
+        special_tokens=special_tokens,
+        dropped_terms=_dropped_terms(dropped, special_tokens, tokenizer) if identity.chosen else (),
+        max_active_dims=options.max_active_dims or files.model.max_active_dims,
+        normalization=_normalization(files, options),
+        licence=options.licence or stated_licence((files.directory, files.root)),
+        library_root=files.library_root,
+        deviation="",
+        unknown=_unknown(account(files, identity.config if table is None else None), options),
+        options=options,
+        **rest,
+    )
+    _check_room(checkpoint, files)
+    return replace(checkpoint, deviation=_deviation(checkpoint, files))
+
+
+def _deviation(checkpoint: Checkpoint, files: EncoderFiles) -> str:
+    """Why sentence-transformers would give other vectors for a reason that is known; "" if it would not."""
+    if checkpoint.tokenizer.pad_token is None:
+        return "sentence-transformers needs a padding token, and the tokenizer has none"
+    if checkpoint.dropped_terms:
+        return f"the family {checkpoint.family.name} gives special tokens no weight"
+    if (checkpoint.table is not None or checkpoint.own_terms) and not files.modules:
+        return f"sentence-transformers does not know that its query side is a {checkpoint.query_side}"
+    if checkpoint.table is None:
+        library = (files.pooling or DEFAULT_POOLING, files.activation or DEFAULT_ACTIVATION)
+        if (checkpoint.pooling, checkpoint.activation) != library:
+            return f"the family {checkpoint.family.name} is pooled otherwise"
+    return ""
+
+
+def _unknown(found: Sequence[str], options: OpenOptions) -> tuple[str, ...]:
+    """The keys that were not to be ignored."""
+    ignored = set(options.ignore)
+    return tuple(key for key in found if key not in ignored and key.partition(": ")[2] not in ignored)
+
+
+def _prompt(files: EncoderFiles, options: OpenOptions, side: Side) -> str:
+    asked = options.prompt(side)
+    return files.model.prompts[side] if asked is None else asked
+
+
+def _normalization(files: EncoderFiles, options: OpenOptions) -> Normalization:
+    """``Normalize`` comes before the largest weights are chosen, the cosine after."""
+    cut = options.max_active_dims or files.model.max_active_dims
+    if files.model.cosine:
+        return "kept terms" if cut else "all terms"
+    return "all terms" if files.normalized else "none"
 
 
 def _named_table(root: Path, family: Family) -> Path:
@@ -239,18 +413,40 @@ def _max_positions(model: Any) -> int:
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.num_embeddings - module.padding_idx - 1)
-    return positions or _NO_LENGTH
+    return positions if positions > 0 else _NO_LENGTH
 
 
-def _max_length(asked: int | None, files: EncoderFiles, tokenizer: Any, family: Family, max_positions: int) -> int:
-    stated = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LENGTH else None
-    length = asked or files.max_length or stated or family.max_length
+def _max_length(
+    side: Side, options: OpenOptions, files: EncoderFiles, tokenizer: Any, identity: _Identity, max_positions: int
+) -> int:
+    """Tokens that the texts of a side are cut to, as sentence-transformers does it, and as many as the model takes."""
+    asked, stated = options.max_length, files.transformer
     if asked is not None and not tokenizer.num_special_tokens_to_add() < asked <= max_positions:
         raise CheckpointError(
             f"--max-length {asked} is not possible: {files.directory} takes up to {max_positions} tokens, "
             "special ones included"
         )
-    return min(int(length), max_positions)
+    of_tokenizer = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LENGTH else None
+    length = asked or stated.lengths.get(side) or stated.max_seq_length or of_tokenizer or identity.family.max_length
+    return min(int(length or max_positions), max_positions)
+
+
+def _table_length(files: EncoderFiles, options: OpenOptions, tokenizer: Any, identity: _Identity) -> int:
+    """Tokens of a query that a table is looked up for; no special ones among them."""
+    stated = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LENGTH else None
+    return int(options.max_length or stated or identity.family.max_length or _UNLIMITED)
+
+
+def _check_room(checkpoint: Checkpoint, files: EncoderFiles) -> None:
+    """Raise CheckpointError where special tokens and the prompt leave no room for a text."""
+    special = checkpoint.tokenizer.num_special_tokens_to_add() if checkpoint.adds_special_tokens else 0
+    for side, settings in checkpoint.sides.items():
+        prompt = len(checkpoint.tokenizer(settings.prompt, add_special_tokens=False)["input_ids"])
+        if settings.max_length <= special + prompt:
+            raise CheckpointError(
+                f"{files.directory} cuts {side} texts to {settings.max_length} tokens, which has no room beside {special} "
+                f"special tokens and {prompt} of the prompt; correct its configuration, or pass --max-length"
+            )
 
 
 def _dropped_terms(names: tuple[str, ...], special_tokens: dict[str, int], tokenizer: Any) -> tuple[int, ...]:

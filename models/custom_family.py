@@ -23,7 +23,7 @@ query_side = "look-up"                  # same encoder, own encoder, masked enco
 query_dropped = ["all"]                 # special tokens without weight: cls_token, sep_token, … or all
 document_dropped = []
 look_up = "idf.json"                    # only with look-up: token -> weight, a file of the checkpoint
-max_length = 512                        # where the checkpoint states none; default 256
+max_length = 512                        # where the checkpoint states none; default: the model's positions
 model_types = ["bert", "distilbert"]    # of its config.json; default: any
 paper = "arXiv:2411.04403"
 """
@@ -40,7 +40,7 @@ class _FamilyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query_dropped: list[str] = []
     document_dropped: list[str] = []
     look_up: Annotated[str, msgspec.Meta(min_length=1)] | None = None
-    max_length: Annotated[int, msgspec.Meta(ge=3, le=1_000_000)] = 256
+    max_length: Annotated[int, msgspec.Meta(ge=3, le=1_000_000)] | None = None
     model_types: list[str] = []
     paper: str = ""
 

@@ -6,7 +6,7 @@ special tokens lose their weight. Nothing else in this package knows a family by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
@@ -36,12 +36,12 @@ SPECIAL_TOKENS = ("bos_token", "cls_token", "eos_token", "mask_token", "pad_toke
 class Family:
     """One row of the table.
 
-    ``model_types`` are ``config.json`` model types (empty: any). ``names`` are globs over the last part of a hub id,
-    for families that no configuration file tells apart. ``query_sides`` lists what the query side may be, the usual one
+    ``model_types`` are ``config.json`` model types (empty: any). ``hub_ids`` are globs over hub ids, for families that
+    no configuration file tells apart; the name of a directory never counts. ``query_sides`` lists what the query side may be, the usual one
     first. ``query_dropped`` and ``document_dropped`` name special tokens (attributes of a tokenizer such as
     ``cls_token``, or ``all``) whose weight is set to zero. ``look_up`` is the file of a checkpoint that holds the query
     side's table, where its layout does not say. ``max_length`` counts special tokens and is used where the checkpoint
-    states none. ``checked`` is false where no real checkpoint could be compared when the row was written. ``origin`` is
+    states none; None: as many as the model has positions. ``checked`` is false where no real checkpoint could be compared when the row was written. ``origin`` is
     the file a user described it in.
     """
 
@@ -51,11 +51,11 @@ class Family:
     pooling: Pooling
     activation: Activation
     query_sides: tuple[QuerySide, ...]
-    names: tuple[str, ...] = ()
+    hub_ids: tuple[str, ...] = ()
     query_dropped: tuple[str, ...] = ()
     document_dropped: tuple[str, ...] = ()
     look_up: str | None = None
-    max_length: int = 256
+    max_length: int | None = None
     paper: str = ""
     checked: bool = False
     note: str = ""
@@ -64,13 +64,14 @@ class Family:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a checkpoint's files say about its family; None where they say nothing."""
+    """What a checkpoint's files say about its family; None where they say nothing. ``hub_id`` is "" for a directory."""
 
     name: str
     model_type: str
     pooling: str | None = None
     activation: str | None = None
     query_side: QuerySide | None = None
+    hub_id: str = ""
 
 
 _BERT = frozenset({"bert"})
@@ -86,11 +87,12 @@ FAMILIES: tuple[Family, ...] = (
         pooling="max",
         activation="log1p_relu",
         query_sides=("own encoder",),
-        names=("efficient-splade-*",),
+        hub_ids=("naver/efficient-splade-*",),
         paper="Lassance & Clinchant, SIGIR 2022, arXiv:2207.03834",
         checked=True,
         note="Checked on models/default, which has the same shape; the naver weights themselves could not be fetched. "
-        "VI-BT-large-query states no maximum length: both sides were trained at 256.",
+        "VI-BT-large-query states no maximum length, so texts are cut at its 512 positions; both sides were trained at 256: "
+        "pass --max-length 256 for that.",
     ),
     Family(
         name="splade-v3-lexical",
@@ -99,7 +101,7 @@ FAMILIES: tuple[Family, ...] = (
         pooling="max",
         activation="log1p_relu",
         query_sides=("masked encoder",),
-        names=("splade-v3-lexical*",),
+        hub_ids=("naver/splade-v3-lexical*",),
         query_dropped=("cls_token", "sep_token", "pad_token"),
         paper="Lassance et al. 2024, arXiv:2403.06789",
         note=_UNSEEN + " Special tokens are left out of the mask, as naver's code leaves them out of a bag of words.",
@@ -111,7 +113,7 @@ FAMILIES: tuple[Family, ...] = (
         pooling="max",
         activation="log1p_relu",
         query_sides=("bag of words",),
-        names=("splade-v3-doc*",),
+        hub_ids=("naver/splade-v3-doc*",),
         query_dropped=("cls_token", "sep_token", "pad_token"),
         paper="Lassance et al. 2024, arXiv:2403.06789",
         note=_UNSEEN,
@@ -123,10 +125,9 @@ FAMILIES: tuple[Family, ...] = (
         pooling="max",
         activation="log1p_log1p_relu",
         query_sides=("look-up",),
-        names=("opensearch-neural-sparse-encoding-doc-v3-*",),
+        hub_ids=("opensearch-project/opensearch-neural-sparse-encoding-doc-v3-*",),
         query_dropped=("all",),
         document_dropped=("all",),
-        max_length=512,
         paper="Geng et al. 2025, arXiv:2504.14839",
         note=_UNSEEN + " doc-v3-gte needs custom code and is refused unless it is trusted.",
     ),
@@ -137,10 +138,9 @@ FAMILIES: tuple[Family, ...] = (
         pooling="max",
         activation="log1p_relu",
         query_sides=("look-up",),
-        names=("opensearch-neural-sparse-encoding-doc-v[12]*",),
+        hub_ids=("opensearch-project/opensearch-neural-sparse-encoding-doc-v[12]*",),
         query_dropped=("all",),
         document_dropped=("all",),
-        max_length=512,
         paper="Geng et al. 2024, arXiv:2411.04403",
         note=_UNSEEN,
     ),
@@ -151,10 +151,9 @@ FAMILIES: tuple[Family, ...] = (
         pooling="max",
         activation="log1p_relu",
         query_sides=("same encoder",),
-        names=("opensearch-neural-sparse-encoding-v*",),
+        hub_ids=("opensearch-project/opensearch-neural-sparse-encoding-v*",),
         query_dropped=("all",),
         document_dropped=("all",),
-        max_length=512,
         paper="Geng et al. 2024, arXiv:2411.04403",
         note=_UNSEEN + " Nothing but its name tells it from splade, which keeps the special tokens.",
     ),
@@ -165,9 +164,8 @@ FAMILIES: tuple[Family, ...] = (
         pooling="sum",
         activation="log1p_relu",
         query_sides=("same encoder",),
-        names=("splade-v1*", "splade_v1*"),
         paper="Formal et al., SIGIR 2021, arXiv:2107.05720",
-        note=_UNSEEN + " A plain checkpoint of it looks like splade: pass --family splade-v1.",
+        note=_UNSEEN + " A plain checkpoint of it looks like splade, as which it is read: pass --family splade-v1.",
     ),
     Family(
         name="splade",
@@ -186,7 +184,6 @@ FAMILIES: tuple[Family, ...] = (
         pooling="max",
         activation="log1p_relu",
         query_sides=("same encoder",),
-        max_length=512,
         paper="Granite Embedding Models, arXiv:2502.20204",
         note=_UNSEEN + " Pad token id 1, vocabulary of 50,265.",
     ),
@@ -197,22 +194,24 @@ FAMILIES: tuple[Family, ...] = (
         pooling="max",
         activation="log1p_relu",
         query_sides=("same encoder", "own encoder", "look-up", "bag of words"),
-        max_length=512,
         paper="Warner et al. 2024, arXiv:2412.13663",
         note=_UNSEEN + " Takes inputs up to 8,192 tokens; the length it was trained at is in its own files.",
     ),
     Family(
         name="splade-other",
-        members="any other masked-language model with a SpladePooling configuration",
+        members="any other masked-language model",
         model_types=frozenset(),
         pooling="max",
         activation="log1p_relu",
         query_sides=get_args(QuerySide),
-        note="Pooling and activation are as the checkpoint states. Needs a sentence-transformers layout, or --family.",
+        note="Pooling and activation are as the checkpoint states, else those that sentence-transformers takes.",
     ),
 )
 FALLBACK = FAMILIES[-1]
-_PLAIN = next(family for family in FAMILIES if not family.names)
+# What sentence-transformers makes of a masked-language model that states nothing.
+DEFAULT_POOLING: Pooling = "max"
+DEFAULT_ACTIVATION: Activation = "log1p_relu"
+_PLAIN = next(family for family in FAMILIES if family.name == "splade")
 
 
 def family_named(name: str) -> Family:
@@ -223,28 +222,35 @@ def family_named(name: str) -> Family:
     raise CheckpointError(f"no family {name!r}; the families are: {', '.join(f.name for f in FAMILIES)}")
 
 
-def detect_family(evidence: Evidence) -> Family:
-    """The family that fits what a checkpoint's files say.
+def published_family(evidence: Evidence) -> Family | None:
+    """The family that a hub id is known to belong to, if its files do not contradict it."""
+    return next(
+        (f for f in FAMILIES if _fits(f, evidence) and any(fnmatchcase(evidence.hub_id, glob) for glob in f.hub_ids)),
+        None,
+    )
 
-    A row whose ``names`` match the checkpoint's name wins over rows that fit by configuration alone; rows with
-    ``names`` fit by configuration only when a stated query side or activation sets them apart.
+
+def detect_family(evidence: Evidence) -> Family:
+    """The family that fits what a checkpoint's files say, the fallback if no other does.
+
+    Rows with ``hub_ids`` fit only when a stated query side or activation sets them apart from a plain encoder.
 
     Raises CheckpointError when only ``--family`` could tell.
     """
-    fitting = [family for family in FAMILIES if _fits(family, evidence)]
-    named = [f for f in fitting if any(fnmatchcase(evidence.name, glob) for glob in f.names)]
-    rows = named or [f for f in fitting if f is not FALLBACK and (not f.names or _is_distinct(f, evidence))]
-    if rows and (named or len({(f.pooling, f.activation) for f in rows}) == 1):
-        return rows[0]
-    if rows:
+    if evidence.query_side not in TABLE_SIDES:
+        # A document side by itself tells nothing that a plain checkpoint does not.
+        evidence = replace(
+            evidence,
+            pooling=evidence.pooling or DEFAULT_POOLING,
+            activation=evidence.activation or DEFAULT_ACTIVATION,
+        )
+    rows = [
+        f for f in FAMILIES if f is not FALLBACK and _fits(f, evidence) and (not f.hub_ids or _is_distinct(f, evidence))
+    ]
+    if len({(f.pooling, f.activation) for f in rows}) > 1:
         choices = " or ".join(f"--family {f.name}" for f in rows)
         raise CheckpointError(f"{evidence.name}: its files do not tell how it is activated; choose {choices}")
-    if evidence.pooling is not None:
-        return FALLBACK
-    raise CheckpointError(
-        f"{evidence.name}: a {evidence.model_type!r} checkpoint that does not state how it is pooled; "
-        f"if it is a SPLADE encoder, name its family: --family {FALLBACK.name} is max pooling of log(1 + relu(x))"
-    )
+    return rows[0] if rows else FALLBACK
 
 
 def check_family(family: Family, evidence: Evidence) -> None:
@@ -268,8 +274,6 @@ def check_family(family: Family, evidence: Evidence) -> None:
 
 
 def _fits(family: Family, evidence: Evidence) -> bool:
-    if family is FALLBACK:
-        return True
     return (
         (not family.model_types or evidence.model_type in family.model_types)
         and evidence.pooling in (None, family.pooling)

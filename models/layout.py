@@ -1,14 +1,12 @@
-"""Which directory of a checkpoint holds which encoder, and what its configuration files say about pooling.
+"""Which directory of a checkpoint holds which encoder, and what its configuration files say about vectors.
 
 Five layouts are read; all give the same :class:`EncoderFiles`:
 
     plain                  config.json, weights, tokenizer at the root                      one encoder
-    pair                   query/ and document/, each a plain checkpoint                    models/default
+    pair                   query/ and document/, each a checkpoint of its own               models/default
     look-up                plain, with idf.json (token -> weight) as its query side         OpenSearch doc-v1 to v3
     Efficient SPLADE hub   own side at the root, the other in {side}_0_MLMTransformer/      naver/efficient-splade-*
-    sentence-transformers  modules.json, *_SpladePooling/config.json, router_config.json    sparse encoders of version 5
-
-Classes are matched by their last name, since their paths changed between versions of sentence-transformers.
+    sentence-transformers  modules.json, routers, module directories (:mod:`modules`)       sparse encoders
 """
 
 from __future__ import annotations
@@ -16,25 +14,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
 from ..runtime.errors import CheckpointError
-from ..runtime.files import safe_join
 from .families import QuerySide
+from .modules import (
+    CONFIG,
+    ENCODERS,
+    MODULES,
+    NORMALIZE,
+    POOLING,
+    ROUTER,
+    SIDES,
+    TABLES,
+    Module,
+    ModelSettings,
+    Side,
+    TransformerSettings,
+    inside,
+    listed,
+    read_chain,
+    read_json,
+    read_model_settings,
+    read_transformer_settings,
+)
 
-Side = Literal["query", "document"]
-SIDES: tuple[Side, Side] = ("query", "document")
+__all__ = ["SIDES", "EncoderFiles", "Side", "has_both_sides", "locate_encoder", "stated_role", "two_sides"]
 
-_ENCODERS = frozenset({"MLMTransformer", "Transformer"})
-_LOOK_UPS = frozenset({"IDF", "SparseStaticEmbedding"})
-_POOLING = "SpladePooling"
-_ROUTERS = frozenset({"Router", "Asym"})
 # SpladePooling's activation_function -> our activation; it names what happens before a log1p.
 _ACTIVATIONS = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
-_CONFIG, _ROUTER, _MODULES, _IDF = "config.json", "router_config.json", "modules.json", "idf.json"
-_TENSORS = "model.safetensors"
+_POOLINGS = ("max", "sum")
+_IDF, _TENSORS, _ADAPTER = "idf.json", "model.safetensors", "adapter_config.json"
 # What our training writes beside an encoder.
 TRAINING_FILE = "training.json"
 
@@ -43,20 +54,26 @@ TRAINING_FILE = "training.json"
 class EncoderFiles:
     """One side of a checkpoint.
 
-    ``directory`` holds its ``config.json`` and weights, ``root`` is the whole checkpoint. ``pooling``, ``activation``,
-    ``query_side`` and ``max_length`` (tokens) are None where no file states them. ``shared`` is true where one encoder
-    is stated, or has to be taken, to serve both sides. ``table`` is the file of a query side without an encoder:
-    token -> weight in JSON, or one tensor in safetensors; ``directory`` is then where its tokenizer may be.
+    ``directory`` holds its ``config.json`` and weights, ``root`` is the whole checkpoint. ``library_root`` is what
+    sentence-transformers would open for this side. ``pooling``, ``activation`` and ``query_side`` are None where no
+    file states them. ``shared`` is true where one encoder is stated, or has to be taken, to serve both sides.
+    ``table`` is the file of a query side without an encoder: token -> weight in JSON, or one tensor in safetensors;
+    ``directory`` is then where its tokenizer may be. ``normalized``: the chain ends with an L2 normalization.
+    ``modules`` is the chain of sentence-transformers, empty in other layouts.
     """
 
     root: Path
     directory: Path
+    library_root: Path
     shared: bool
     pooling: str | None = None
     activation: str | None = None
     query_side: QuerySide | None = None
-    max_length: int | None = None
     table: Path | None = None
+    normalized: bool = False
+    transformer: TransformerSettings = TransformerSettings()
+    model: ModelSettings = ModelSettings()
+    modules: tuple[Module, ...] = ()
 
 
 def has_both_sides(root: Path) -> bool:
@@ -101,20 +118,18 @@ def two_sides(root: Path) -> CheckpointError:
 
 def _no_encoder(root: Path, side: Side | None) -> CheckpointError:
     what = f"no {side} encoder" if side else "no encoder"
-    return CheckpointError(f"{root} has {what}: no {_CONFIG} with weights was found in a layout that is known")
+    return CheckpointError(f"{root} has {what}: no {CONFIG} with weights was found in a layout that is known")
 
 
 def _read(root: Path, side: Side) -> EncoderFiles | None:
     """The encoder of one side, or None if this checkpoint has none for it."""
-    if (root / _ROUTER).is_file():
-        return _read_router(root, root, side)
-    if (root / _MODULES).is_file():
+    if (root / MODULES).is_file() or (root / ROUTER).is_file():
         return _read_modules(root, side)
     return _read_pair(root, side) or _read_hub(root, side)
 
 
 def _read_pair(root: Path, side: Side) -> EncoderFiles | None:
-    if not all((root / s / _CONFIG).is_file() for s in SIDES):
+    if not all(_is_encoder(root / s) for s in SIDES):
         return None
     inner, query = _read(root / side, side), _read(root / "query", "query")
     if inner is None:
@@ -125,104 +140,128 @@ def _read_pair(root: Path, side: Side) -> EncoderFiles | None:
 
 def _read_hub(root: Path, side: Side) -> EncoderFiles | None:
     """A plain checkpoint, or the Efficient SPLADE hub layout without a router file."""
-    others = [s for s in SIDES if (root / f"{s}_0_MLMTransformer" / _CONFIG).is_file()]
+    others = [s for s in SIDES if (root / f"{s}_0_MLMTransformer" / CONFIG).is_file()]
     if others:
         nested = root / f"{side}_0_MLMTransformer"
         directory = nested if side in others else root
-        if not (directory / _CONFIG).is_file():
+        if not (directory / CONFIG).is_file():
             return None
-        return EncoderFiles(root, directory, shared=False, query_side="own encoder")
-    if not (root / _CONFIG).is_file():
+        return EncoderFiles(root, directory, directory, shared=False, query_side="own encoder")
+    if not _is_encoder(root):
         return None
     if (root / _IDF).is_file():
         table = root / _IDF if side == "query" else None
-        return EncoderFiles(root, root, shared=False, query_side="look-up", table=table)
-    return EncoderFiles(root, root, shared=True)
+        return EncoderFiles(root, root, root, shared=False, query_side="look-up", table=table)
+    return EncoderFiles(root, root, root, shared=True)
 
 
-def _read_modules(root: Path, side: Side) -> EncoderFiles | None:
-    """sentence-transformers without a router: a list of modules, applied in turn to both sides."""
-    modules = _read_json(root / _MODULES)
-    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
-        raise CheckpointError(f"{root / _MODULES} is not a list of modules; download the checkpoint again")
-    kinds = [(_last_name(m.get("type")), _inside(root, str(m.get("path", "")))) for m in modules]
-    routers = [path for kind, path in kinds if kind in _ROUTERS]
-    if routers and len(kinds) == 1:
-        return _read_router(root, routers[0], side)
-    return _from_modules(root, kinds, "same encoder")
+def _is_encoder(directory: Path) -> bool:
+    """Whether a plain checkpoint may be here; an adapter that was saved without its base has no ``config.json``."""
+    return any((directory / name).is_file() for name in (CONFIG, _ADAPTER, MODULES))
 
 
-def _read_router(root: Path, at: Path, side: Side) -> EncoderFiles | None:
-    """sentence-transformers' Router: one list of modules a side, in directories named ``{side}_{place}_{class}``."""
-    config = _read_json(at / _ROUTER)
-    types = config.get("types") if isinstance(config, dict) else None
-    structure = config.get("structure") if isinstance(config, dict) else None
-    if not isinstance(types, dict) or not isinstance(structure, dict) or not set(structure) >= set(SIDES):
-        raise CheckpointError(f"{at / _ROUTER} has no routes named query and document; this layout is not known")
-    routes = {s: [(_last_name(types.get(name)), str(name)) for name in structure[s]] for s in SIDES}
-    tables = [_inside(at, name) for kind, name in routes["query"] if kind in _LOOK_UPS]
-    encoders = [{name for kind, name in routes[s] if kind in _ENCODERS} for s in SIDES]
-    if len(tables) > 1 or any(kind in _LOOK_UPS for kind, _ in routes["document"]):
-        raise CheckpointError(f"{at / _ROUTER} has a look-up where none is known; a query side may have one")
-    query_side: QuerySide = "same encoder" if encoders[0] == encoders[1] else "own encoder"
-    if tables:
-        binary = _is_all_ones(tables[0])
-        query_side = "masked encoder" if encoders[0] else "bag of words" if binary else "look-up"
-        if query_side == "masked encoder" and not binary:
-            raise CheckpointError(f"{at / _ROUTER} weighs a query encoder by a table, which is not supported")
-    if side == "query" and tables and not encoders[0]:
-        if len(routes["query"]) != 1:
-            raise CheckpointError(f"{at / _ROUTER} has more than a look-up on its query side, which is not supported")
-        return EncoderFiles(root, tables[0], shared=False, query_side=query_side, table=_table_file(root, tables[0]))
-    # The encoder whose named directory is absent is the one at the root.
-    paths = []
-    for kind, name in routes[side]:
-        path = _inside(at, name)
-        if kind not in _LOOK_UPS:
-            paths.append((kind, path if kind not in _ENCODERS or (path / _CONFIG).is_file() else at))
-    return _from_modules(root, paths, query_side)
-
-
-def _from_modules(root: Path, modules: Sequence[tuple[str, Path]], query_side: QuerySide) -> EncoderFiles:
-    """EncoderFiles of a list of (class name, directory) that must be an encoder and then SPLADE pooling."""
-    found = [kind for kind, _ in modules]
-    if len(found) != 2 or found[0] not in _ENCODERS or found[1] != _POOLING:
-        raise CheckpointError(
-            f"{root} is made of {', '.join(found) or 'nothing'}; a SPLADE encoder is MLMTransformer, {_POOLING}"
-        )
-    directory, pooling_directory = modules[0][1], modules[1][1]
-    pooling = _read_json(pooling_directory / _CONFIG) if (pooling_directory / _CONFIG).is_file() else {}
-    activation = pooling.get("activation_function", "relu")
+def _read_modules(root: Path, side: Side) -> EncoderFiles:
+    """sentence-transformers' layout: what the chain of a side states, and how it differs from the other side's."""
+    chain = read_chain(root, side)
+    try:
+        chains = {s: chain if s == side else read_chain(root, s) for s in SIDES}
+    except CheckpointError:  # the other side has no route; this one can be exported
+        chains = {s: chain for s in SIDES}
+    parts = _parts(root, chain)
+    query_side = _query_side(root, chains)
+    settings = read_model_settings(root)
+    if parts.encoder is None or (side == "query" and query_side in ("look-up", "bag of words")):
+        if side == "document" or parts.table is None:
+            raise CheckpointError(f"{root} has no encoder for {side}s, but {listed(chain)}; that is not supported")
+        directory = parts.table.directory
+        return EncoderFiles(
+            root, directory, root, shared=False, query_side=query_side, table=_table_file(root, directory),
+            normalized=parts.normalized, model=settings, modules=tuple(chain),
+        )  # fmt: skip
+    assert parts.pooling is not None
+    path = parts.pooling.directory / CONFIG
+    pooling = read_json(path) if path.is_file() else {}
+    activation, strategy = pooling.get("activation_function", "relu"), pooling.get("pooling_strategy", "max")
     if activation not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"{pooling_directory / _CONFIG} has activation_function {activation!r}; known: {', '.join(_ACTIVATIONS)}"
-        )
+        raise CheckpointError(f"{path} has activation_function {activation!r}; known: {', '.join(_ACTIVATIONS)}")
+    if strategy not in _POOLINGS:
+        raise CheckpointError(f"{path} has pooling_strategy {strategy!r}; known: {', '.join(_POOLINGS)}")
     return EncoderFiles(
         root,
-        directory,
-        shared=query_side == "same encoder",
-        pooling=str(pooling.get("pooling_strategy", "max")),
+        parts.encoder.directory,
+        root,
+        shared=_parts(root, chains["query"]) == _parts(root, chains["document"]),
+        pooling=strategy,
         activation=_ACTIVATIONS[activation],
         query_side=query_side,
-        max_length=_stated_length(directory),
+        normalized=parts.normalized,
+        transformer=read_transformer_settings(parts.encoder.directory, parts.encoder.kind),
+        model=settings,
+        modules=tuple(chain),
     )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A chain taken apart. Two sides with equal parts are one encoder."""
+
+    encoder: Module | None = None
+    pooling: Module | None = None
+    table: Module | None = None
+    normalized: bool = False
+
+
+def _parts(root: Path, chain: Sequence[Module]) -> _Parts:
+    """An encoder and SPLADE pooling, a table, or the one behind the other; then normalizations. Else an error."""
+    kinds = [module.kind for module in chain]
+    end = len(kinds)
+    while end and kinds[end - 1] == NORMALIZE:
+        end -= 1
+        _check_normalize(chain[end].directory)
+    rest = list(chain[:end])
+    encoder = rest.pop(0) if rest and rest[0].kind in ENCODERS else None
+    pooling = rest.pop(0) if encoder and rest and rest[0].kind == POOLING else None
+    table = rest.pop(0) if rest and rest[0].kind in TABLES else None
+    if rest or (encoder is None) != (pooling is None) or (encoder is None and table is None):
+        raise CheckpointError(
+            f"{root} is made of {listed(chain)}; a SPLADE encoder is Transformer, {POOLING}, and a query side may be "
+            "SparseStaticEmbedding; each may be followed by Normalize"
+        )
+    return _Parts(encoder, pooling, table, end < len(kinds))
+
+
+def _check_normalize(directory: Path) -> None:
+    config = read_json(directory / CONFIG) if (directory / CONFIG).is_file() else {}
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise CheckpointError(
+                f"{directory / CONFIG} has {key} {config[key]!r}; only the vector of a text can be normalized: remove it"
+            )
+
+
+def _query_side(root: Path, chains: dict[Side, list[Module]]) -> QuerySide:
+    query, document = (_parts(root, chains[side]) for side in SIDES)
+    if document.table is not None:
+        raise CheckpointError(f"{root} has a table on its document side ({listed(chains['document'])}), unsupported")
+    if query.table is None:
+        return "same encoder" if query == document else "own encoder"
+    binary = _is_all_ones(query.table.directory)
+    if query.encoder is None:
+        return "bag of words" if binary else "look-up"
+    if not binary:
+        raise CheckpointError(f"{query.table.directory} weighs a query encoder by a table, which is not supported")
+    return "masked encoder"
 
 
 def _table_file(root: Path, table: Path) -> Path:
     """Where a look-up module keeps its weights: its own tensor, or a JSON file that its configuration names."""
-    config = _read_json(table / _CONFIG) if (table / _CONFIG).is_file() else {}
+    config = read_json(table / CONFIG) if (table / CONFIG).is_file() else {}
     named = config.get("path") if isinstance(config, dict) else None
     if not (table / _TENSORS).is_file() and isinstance(named, str) and named.endswith(".json"):
         for directory in (table, root):
-            if (path := _inside(directory, named)).is_file():
+            if (path := inside(directory, named, table / CONFIG)).is_file():
                 return path
     return table / _TENSORS
-
-
-def _stated_length(directory: Path) -> int | None:
-    path = directory / "sentence_bert_config.json"
-    length = _read_json(path).get("max_seq_length") if path.is_file() else None
-    return length if isinstance(length, int) else None
 
 
 def _is_all_ones(table: Path) -> bool:
@@ -232,19 +271,3 @@ def _is_all_ones(table: Path) -> bool:
     from .look_up import read_tensor
 
     return bool((read_tensor(table / _TENSORS) == 1).all())
-
-
-def _last_name(path: object) -> str:
-    return str(path).rpartition(".")[2]
-
-
-def _inside(root: Path, relative: str) -> Path:
-    """A directory named by a checkpoint's own files; it must not lead out of the checkpoint."""
-    return safe_join(root, relative) if relative else root
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read {path} ({error}); download the checkpoint again") from None

@@ -1,19 +1,21 @@
 """The reference encoder: text to SPLADE weights in PyTorch, written to be read.
 
-This is what every exported graph is compared with. It does the arithmetic in the order of the papers
-(Formal et al. 2021, arXiv:2109.10086, equation 6; Lassance & Clinchant 2022, arXiv:2207.03834):
+It does the arithmetic in the order of the papers (Formal et al. 2021, arXiv:2109.10086, equation 6; Lassance & Clinchant
+2022, arXiv:2207.03834):
 
     weight[t] = pool over positions p of  activation(logits[p, t]),  padding left out
 
 and, for query sides that keep to the text's own terms (splade-v3-doc, -lexical; OpenSearch's look-ups):
 
     weight[t] = what the encoder or the table says, if t is a token of the text; 0 otherwise
+
+Where a checkpoint says so, vectors are then normalized (L2), and only their largest weights kept. An export compares
+its graphs with sentence-transformers, and with this where that library cannot load the checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,51 +23,56 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint
+from .layout import Side
 from .pooling import ACTIVATIONS, POOLINGS
 
 
 class ReferenceEncoder:
-    """Encodes texts with a checkpoint's own PyTorch model and tokenizer, in float32."""
+    """Encodes texts with a checkpoint's own PyTorch model and tokenizer, in float32, one text at a time: there are
+    architectures that depend on padding.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.model: Any = checkpoint.model
-        self.table = None if checkpoint.table is None else torch.from_numpy(checkpoint.table)
-        self.own_terms = checkpoint.own_terms
+        self.checkpoint = checkpoint
         self.vocab_size = checkpoint.vocab_size
-        self.tokenizer: Any = checkpoint.tokenizer
-        self.max_length = checkpoint.max_length
-        self.activation = checkpoint.activation
-        self.pooling = checkpoint.pooling
         self.dropped_terms = torch.tensor(checkpoint.dropped_terms, dtype=torch.long)
 
-    def encode(self, texts: Sequence[str], batch_size: int = 8) -> npt.NDArray[np.float32]:
-        """Weights of each text: float32 ``[len(texts), vocab_size]``, non-negative.
+    def encode(self, texts: Sequence[str], side: Side | None = None) -> npt.NDArray[np.float32]:
+        """Weights of each text of a side (None: the checkpoint's only one, or the document side): float32
+        ``[len(texts), vocab_size]``, non-negative.
 
-        Texts are cut at the checkpoint's maximum length and padded on the right.
+        The side's prompt is put before a text, and both are cut at the side's maximum length.
         """
-        rows: list[npt.NDArray[np.float32]] = []
-        for start in range(0, len(texts), batch_size):
-            batch = self.tokenizer(
-                list(texts[start : start + batch_size]),
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                padding_side="right",
-                return_tensors="pt",
-            )
-            weights = self.weights(batch["input_ids"], batch["attention_mask"])
-            rows.append(weights.numpy())
-        return np.concatenate(rows) if rows else np.empty((0, self.vocab_size), np.float32)
+        served = self.checkpoint.sides
+        side = side or ("document" if "document" in served else "query")
+        rows = np.zeros((len(texts), self.vocab_size), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            ids = torch.tensor([self.checkpoint.token_ids(text, side)])
+            if ids.numel():  # a tokenizer without special tokens, and an empty text
+                row[:] = self.weights(ids, torch.ones_like(ids))[0].numpy()
+        return rows
 
     @torch.inference_mode()
     def weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """``input_ids`` and ``attention_mask``: int64 ``[batch, length]``. Returns float32 ``[batch, vocab_size]``."""
-        if self.table is not None:
-            weights = self.table.expand(len(input_ids), -1)
+        c = self.checkpoint
+        if c.table is not None:
+            weights = torch.from_numpy(c.table).expand(len(input_ids), -1)
         else:
-            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-            weights = POOLINGS[self.pooling](ACTIVATIONS[self.activation](logits) * attention_mask.unsqueeze(-1))
-        if self.own_terms:
+            logits = c.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            weights = POOLINGS[c.pooling](ACTIVATIONS[c.activation](logits) * attention_mask.unsqueeze(-1))
+        if c.own_terms:
             present = torch.zeros(len(input_ids), self.vocab_size)
             weights = weights * present.scatter_reduce(1, input_ids, attention_mask.float(), "amax")
-        return weights.index_fill(1, self.dropped_terms, 0.0)
+        return self._finished(weights.index_fill(1, self.dropped_terms, 0.0))
+
+    def _finished(self, weights: Tensor) -> Tensor:
+        c = self.checkpoint
+        if c.normalization == "all terms":
+            weights = torch.nn.functional.normalize(weights)
+        if c.max_active_dims is not None and c.max_active_dims < self.vocab_size:
+            order = weights.argsort(dim=1, descending=True, stable=True)[:, : c.max_active_dims]
+            weights = torch.zeros_like(weights).scatter(1, order, weights.gather(1, order))
+        if c.normalization == "kept terms":
+            weights = torch.nn.functional.normalize(weights)
+        return weights

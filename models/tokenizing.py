@@ -1,42 +1,127 @@
-"""The tokenizer of a checkpoint, as the reference encoder uses it and as the artifact carries it."""
+"""The tokenizer of a checkpoint, as the library that made it uses it and as the artifact carries it.
+
+transformers 5 builds a tokenizer from its class and the vocabulary for many classes (``BertTokenizer``, which is
+DistilBERT's too, RoBERTa's, XLM-R's), and then ignores the normalizer, the pre-tokenizer or the post-processor of
+``tokenizer.json``. What it builds is what sentence-transformers encodes with; the file is what other libraries read.
+Where they give other ids, the user has to say which one the encoder was trained with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..runtime.errors import CheckpointError
 
-_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+From = Literal["class", "file"]
+TOKENIZER_FILE = "tokenizer.json"
+_FILES = (TOKENIZER_FILE, "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+# What transformers asks for, and what it is called where it is installed from.
+_PACKAGES = re.compile(r"requires the (\w[\w.-]*) library|pip install ([\w.-]+)|No module named '([\w.]+)'")
 
 
-def load_tokenizer(places: Sequence[Path], vocab_size: int, *, trust_remote_code: bool) -> Any:
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A fast tokenizer of transformers. ``made_from``: its class, or ``tokenizer.json`` alone; ``file``: that file,
+    None where there is none; ``lower_case``: text is lower-cased before all else.
+    """
+
+    tokenizer: Any
+    made_from: From
+    file: Path | None
+    lower_case: bool = False
+
+
+def load_tokenizer(
+    places: Sequence[Path],
+    vocab_size: int,
+    *,
+    trust_remote_code: bool,
+    arguments: Mapping[str, Any] | None = None,
+    lower_case: bool = False,
+    made_from: From | None = None,
+) -> LoadedTokenizer:
     """The fast tokenizer in the first of ``places`` that has one: an encoder's own directory, the checkpoint's root.
 
-    Raises CheckpointError: none there, damaged, only a slow (pure Python) one, or larger than the model's vocabulary.
+    ``arguments``: of loading it, as the checkpoint states them. ``lower_case``: text is lower-cased before all else, as
+    sentence-transformers does where it is asked to. ``made_from``: see :class:`LoadedTokenizer`; None is "class".
+
+    Raises CheckpointError: none there, damaged, of a package that is missing, only a slow (pure Python) one, or larger
+    than the model's vocabulary.
     """
     from transformers import AutoTokenizer
 
     directory = next((d for d in places if any((d / name).is_file() for name in _FILES)), None)
     if directory is None:
-        raise CheckpointError(f"{places[0]} has no tokenizer (tokenizer.json); copy it there from its source")
+        raise CheckpointError(f"{places[0]} has no tokenizer ({TOKENIZER_FILE}); copy it there from its source")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, use_fast=True, trust_remote_code=trust_remote_code
+            directory, local_files_only=True, trust_remote_code=trust_remote_code, **(arguments or {})
         )
     except Exception as error:  # the tokenizers library raises plain Exception
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the tokenizer of {directory} does not load ({reason}); get it again") from error
+        raise _does_not_load(directory, error) from error
     if not getattr(tokenizer, "is_fast", False):
-        raise CheckpointError(f"the tokenizer of {directory} has no tokenizer.json; convert it with transformers first")
+        raise CheckpointError(
+            f"the tokenizer of {directory} is {type(tokenizer).__name__}, which runs in Python alone and has no "
+            f"{TOKENIZER_FILE}; convert it with transformers first"
+        )
+    file = directory / TOKENIZER_FILE if (directory / TOKENIZER_FILE).is_file() else None
+    if made_from == "file":
+        if file is None:
+            raise CheckpointError(f"{directory} has no {TOKENIZER_FILE}; leave out --tokenizer file")
+        tokenizer._tokenizer = read_tokenizer_file(file)
+        tokenizer._tokenizer.encode_special_tokens = bool(tokenizer.split_special_tokens)
+    if lower_case:
+        _lower_case(tokenizer.backend_tokenizer)
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= largest < vocab_size:
         raise CheckpointError(
             f"the tokenizer of {directory} has term id {largest}, the model a vocabulary of {vocab_size}; "
-            "they do not belong together"
+            "they do not belong together (if tokens were added, resize the model's embeddings and train it with them)"
         )
+    return LoadedTokenizer(tokenizer, made_from or "class", file, lower_case)
+
+
+def read_tokenizer_file(path: Path) -> Any:
+    """``tokenizer.json`` as the tokenizers library reads it, without truncation and padding. Raises CheckpointError."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise _does_not_load(path.parent, error) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
+
+
+def disagreement(loaded: LoadedTokenizer, texts: Sequence[str]) -> str | None:
+    """The first of ``texts`` that ``tokenizer.json`` and the tokenizer of the class give other ids; None if none."""
+    if loaded.file is None or loaded.made_from == "file":
+        return None
+    by_file = read_tokenizer_file(loaded.file)
+    by_file.encode_special_tokens = bool(loaded.tokenizer.split_special_tokens)
+    if loaded.lower_case:
+        _lower_case(by_file)
+    by_class = read_backend(loaded.tokenizer)
+    for text in texts:
+        if by_file.encode(text).ids != by_class.encode(text).ids:
+            return text
+    return None
+
+
+def read_backend(tokenizer: Any) -> Any:
+    """A copy of what a tokenizer of transformers computes with, without truncation and padding."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    plain.encode_special_tokens = bool(tokenizer.split_special_tokens)  # a setting of the object, not of the file
+    return plain
 
 
 def special_token_ids(tokenizer: Any) -> dict[str, int]:
@@ -50,9 +135,29 @@ def special_token_ids(tokenizer: Any) -> dict[str, int]:
 
 def write_tokenizer(tokenizer: Any, path: Path) -> None:
     """Write ``tokenizer.json`` without truncation or padding settings; the runtime sets its own."""
-    from tokenizers import Tokenizer
+    path.write_text(read_backend(tokenizer).to_str(pretty=False), encoding="utf-8")
 
-    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    path.write_text(plain.to_str(pretty=False), encoding="utf-8")
+
+def _lower_case(backend: Any) -> None:
+    """Lower-case text before a tokenizer's own normalization, where ``Lowercase`` is not a step of that already."""
+    from tokenizers import normalizers
+
+    steps = backend.normalizer
+    if isinstance(steps, normalizers.Sequence):
+        if any(isinstance(step, normalizers.Lowercase) for step in steps):
+            return
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+    elif not isinstance(steps, normalizers.Lowercase):
+        rest = [] if steps is None else [steps]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
+
+
+def _does_not_load(directory: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())
+    package = next((name for found in _PACKAGES.finditer(reason) for name in found.groups() if name), None)
+    if isinstance(error, ImportError) and package:
+        package = {"sudachi": "sudachipy sudachidict-core"}.get(package.lower(), package)
+        return CheckpointError(
+            f"the tokenizer of {directory} needs the package {package}; install it (pip install {package}) and try again"
+        )
+    return CheckpointError(f"the tokenizer of {directory} does not load ({reason[:200]}); get it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import pickle
 import re
 from collections.abc import Iterator
@@ -89,6 +90,22 @@ def weights_sha256(directory: Path) -> str:
         return sha256_file(files[0])
     lines = "".join(f"{path.name}\t{sha256_file(path)}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def stored_dtype(directory: Path) -> str:
+    """The dtype of most weights on disk, such as ``"float16"``; "float32" where it is not told (a pickle)."""
+    from safetensors import safe_open
+
+    names = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+    sizes: dict[str, int] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                tensor = file.get_slice(key)
+                name = names.get(tensor.get_dtype())
+                if name is not None:
+                    sizes[name] = sizes.get(name, 0) + math.prod(tensor.get_shape())
+    return max(sizes, key=lambda name: sizes[name], default="float32")
 
 
 def decoder_name(model: Any) -> str | None:

@@ -1,0 +1,84 @@
+"""What a card says to people who run a graph themselves: its inputs and output, and what is done outside of it."""
+
+from __future__ import annotations
+
+from ..runtime.artifact import UNLIMITED, ArtifactManifest, Side, Variant
+
+_OUTSIDE = """\
+## The graph by itself
+
+For those who run a graph in an engine of their own. Inputs are `input_ids` and `attention_mask`, int64 `[batch, length]`,
+padded on the right with ids that the mask leaves out; the output is `weights`, float32 `[batch, vocabulary]`. Pooling and
+activation are inside. Outside of it, in this order, are {steps}."""
+
+
+def raw_graph_section(manifest: ArtifactManifest) -> list[str]:
+    """Lines of Markdown: the graph's inputs and outputs, and Python that gives the runtime's vector with it."""
+    variant = _variant(manifest)
+    if variant is None:
+        return []
+    side: Side = "query" if manifest.role == "query" else "document"
+    text = _OUTSIDE.format(steps=_listed(_steps(manifest, side)))
+    return [*text.splitlines(), "", "```python", *example(manifest, variant, side), "```", ""]
+
+
+def _variant(manifest: ArtifactManifest) -> Variant | None:
+    """The ONNX graph that an example is for: float32 if it was kept."""
+    found = [v for v in manifest.variants if v.backend == "onnx"]
+    return min(found, key=lambda v: v.precision != "fp32", default=None)
+
+
+def _steps(manifest: ArtifactManifest, side: Side) -> list[str]:
+    settings = manifest.sides[side]
+    cut = "" if settings.max_length == UNLIMITED else f" cut to {settings.max_length} tokens"
+    where = " on the left" if cut and manifest.truncation_side == "left" else ""
+    return [
+        *(["the prompt before the text"] if settings.prompt else []),
+        f"the tokenizer{cut}{where}",
+        *(["only the text's own terms keep their weight"] if manifest.kind == "masked encoder" else []),
+        *(["terms that never have weight"] if manifest.dropped_terms else []),
+        *(["the L2 norm"] if manifest.normalization == "all terms" else []),
+        *([f"the {manifest.max_active_dims} largest weights"] if manifest.max_active_dims else []),
+        *(["the L2 norm"] if manifest.normalization == "kept terms" else []),
+    ]
+
+
+def example(manifest: ArtifactManifest, variant: Variant, side: Side) -> list[str]:
+    """Python that gives ``weights`` of one ``text`` of a side, in the directory of the artifact."""
+    settings = manifest.sides[side]
+    prompt = f"{settings.prompt!r} + text" if settings.prompt else "text"
+    encode = f"tokenizer.encode({prompt}" + ("" if manifest.adds_special_tokens else ", add_special_tokens=False") + ")"
+    direction = ', direction="left"' if manifest.truncation_side == "left" else ""
+    norm = "weights /= max(np.linalg.norm(weights), 1e-12)"
+    return [
+        "import numpy as np, onnxruntime, tokenizers",
+        'tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")',
+        *(["tokenizer.encode_special_tokens = True"] if manifest.split_special_tokens else []),
+        *(
+            [f"tokenizer.enable_truncation({settings.max_length}{direction})"]
+            if settings.max_length < UNLIMITED
+            else []
+        ),
+        f'session = onnxruntime.InferenceSession("{variant.path}")',
+        'text = "what is learned sparse retrieval?"',
+        f"ids = np.array([{encode}.ids])",
+        '[[weights]] = session.run(["weights"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})',
+        *(
+            ["weights[np.setdiff1d(np.arange(weights.size), ids)] = 0"]
+            if manifest.kind == "masked encoder"
+            else []
+        ),
+        *([f"weights[{manifest.dropped_terms}] = 0"] if manifest.dropped_terms else []),
+        *([norm] if manifest.normalization == "all terms" else []),
+        *(
+            [f"weights[np.argsort(-weights, kind='stable')[{manifest.max_active_dims}:]] = 0"]
+            if manifest.max_active_dims
+            else []
+        ),
+        *([norm] if manifest.normalization == "kept terms" else []),
+        "print({tokenizer.id_to_token(term): float(weights[term]) for term in np.flatnonzero(weights).tolist()})",
+    ]
+
+
+def _listed(steps: list[str]) -> str:
+    return ", ".join(steps)

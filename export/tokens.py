@@ -1,0 +1,71 @@
+"""Does the artifact's tokenizer give the ids that the library gives? Compared before any vector, since it explains most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..models.checkpoint import Checkpoint
+from ..models.layout import Side
+from ..models.tokenizing import disagreement
+from ..runtime.artifact import Artifact
+from ..runtime.encoder.tokenizer import TextTokenizer
+from ..runtime.errors import CheckpointError, ParityError
+from .texts import SampleTexts, corner_texts
+from .witness import Witness
+
+
+def check_choice(checkpoint: Checkpoint, samples: SampleTexts) -> None:
+    """Raise CheckpointError where a checkpoint's ``tokenizer.json`` and the class that transformers builds read a text
+    otherwise, and the user has not said which of them the encoder was trained with; and where the encoder is given
+    token types, which an exported graph does not take.
+    """
+    texts = [text for _, text in _texts(checkpoint, samples)]
+    text = None if checkpoint.options.tokenizer else disagreement(checkpoint.loaded, texts)
+    if text is not None:
+        kind = type(checkpoint.tokenizer).__name__
+        raise CheckpointError(
+            f"{checkpoint.loaded.file} and transformers' {kind}, which is built without parts of that file, read the text "
+            f"{_shown(text)} otherwise: pass --tokenizer class if the encoder was trained with transformers 5 or is to "
+            "be as sentence-transformers reads it, --tokenizer file if with an earlier release or another library"
+        )
+    if int(getattr(getattr(checkpoint.model, "config", None), "type_vocab_size", 0) or 0) > 1:
+        text = next((text for text in texts if checkpoint.uses_token_types(text)), None)
+        if text is not None:
+            raise CheckpointError(
+                f"the tokenizer of {checkpoint.directory} gives tokens of the text {_shown(text)} another type than 0 "
+                "(token_type_ids), which an exported graph does not take; give its post-processor type 0 throughout, if "
+                "the encoder was trained so"
+            )
+
+
+def check_tokens(checkpoint: Checkpoint, artifact: Artifact, samples: SampleTexts, witness: Witness) -> None:
+    """Raise ParityError where the artifact's tokenizer, as the runtime uses it, gives other ids than the witness."""
+    readers = {side: TextTokenizer.of(artifact, side) for side in checkpoint.sides}
+    for side, text in _texts(checkpoint, samples):
+        expected = witness.token_ids(text, side)
+        if expected is None:
+            continue
+        found = readers[side].encode(text).ids
+        if found != expected:
+            raise ParityError(
+                f"the tokenizer of the {side} side reads the text {_shown(text)} as {_ids(found)}, {witness.name} as "
+                f"{_ids(expected)}; nothing was written: report the tokenizer",
+                output=f"{checkpoint.role}/tokenizer.json",
+                error=float("inf"),
+                text=text,
+            )
+
+
+def _texts(checkpoint: Checkpoint, samples: SampleTexts) -> Iterator[tuple[Side, str]]:
+    for side in checkpoint.sides:
+        for text in (*samples.queries, *samples.documents, *samples.odd, *corner_texts(checkpoint, side)):
+            yield side, text
+
+
+def _shown(text: str, length: int = 60) -> str:
+    return repr(text if len(text) <= length else text[:length] + "…")
+
+
+def _ids(ids: list[int], count: int = 8) -> str:
+    more = f", … ({len(ids)} tokens)" if len(ids) > count else ""
+    return f"[{', '.join(map(str, ids[:count]))}{more}]"

@@ -1,0 +1,347 @@
+"""Checkpoints that sentence-transformers saved itself: the runtime gives the library's own vectors, or the export says
+in one line why not.
+
+The witness inside the export is not trusted here: the library is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from splade_edge.export.exporter import ExportResult, export
+from splade_edge.export.parity import ParityReport
+from splade_edge.export.request import ExportRequest
+from splade_edge.models.options import OpenOptions
+from splade_edge.runtime.artifact import is_pair, open_artifact
+from splade_edge.runtime.errors import CheckpointError
+
+from .. import library
+from ..library import Normalize, Router, SpladePooling, bert, mlm, splade, table, word_piece
+
+pytestmark = pytest.mark.usefixtures("traced_once")
+LIMIT = 1e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """``save`` writes a checkpoint of the library to a path. ``pair``: whether its sides are two artifacts."""
+
+    name: str
+    save: Callable[[Path], Any]
+    pair: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def saved(model: Callable[[Path], Any], patch: Callable[[Path], Any] | None = None) -> Callable[[Path], None]:
+    """A case's ``save``: of what ``model`` makes of a place for its parts, with ``patch`` applied to the files."""
+
+    def save(path: Path) -> None:
+        model(path.with_name("parts")).save_pretrained(str(path))
+        if patch is not None:
+            patch(path)
+
+    return save
+
+
+def one(place: Path, *more: Any, pooling: str = "max", activation: str = "relu", **settings: Any) -> Any:
+    """An encoder, SPLADE pooling, and what follows."""
+    made = {key: settings.pop(key) for key in ("tokenizer", "dtype", "positions") if key in settings}
+    model = {key: settings.pop(key) for key in ("prompts", "max_active_dims", "similarity_fn_name") if key in settings}
+    encoder = mlm(bert(place, **made), **settings)
+    return splade(encoder, SpladePooling(pooling, activation), *more, **model)
+
+
+def two(place: Path, *more: Any, **model: Any) -> Any:
+    """A router of two encoders."""
+    sides = [[mlm(bert(place / name, seed=seed)), SpladePooling()] for seed, name in enumerate(("q", "d"))]
+    return splade(Router.for_query_document(*sides), *more, **model)
+
+
+def look_up(place: Path, weight: Any = None, **tokenizer: Any) -> Any:
+    """A router of a table and an encoder."""
+    return splade(
+        Router.for_query_document(
+            [table(place / "t", weight, **tokenizer)], [mlm(bert(place / "d")), SpladePooling()]
+        )
+    )  # fmt: skip
+
+
+def masked(place: Path, weight: float = 1.0) -> Any:
+    """A query side that is the encoder behind a mask of the text's own terms."""
+    encoder, pooling = mlm(bert(place / "d")), SpladePooling()
+    mask = table(place / "t", [weight] * len(library.VOCABULARY))
+    return splade(Router.for_query_document([encoder, pooling, mask], [encoder, pooling]))
+
+
+def shared(place: Path, query: SpladePooling, document: SpladePooling) -> Any:
+    """One encoder with a pooling a side."""
+    encoder = mlm(bert(place))
+    return splade(Router.for_query_document([encoder, query], [encoder, document]))
+
+
+def renamed(place: Path) -> Any:
+    """Routes that mappings name."""
+    routes = {
+        "short": [mlm(bert(place / "q", seed=1)), SpladePooling()],
+        "long": [mlm(bert(place / "d", seed=2)), SpladePooling("sum")],
+    }
+    return splade(Router(routes, route_mappings={("query", "text"): "short", ("document", None): "long"}))
+
+
+def in_chain(place: Path) -> Any:
+    """A router of encoders alone, followed by modules for both."""
+    encoders = Router.for_query_document([mlm(bert(place / "q", seed=1))], [mlm(bert(place / "d", seed=2))])
+    return splade(encoders, SpladePooling(), Normalize())
+
+
+def with_config(**values: Any) -> Callable[[Path], None]:
+    return lambda path: library.edit(path / "sentence_bert_config.json", **values)
+
+
+def without_config(name: str, key: str, then: Callable[[Path], Any] | None = None) -> Callable[[Path], None]:
+    def patch(path: Path) -> None:
+        stated = json.loads((path / name).read_text())
+        stated.pop(key)
+        (path / name).write_text(json.dumps(stated))
+        if then:
+            then(path)
+
+    return patch
+
+
+def spelled_otherwise(path: Path) -> None:
+    modules = json.loads((path / "modules.json").read_text())
+    modules[1]["path"] = "./1_SpladePooling/"
+    (path / "modules.json").write_text(json.dumps(modules))
+
+
+def left(place: Path, **settings: Any) -> Any:
+    return word_piece(place / "words", truncation_side="left", model_max_length=16, **settings)
+
+
+PROMPTS = {"query": "query : ", "document": "passage : "}
+CASES = [
+    Case("plain", bert),
+    Case("plain, sum is not guessed from a name", lambda p: bert(p / "splade-v1-finetuned")),
+    Case("saved", saved(one)),
+    Case("sum", saved(lambda p: one(p, pooling="sum"))),
+    Case("two logarithms", saved(lambda p: one(p, activation="log1p_relu"))),
+    Case("prompts", saved(lambda p: one(p, prompts=PROMPTS))),
+    Case(
+        "empty prompts win",
+        saved(
+            lambda p: one(p, prompts={"passage": "passage : "}),
+            lambda p: library.edit(p / "config_sentence_transformers.json", default_prompt_name="passage"),
+        ),
+    ),
+    Case("prompts of a router", saved(lambda p: two(p, prompts=PROMPTS)), pair=True),
+    Case("max_active_dims", saved(lambda p: one(p, max_active_dims=4))),
+    Case("cosine", saved(lambda p: one(p, similarity_fn_name="cosine"))),
+    Case("cosine of the largest", saved(lambda p: one(p, similarity_fn_name="cosine", max_active_dims=3))),
+    Case("normalized", saved(lambda p: one(p, Normalize()))),
+    Case("the largest of what is normalized", saved(lambda p: one(p, Normalize(), max_active_dims=3))),
+    Case("normalized behind a router", saved(lambda p: two(p, Normalize())), pair=True),
+    Case("lengths a side", saved(lambda p: one(p, query_length=8, document_length=16))),
+    Case("length of a call", saved(lambda p: one(p, processing_kwargs={"text": {"max_length": 8}}))),
+    Case("length of the tokenizer", saved(lambda p: one(p, tokenizer=word_piece(p / "w", model_max_length=12)))),
+    Case("length of an old file", saved(one, with_config(max_seq_length=10))),
+    Case("no length stated", without_config("tokenizer_config.json", "model_max_length", bert) and saved(one)),
+    Case("lower case, of an old file", saved(lambda p: one(p, tokenizer=word_piece(p / "w", lower=False)),
+                                             with_config(do_lower_case=True))),
+    Case("cased", saved(lambda p: one(p, tokenizer=word_piece(p / "w", lower=False)))),
+    Case("cut on the left", saved(lambda p: one(p, tokenizer=left(p)))),
+    Case("special tokens are text", saved(lambda p: one(p, tokenizer=left(p, split_special_tokens=True)))),
+    Case("look-up", saved(look_up), pair=True),
+    Case("look-up, limited", saved(lambda p: look_up(p, model_max_length=16)), pair=True),
+    Case("bag of words", saved(lambda p: look_up(p, [1.0] * len(library.VOCABULARY))), pair=True),
+    Case("masked", saved(masked), pair=True),
+    Case("two encoders", saved(two), pair=True),
+    Case("one encoder, two poolings", saved(lambda p: shared(p, SpladePooling("max"), SpladePooling("sum"))), pair=True),
+    Case("one encoder, two activations",
+         saved(lambda p: shared(p, SpladePooling("max", "log1p_relu"), SpladePooling())), pair=True),
+    Case("one encoder, one pooling", saved(lambda p: shared(p, SpladePooling(), SpladePooling()))),
+    Case("routes with other names", saved(renamed), pair=True),
+    Case("a router in a chain", saved(in_chain), pair=True),
+    Case("Asym", saved(two, library.asym), pair=True),
+    Case("paths spelled otherwise", saved(one, spelled_otherwise)),
+    Case("float16", saved(lambda p: one(p, dtype=torch.float16))),
+    Case("bfloat16", saved(lambda p: one(p, dtype=torch.bfloat16))),
+    Case("a key nobody knows", saved(one, lambda p: library.edit(p / "config.json", my_key=1))),
+]  # fmt: skip
+
+
+def run(source: Path, output: Path, **options: Any) -> ExportResult:
+    request = ExportRequest(
+        output=output, checkpoint=str(source), backends=("onnx",), int8=False, options=OpenOptions(**options)
+    )
+    return export(request)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_vectors_are_the_librarys(case: Case, tmp_path: Path) -> None:
+    case.save(tmp_path / "c")
+    source = next((p for p in (tmp_path / "c").iterdir() if p.name == "splade-v1-finetuned"), tmp_path / "c")
+    result = run(source, tmp_path / "out")
+    assert is_pair(tmp_path / "out") is case.pair
+    assert {w.name for w in result.report.witnesses} == {"sentence-transformers"}
+    for side in ("query", "document"):
+        expected = library.vectors(source, side, library.TEXTS)
+        assert (expected != 0).sum(axis=1).max() > 1
+        assert library.difference(tmp_path / "out", side, library.TEXTS, expected) < LIMIT
+
+
+REFUSED: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("euclidean", saved(lambda p: one(p, similarity_fn_name="euclidean")),
+     r"config_sentence_transformers\.json has similarity_fn_name 'euclidean'.*use \"dot\" or \"cosine\""),
+    ("another model type", saved(one, lambda p: library.edit(p / "config_sentence_transformers.json",
+                                                            model_type="SentenceTransformer")),
+     r"says that this is a SentenceTransformer; only a SparseEncoder"),
+    ("hidden states", saved(one, with_config(transformer_task="feature-extraction")),
+     r"sentence_bert_config\.json has transformer_task 'feature-extraction'.*\"fill-mask\""),
+    ("query expansion", saved(one, with_config(query_expansion={"strategy": "fixed", "length": 8})),
+     r"sentence_bert_config\.json has query_expansion: queries are filled up.*remove it"),
+    ("chat messages", saved(one, with_config(modality_config={
+        "message": {"method": "forward", "method_output_name": "logits", "format": "flat"}})),
+     r"has modality_config: .*chat messages.*save the encoder with text alone"),
+    ("model arguments", saved(one, with_config(model_args={"attention_dropout": 0.5})),
+     r"has model_args: arguments of the model.*put them into config\.json"),
+    ("padding of a call", saved(one, with_config(processing_kwargs={"text": {"padding": "max_length"}})),
+     r"processing_kwargs\.text\.padding 'max_length', which cannot be applied"),
+    ("negative weights", saved(lambda p: look_up(p, [-1.0] + [1.0] * (len(library.VOCABULARY) - 1))),
+     r"has the weight -1\.0 for term 0; weights must be finite and not negative"),
+    ("a weighing mask", saved(lambda p: masked(p, 2.0)), r"weighs a query encoder by a table"),
+    ("a table for documents", saved(lambda p: splade(table(p / "t"))), r"has a table on its document side"),
+    ("normalized tokens", saved(lambda p: one(p, Normalize("token_embeddings"))),
+     r"2_Normalize/config\.json has module_input_name 'token_embeddings'"),
+    ("no route", saved(lambda p: splade(Router({"document": [mlm(bert(p)), SpladePooling()]}))),
+     r"router_config\.json has no route for query text, but document"),
+    ("no room", saved(lambda p: one(p, query_length=2)), r"cuts query texts to 2 tokens, which has no room beside 2"),
+    ("no room for the prompt", saved(lambda p: one(p, query_length=5, prompts=PROMPTS)),
+     r"to 5 tokens, which has no room beside 2 special tokens and 3 of the prompt.*--max-length"),
+    ("relative positions", saved(one, lambda p: library.edit(p / "config.json", position_embedding_type="relative_key")),
+     r"config\.json has position_embedding_type: relative positions.*export it with the library"),
+    ("quantized", saved(one, lambda p: library.edit(p / "config.json", quantization_config={"quant_method": "gptq"})),
+     r"config\.json.*quanti"),
+    ("a processor", saved(one, lambda p: library.edit(p / "preprocessor_config.json", size=1)),
+     r"preprocessor_config\.json: inputs of other modalities"),
+    ("chat template of a plain checkpoint", lambda p: bert(p, tokenizer=word_piece(
+        p.with_name("w"), chat_template="{{ messages }}")), r"chat.template"),
+    ("a link to elsewhere", saved(one, lambda p: elsewhere(p)), r"a link to outside the directory"),
+    ("a path to elsewhere", saved(one, lambda p: edit_path(p, "../1_SpladePooling")), r"outside the directory"),
+]  # fmt: skip
+
+
+def edit_path(path: Path, to: str) -> None:
+    modules = json.loads((path / "modules.json").read_text())
+    modules[1]["path"] = to
+    (path / "modules.json").write_text(json.dumps(modules))
+
+
+def elsewhere(path: Path) -> None:
+    (path / "1_SpladePooling").rename(path.with_name("pooling"))
+    (path / "1_SpladePooling").symlink_to(path.with_name("pooling"))
+
+
+@pytest.mark.parametrize(("save", "message"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_what_cannot_be_applied_is_refused_in_one_line(save: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    save(tmp_path / "c")
+    with pytest.raises(CheckpointError) as caught:
+        run(tmp_path / "c", tmp_path / "out")
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_route_that_is_missing_does_not_keep_the_other_side_back(tmp_path: Path) -> None:
+    splade(Router({"document": [mlm(bert(tmp_path / "b")), SpladePooling()]})).save_pretrained(str(tmp_path / "c"))
+    request = ExportRequest(
+        output=tmp_path / "out", checkpoint=str(tmp_path / "c"), role="document", backends=("onnx",), int8=False
+    )
+    export(request)
+    expected = library.vectors(tmp_path / "c", "document", library.TEXTS)
+    assert library.difference(tmp_path / "out", "document", library.TEXTS, expected) < LIMIT
+
+
+def test_what_the_user_overrides_is_asked_of_the_library_too(tmp_path: Path) -> None:
+    one(tmp_path / "parts", prompts=PROMPTS, query_length=8).save_pretrained(str(tmp_path / "c"))
+    asked = {"prompt_query": "the ", "prompt_document": "", "max_length": 20, "max_active_dims": 5}
+    result = run(tmp_path / "c", tmp_path / "out", **asked)
+    assert [w.name for w in result.report.witnesses] == ["sentence-transformers"]
+    manifest = open_artifact(tmp_path / "out").manifest
+    assert {s: (t.prompt, t.max_length) for s, t in manifest.sides.items()} == {"query": ("the ", 20), "document": ("", 20)}
+    card = (tmp_path / "out" / "README.md").read_text()
+    for text in ("--prompt-query 'the '", "--prompt-document ''", "--max-length '20'", "--max-active-dims '5'"):
+        assert text in card
+
+
+def test_unknown_keys_are_noted_where_the_library_agrees_and_refused_where_it_cannot_be_asked(tmp_path: Path) -> None:
+    one(tmp_path / "parts").save_pretrained(str(tmp_path / "c"))
+    library.edit(tmp_path / "c" / "config.json", my_key=1)
+    library.edit(tmp_path / "c" / "1_SpladePooling" / "config.json", temperature=2.0)
+    library.edit(tmp_path / "c" / "something.json", a=1)
+    with pytest.raises(CheckpointError, match=r"unexpected keyword|temperature") as caught:
+        run(tmp_path / "c", tmp_path / "out")  # the library refuses a key of a module that it does not know
+    assert "config.json: temperature" in str(caught.value)
+    assert "--ignore 'my_key' --ignore 'temperature'" in str(caught.value)
+    result = run(tmp_path / "c", tmp_path / "out", ignore=("my_key", "config.json: temperature", "something.json"))
+    assert result.report.witnesses[0].name == "transformers with our pooling"
+    assert any("sentence-transformers cannot load it" in note for note in result.notes)
+    assert "--ignore" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_unknown_key_that_changes_nothing_is_one_note(tmp_path: Path) -> None:
+    bert(tmp_path / "c")
+    library.edit(tmp_path / "c" / "config.json", my_key=1)
+    result = run(tmp_path / "c", tmp_path / "out")
+    noted = [note for note in result.notes if "config.json: my_key" in note]
+    assert len(noted) == 1
+    assert "gives the same vectors" in noted[0]
+    assert "config.json: my_key" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_report_names_the_witness_and_how_far_half_precision_is(tmp_path: Path) -> None:
+    one(tmp_path / "parts", dtype=torch.bfloat16).save_pretrained(str(tmp_path / "c"))
+    result = run(tmp_path / "c", tmp_path / "out")
+    report = msgspec.json.decode((tmp_path / "out" / "parity.json").read_bytes(), type=ParityReport)
+    assert report == result.report
+    (witness,) = report.witnesses
+    assert witness.half_precision is not None
+    assert 1e-4 < witness.half_precision < 0.2
+    assert {graph.witness for graph in report.graphs} == {"sentence-transformers"}
+    assert any("stored in bfloat16" in note for note in result.notes)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "stored in half precision" in card
+    assert "- both: sentence-transformers, in float32" in card
+
+
+def test_a_hub_cache_of_links_works_for_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    look_up(tmp_path / "parts").save_pretrained(str(tmp_path / "c"))
+    library.hub_cache(tmp_path / "c", tmp_path / "cache", "someone/look-up")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    request = ExportRequest(
+        output=tmp_path / "out", checkpoint="someone/look-up", backends=("onnx",), int8=False,
+        options=OpenOptions(offline=True),
+    )  # fmt: skip
+    result = export(request)
+    assert {w.name for w in result.report.witnesses} == {"sentence-transformers"}
+    for side in ("query", "document"):
+        expected = library.vectors(tmp_path / "c", side, library.TEXTS)
+        assert library.difference(tmp_path / "out", side, library.TEXTS, expected) < LIMIT
+
+
+def test_a_table_keeps_the_weight_of_special_tokens_and_of_unknown_ones(tmp_path: Path) -> None:
+    look_up(tmp_path / "parts").save_pretrained(str(tmp_path / "c"))
+    run(tmp_path / "c", tmp_path / "out")
+    expected = library.vectors(tmp_path / "c", "query", ["oil [SEP] \u732b"])[0]
+    assert np.flatnonzero(expected).tolist() == sorted(library.VOCABULARY.index(t) for t in ("[UNK]", "[SEP]", "oil"))
