@@ -31,6 +31,7 @@ from ..runtime.artifact import (
 )
 from ..runtime.encoder import Encoder
 from ..runtime.encoder.tokenizer import vocabulary_sha256
+from ..runtime.numerics import NUMERICS
 from ..runtime.version import MADE_BY
 from .card import artifact_card, pair_card
 from .choice import Choice
@@ -260,6 +261,7 @@ def manifest_of(checkpoint: Checkpoint, directory: Path, variants: list[Variant]
     return ArtifactManifest(
         format=ARTIFACT_FORMAT,
         version=VERSION,
+        numerics=NUMERICS,
         files={},
         role=checkpoint.role,
         family=checkpoint.family.name,

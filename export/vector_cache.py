@@ -1,7 +1,8 @@
 """Encoded texts kept on disk, so that long work can be stopped and taken up again.
 
 A file's name holds a hash of the texts, its directory one of everything else a vector depends on: the graph, the
-tokenizer, the maximum length, the engine and its version. So a cache cannot be stale, and may be deleted at any time.
+tokenizer, what is applied to texts and weights, the engine and its version. So a cache cannot be stale, and may be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.artifact import variant_files
+from ..runtime.artifact import Side, variant_files
 from ..runtime.encoder import Encoder
 from ..runtime.encoder.encoder import Encoded
 from ..runtime.files import sha256_file
+from ..runtime.numerics import NUMERICS
 from ..runtime.vectors import SparseBatch
 
 _CHUNK = 256
@@ -53,14 +55,17 @@ class VectorCache:
         staged.replace(path)
 
 
-def encoder_cache(directory: Path, encoder: Encoder) -> VectorCache:
-    """The cache of one encoder's vectors."""
+def encoder_cache(directory: Path, encoder: Encoder, side: Side | None = None) -> VectorCache:
+    """The cache of one encoder's vectors of texts of a side (None: see :class:`Encoder`)."""
     artifact, variant = encoder.artifact, encoder.variant
     manifest = artifact.manifest
     engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy", "kernel": "numpy"}[variant.backend]
     key = [
         *(sha256_file(artifact.file(name)) for name in (*variant_files(variant), "tokenizer.json")),
         f"{manifest.kind} {manifest.max_length} {manifest.dropped_terms} {variant.batch_invariant}",
+        f"{NUMERICS} {manifest.numerics} {side} {manifest.sides} {manifest.adds_special_tokens}",
+        f"{manifest.truncation_side} {manifest.split_special_tokens}",
+        f"{manifest.max_active_dims} {manifest.normalization}",
         f"{engine} {metadata.version(engine)}",
     ]
     return VectorCache(directory, key)

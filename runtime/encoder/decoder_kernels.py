@@ -3,9 +3,9 @@
     weight[t] = scale_of_text * scale[t] * max over positions p of sum over h of (a[p, h] - 128) * w[t, h]  +  bias[t]
 
 with uint8 activations ``a`` and int8 rows ``w``: the arithmetic of the exported graph, integer for integer and then
-float32 in the same order. Of the weights above zero the logarithm is taken, as the activation says. A graph runs it as an integer product, a maximum, a cast and five passes over the
-vocabulary, with int32 ``[length, vocab]`` in memory between the first two, where most of the time goes; here nothing
-but the terms above zero is written.
+float32 in the same order. Of what is above zero the logarithm is taken, as the activation says. A graph runs it as an
+integer product, a maximum, a cast and five passes over the vocabulary, with int32 ``[length, vocab]`` in memory between
+the first two, where most of the time goes; here nothing but the terms above zero is written.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def decode(
     terms: I32,
     values: F32,
 ) -> int:
-    """Write the places of the rows whose sum is above zero, ascending, to ``terms`` and their weights to ``values``: the
-    sums, or what is left when the logarithm of 1 + x was taken ``logarithms`` times.
+    """Write the places of the rows whose sum is above zero, ascending, to ``terms`` and their weights to ``values``:
+    the sums, of which the logarithm of 1 + x is taken ``logarithms`` times.
 
     Blocks from ``first`` to ``last``: ``rows`` int8, packed; ``offset`` int32, ``scale``, ``bias`` float32 ``[blocks x
     32]``. ``activations`` uint8 ``[length x hidden]`` with ``length`` in ``TILES`` or above them, ``hidden`` a multiple

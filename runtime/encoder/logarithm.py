@@ -1,9 +1,9 @@
 """log(1 + x) of float32 numbers, with the same bits on every CPU.
 
 NumPy's logarithm has code for several kinds of CPU, whose results differ in the last place, and so do those of C
-libraries. Here it is written out in operations that IEEE 754 defines to the bit, in float64, and rounded to float32 once:
-with s = f / (2 + f), log(1 + f) is 2 s (1 + s^2 / 3 + s^4 / 5 + …), where 1 + x is 2^k (1 + f) with 1 + f between the
-root of 1/2 and that of 2. So the error is at most 0.51 units in the last place. The kernel computes the same.
+libraries. Here it is written out in operations that IEEE 754 defines to the bit, in float64, and rounded to float32
+once: with s = f / (2 + f), log(1 + f) is 2 s (1 + s^2 / 3 + s^4 / 5 + …), where 1 + x is 2^k (1 + f) with 1 + f between
+the root of 1/2 and that of 2. So the error is at most 0.51 units in the last place. The kernel computes the same.
 """
 
 from __future__ import annotations
