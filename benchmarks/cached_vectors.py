@@ -10,23 +10,25 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from splade_edge.export.vector_cache import VectorCache, encoder_cache
-from splade_edge.runtime.artifact import Artifact, Variant
+from splade_edge.runtime.artifact import Artifact, Side, Variant
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder.encoder import Encoded
 from splade_edge.runtime.vectors import SparseBatch, SparseVector
 
 
 class CachedEncoder(Encoder):
-    """The runtime's encoder, with its results kept on disk."""
+    """The runtime's encoder for texts of one side, with its results kept on disk."""
 
-    def __init__(self, artifact: Artifact, variant: Variant, threads: int | None, directory: Path) -> None:
-        super().__init__(artifact, variant, threads)
-        self._cache = encoder_cache(directory, self)
+    def __init__(self, artifact: Artifact, variant: Variant, threads: int | None, directory: Path, side: Side) -> None:
+        super().__init__(artifact, variant, threads, side)
+        self._side = side
+        self._cache = encoder_cache(directory, self, side)
 
-    def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
+    def encode(self, texts: Iterable[str], side: Side | None = None) -> Iterator[Encoded]:
         """See :meth:`Encoder.encode`."""
+        assert side in (None, self._side)
         parent = super().encode
-        return self._cache.encode(texts, lambda chunk: list(parent(chunk)))
+        return self._cache.encode(texts, lambda chunk: list(parent(chunk, self._side)))
 
 
 class CachedReference:

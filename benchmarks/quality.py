@@ -187,13 +187,13 @@ def run_teacher(data: RetrievalSet, args: argparse.Namespace) -> dict[str, Outco
 def run_variant(data: RetrievalSet, variant: Variant, args: argparse.Namespace) -> Outcome:
     """One exported graph, end to end: texts to an index directory, queries to document ids."""
     documents = open_artifact(args.pair, "document")
-    encoder = CachedEncoder(documents, _alike(documents, variant), args.threads, args.work)
+    encoder = CachedEncoder(documents, _alike(documents, variant), args.threads, args.work, "document")
     args.work.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="index-", dir=args.work))
     try:
         manifest = build_index(place / "index", data.documents, encoder, open_artifact(args.pair, "query"))
         carried = open_artifact(place / "index" / str(manifest.query_encoder))
-        query_encoder = CachedEncoder(carried, _alike(carried, variant), args.threads, args.work)
+        query_encoder = CachedEncoder(carried, _alike(carried, variant), args.threads, args.work, "query")
         searcher = Searcher(Index.open(place / "index"), query_encoder, args.threads, idf=args.idf)
         texts = [query.text for query in data.queries]
         ranks = [[hit.id for hit in hits] for hits in searcher.search_many(texts, DEPTH)]

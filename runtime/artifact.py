@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from .cpu import supports
-from .errors import ArtifactError
+from .errors import ArtifactError, export_again
 from .files import safe_join
 from .idf import LARGEST_POWER
 from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_manifest, write_manifest
@@ -32,7 +32,9 @@ from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_man
 MANIFEST_NAME = "splade_edge.json"
 ARTIFACT_FORMAT = "splade-edge-artifact"
 PAIR_FORMAT = "splade-edge-pair"
-VERSION = 5  # 5 added `query_idf`, 4 encoders for our own kernels, 3 decoders beside graphs, 2 `kind` and tables
+# 6 added `numerics`, `sides` and what else is applied to texts and weights, 5 `query_idf`, 4 encoders for our own
+# kernels, 3 decoders beside graphs, 2 `kind` and tables
+VERSION = 6
 
 Role = Literal["query", "document", "both"]
 Side = Literal["query", "document"]
@@ -42,6 +44,18 @@ Form = Literal["onnx", "openvino", "kernel", "table"]
 # ("masked encoder"), a stored weight ("look-up"), or 1 ("bag of words").
 Kind = Literal["encoder", "masked encoder", "look-up", "bag of words"]
 Precision = Literal["fp32", "int8"]
+TruncationSide = Literal["right", "left"]
+# L2, before or after the cut to the largest weights.
+Normalization = Literal["none", "all terms", "kept terms"]
+TokenizerFrom = Literal["class", "file"]
+SIDES: tuple[Side, ...] = ("query", "document")
+UNLIMITED = (1 << 31) - 1  # the `max_length` of an encoder that reads texts of any length
+# The options of an export that make a form.
+_FLAGS: dict[Form | None, list[str]] = {
+    "onnx": ["--backend onnx"],
+    "openvino": ["--backend openvino"],
+    "kernel": ["--recipe onnx=kernel"],
+}
 _PREFERRED: tuple[Form, ...] = ("table", "kernel", "onnx", "openvino")
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "weights"
@@ -100,6 +114,13 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transformer: TransformerPart | None = None
 
 
+class SideSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How texts of one side are read: ``prompt`` is put before each; ``max_length`` counts it and special tokens."""
+
+    prompt: str = ""
+    max_length: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+
+
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where an artifact comes from: checkpoint as the user named it, revision, SHA-256 of its weights, licence."""
 
@@ -114,10 +135,16 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
 
     ``kind`` says how a text becomes a vector; ``pooling`` and ``activation`` are empty where no encoder does it.
     ``vocab_size`` is the width of the output; ``vocabulary_sha256`` identifies token -> term id (see
-    :func:`splade_edge.runtime.encoder.tokenizer.vocabulary_sha256`); ``max_length`` counts special tokens;
-    ``dropped_terms`` are term ids whose weight the family sets to zero. ``query_idf``: the power of the inverse
-    document frequency in an index that a search multiplies query weights with, unless it is told otherwise (see
-    :func:`splade_edge.runtime.idf.idf_factors`).
+    :func:`splade_edge.runtime.encoder.tokenizer.vocabulary_sha256`); ``max_length`` counts special tokens and prompt,
+    and is the largest of the sides'; ``dropped_terms`` are term ids whose weight the family sets to zero.
+    ``query_idf``: the power of the inverse document frequency in an index that a search multiplies query weights with,
+    unless it is told otherwise (see :func:`splade_edge.runtime.idf.idf_factors`).
+
+    ``numerics``: see :mod:`splade_edge.runtime.numerics`. ``sides`` has an entry for each side that the encoder serves;
+    none before version 6, when there were no prompts and one length. ``adds_special_tokens``: whether a text is read
+    with special tokens; ``split_special_tokens``: whether those written in it are ordinary text. What is too long
+    is cut at its ``truncation_side``. ``max_active_dims``: only so many largest weights are kept. ``tokenizer_from``:
+    whether tokenizer.json is what the checkpoint's tokenizer class makes, or the checkpoint's own file.
     """
 
     role: Role
@@ -134,6 +161,14 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     made_by: str
     kind: Kind = "encoder"
     query_idf: Annotated[float, msgspec.Meta(ge=0, le=LARGEST_POWER)] = 0.0
+    numerics: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
+    sides: dict[Side, SideSettings] = {}  # noqa: RUF012 - msgspec copies it
+    adds_special_tokens: bool = True
+    truncation_side: TruncationSide = "right"
+    split_special_tokens: bool = False
+    max_active_dims: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)] | None = None
+    normalization: Normalization = "none"
+    tokenizer_from: TokenizerFrom = "class"
 
 
 class PairManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,6 +190,16 @@ class Artifact:
         """Whether this encoder is made for queries / documents."""
         return self.manifest.role in (side, "both")
 
+    @property
+    def sides(self) -> list[Side]:
+        """The sides that this encoder is made for."""
+        return [side for side in SIDES if self.serves(side)]
+
+    def settings(self, side: Side) -> SideSettings:
+        """How texts of a side are read."""
+        found = self.manifest.sides.get(side)
+        return SideSettings(max_length=self.manifest.max_length) if found is None else found
+
     def variant(self, backend: Form | None = None, precision: Precision | None = None) -> Variant:
         """The graph to run: as asked, else our kernels before ONNX before OpenVINO, and int8 before fp32. A table fits
         any question.
@@ -170,7 +215,10 @@ class Artifact:
         if not found:
             have = ", ".join(f"{v.backend} {v.precision}" for v in self.manifest.variants)
             want = " ".join(x for x in (backend, precision) if x)
-            raise ArtifactError(f"{self.path} has no {want} graph (it has: {have}); export it, or choose one of these")
+            flags = " ".join([*_FLAGS.get(backend, []), *([f"--{precision}"] if precision else [])])
+            raise ArtifactError(
+                f"{self.path} has no {want} graph (it has: {have}); choose one of these, or {export_again(flags)}"
+            )
         runnable = [v for v in found if supports(v.isa)] or found
         return min(runnable, key=lambda v: (_PREFERRED.index(v.backend), v.precision != "int8", v.isa == "any"))
 
@@ -204,11 +252,30 @@ def open_artifact(path: str | Path, side: Side | None = None, *, check: bool = T
         path / MANIFEST_NAME, ArtifactManifest, format=ARTIFACT_FORMAT, version=VERSION, error=ArtifactError
     )
     artifact = Artifact(path, manifest)
+    _check_sides(artifact)
     if side is not None and not artifact.serves(side):
         raise ArtifactError(f"{path} holds a {manifest.role} encoder, not a {side} encoder; name the pair's directory")
     if check:
         check_hashes(path, manifest.files)
     return artifact
+
+
+def _check_sides(artifact: Artifact) -> None:
+    """Raise ArtifactError where a manifest's ``sides`` do not fit the rest of it."""
+    m, file = artifact.manifest, artifact.path / MANIFEST_NAME
+    for side, settings in m.sides.items():
+        if not artifact.serves(side):
+            raise ArtifactError(
+                f"{file} has settings for a {side} side, but holds a {m.role} encoder; {export_again()}"
+            )
+        if settings.max_length > m.max_length:
+            raise ArtifactError(
+                f"{file} has a maximum length of {settings.max_length} for the {side} side, beyond the encoder's "
+                f"{m.max_length}; {export_again()}"
+            )
+    for side in artifact.sides:
+        if m.sides and side not in m.sides:
+            raise ArtifactError(f"{file} has no settings for the {side} side that it serves; {export_again()}")
 
 
 def open_all(path: str | Path) -> list[Artifact]:
@@ -250,7 +317,9 @@ def copy_artifact(artifact: Artifact, destination: Path, keep: Callable[[Variant
     """
     variants = [v for v in artifact.manifest.variants if keep(v)]
     if not variants:
-        raise ArtifactError(f"{artifact.path} has no graph of the precision asked for; export it first")
+        raise ArtifactError(
+            f"{artifact.path} has no graph of the precision asked for; {export_again('--int8')}, or with --fp32"
+        )
     left_out = {name for v in artifact.manifest.variants if v not in variants for name in variant_files(v)}
     for name in artifact.manifest.files:
         if name not in left_out:
@@ -268,16 +337,20 @@ def variant_files(variant: Variant) -> Iterable[str]:
         yield variant.path.removesuffix(".xml") + ".bin"
 
 
-def encoding_sha256(artifact: Artifact, variant: Variant) -> str:
-    """SHA-256 over all that decides which vector a text gets from a graph: its files, the tokenizer, and how they are
-    used. Two encoders with the same value give the same vectors.
+def encoding_sha256(artifact: Artifact, variant: Variant, side: Side) -> str:
+    """SHA-256 over all that decides which vector a text of a side gets from a graph: its files, the tokenizer, and how
+    they are used. Two encoders with the same value give the same vectors.
     """
-    m = artifact.manifest
+    m, text = artifact.manifest, artifact.settings(side)
     names = sorted({"tokenizer.json", *variant_files(variant)})
-    what = {
+    what: dict[str, object] = {
         "files": {name: m.files[name].sha256 for name in names},
-        "use": [m.kind, m.activation, m.max_length, m.dropped_terms, m.special_tokens, variant.batch_invariant],
+        "use": [m.kind, m.activation, text.max_length, m.dropped_terms, m.special_tokens, variant.batch_invariant],
     }
+    if m.numerics:  # before, this was all, and an index that states it must find it again
+        what["numerics"] = m.numerics
+        what["text"] = [text.prompt, m.adds_special_tokens, m.truncation_side, m.split_special_tokens]
+        what["weights"] = [m.max_active_dims, m.normalization]
     return hashlib.sha256(msgspec.json.encode(what, order="deterministic")).hexdigest()
 
 

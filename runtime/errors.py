@@ -7,6 +7,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+INDEX_AGAIN = "index again (splade-edge index ARTIFACT CORPUS -o DIR)"
+
+
+def export_again(flags: str = "") -> str:
+    """How an error asks to make an artifact anew: the command, with the ``flags`` that are meant."""
+    return f"export it again (splade-edge export CHECKPOINT -o DIR{' ' * bool(flags)}{flags})"
+
 
 class SpladeEdgeWarning(UserWarning):
     """Something works, but not as well as it could; the message says how to mend it."""

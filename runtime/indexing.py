@@ -28,6 +28,7 @@ from .index.layout import (
 )
 from .index.writer import IndexWriter, PassageSpan
 from .locking import writer_lock
+from .numerics import NUMERICS
 from .passages import Passages, split
 from .shards import Note, ShardStore, encode_in_shards
 from .staging import check_writable_target, staged_directory
@@ -127,11 +128,12 @@ def build_index(
                     backend=variant.backend,
                     precision=variant.precision,
                     sha256=source.files[variant.path].sha256,
-                    files_sha256=encoding_sha256(document_encoder.artifact, variant),
+                    files_sha256=encoding_sha256(document_encoder.artifact, variant, "document"),
+                    numerics=NUMERICS,
                 ),
                 text=TextSettings(
                     join=JOIN,
-                    max_length=document_encoder.max_length,
+                    max_length=document_encoder.tokenizer_of("document").max_length,
                     passages=PassageSettings(passages.max_tokens, passages.overlap) if passages else None,
                 ),
                 progress=_merge_progress(progress, writer),
@@ -179,10 +181,11 @@ def encode_all(
 ) -> int:
     """Encode and write all documents; returns how many units were cut at the encoder's maximum length."""
     spans: deque[PassageSpan] = deque()
+    tokenizer = encoder.tokenizer_of("document")
 
     def texts() -> Iterator[str]:
         for document, ordinal in _store(writer, records, bad_lines):
-            for start, end in unit_spans(document, encoder.tokenizer, passages):
+            for start, end in unit_spans(document, tokenizer, passages):
                 spans.append(PassageSpan(ordinal, start, end))
                 yield join_title(document.title, document.text[start:end])
 
@@ -237,7 +240,7 @@ def unit_spans(document: Document, tokenizer: TextTokenizer, passages: Passages 
     """
     if passages is None:
         return [(0, len(document.text))]
-    room = tokenizer.max_length - tokenizer.special_tokens - len(tokenizer.spans(document.title).offsets)
+    room = tokenizer.room - len(tokenizer.spans(document.title).offsets)
     tokens = min(passages.max_tokens, max(room, -(-passages.max_tokens // 4)))
     return split(document.text, tokenizer, tokens, min(passages.overlap, tokens - 1))
 
@@ -279,11 +282,12 @@ def _check_sides(document_encoder: Encoder, query_encoder: Artifact) -> None:
 
 
 def _check_passages(passages: Passages, encoder: Encoder) -> None:
-    room = encoder.max_length - encoder.tokenizer.special_tokens
+    tokenizer = encoder.tokenizer_of("document")
+    room, prompt = max(tokenizer.room, 0), " and its prompt" * bool(tokenizer.prompt)
     if passages.max_tokens > room:
         raise InputError(
             f"passages of {passages.max_tokens} tokens do not fit: the document encoder reads {room} "
-            "beside its special tokens; ask for fewer"
+            f"beside its special tokens{prompt}; ask for fewer"
         )
 
 

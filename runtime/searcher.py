@@ -16,6 +16,7 @@ import numpy.typing as npt
 from .artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from .artifact import Backend, Precision
 from .encoder import Encoded, Encoder
+from .encoder.tokenizer import ReadText
 from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
 from .idf import Factors, check_power
@@ -160,14 +161,18 @@ class Searcher:
         """The query's vector as it is searched with, over all terms that have weight; empty for a query without a known
         word. ``encoder.encode_query`` gives it without the factors of :attr:`idf`.
         """
-        return self._state.vector(self.encoder.encode_text(query))
+        return self._state.vector(self.encoder.encode_text(query, "query"))
+
+    def read_query(self, query: str) -> ReadText:
+        """What the encoder reads of a query, as text: its prompt and as much of the query as is not cut."""
+        return self.encoder.tokenizer_of("query").read(query)
 
     def encode_for_search(self, query: str) -> SparseVector:
         """The part of :meth:`encode_query` that can earn a score: the terms that occur in the index, with the same
         weights. This is what a search computes, and it is faster.
         """
         state = self._state
-        return state.vector(state.encoder.encode_text(query))
+        return state.vector(state.encoder.encode_text(query, "query"))
 
     def search(self, query: str, k: int = 10, *, where: Where = None, allowed: Allowed = None) -> list[Hit]:
         """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1.
@@ -177,7 +182,7 @@ class Searcher:
         ``allowed``: bool ``[documents]`` by ordinal, to search only the documents where it is True.
         """
         state = self._state
-        vector = state.vector(state.encoder.encode_text(query))
+        vector = state.vector(state.encoder.encode_text(query, "query"))
         return self._search(state.index, vector, k, _allowed(state.index, where, allowed))
 
     def search_vector(
@@ -213,7 +218,7 @@ class Searcher:
         return self._search_many(state, queries, k, _allowed(state.index, where, allowed))
 
     def _search_many(self, state: _State, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
-        vectors = map(state.vector, state.encoder.encode(queries))
+        vectors = map(state.vector, state.encoder.encode(queries, "query"))
         with ThreadPoolExecutor(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
                 yield from pool.map(lambda vector: self._search(state.index, vector, k, allowed), batch)
@@ -226,7 +231,7 @@ class Searcher:
         hit's document is no longer where it was.
         """
         state = self._state
-        vector = state.vector(self.encoder.encode_text(query)) if isinstance(query, str) else query
+        vector = state.vector(self.encoder.encode_text(query, "query")) if isinstance(query, str) else query
         index = state.index
         if hit.ordinal >= len(index) or index.documents([hit.ordinal])[0].id != hit.id:
             raise InputError(f"the hit {hit.id!r} is of an earlier generation of the index; search again")

@@ -29,6 +29,7 @@ from .encoder import Encoder
 from .encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
 from .errors import InputError
 from .files import storage_errors, write_file_durably
+from .numerics import NUMERICS
 from .vectors import SparseBatch
 from .version import MADE_BY
 
@@ -111,7 +112,7 @@ def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore |
     """Encode texts lazily, in order, cut as a :class:`ShardStore` cuts them; what it holds already is not encoded."""
     for number, part in enumerate(_cut(texts)):
         if store is None:
-            yield from encoder.encode(part)
+            yield from encoder.encode(part, "document")
             continue
         key = _texts_digest(part)
         kept = store.read(number, key, len(part))
@@ -119,7 +120,7 @@ def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore |
             yield from kept
             continue
         encoded = []
-        for one in encoder.encode(part):
+        for one in encoder.encode(part, "document"):
             encoded.append(one)
             if len(encoded) < len(part):  # the last one is given out when all are safe
                 yield one
@@ -258,6 +259,7 @@ def encoder_digest(encoder: Encoder) -> bytes:
     body = {
         "settings": msgspec.to_builtins(settings),
         "files": files,
+        "numerics": NUMERICS,
         "engine": engine and importlib.import_module(engine).__version__,
         "threads": encoder.threads,  # some engines add up in another order with more of them
         "cut": [SHARD_TEXTS, SHARD_CHARACTERS, WINDOW, LOGITS_BUDGET_BYTES],

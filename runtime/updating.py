@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from . import numerics
 from .artifact import Artifact, Variant, encoding_sha256, open_artifact
 from .corpus import BadLines, Document, Record
 from .encoder import Encoder
-from .errors import ArtifactError, IndexFormatError, InputError
+from .errors import INDEX_AGAIN, ArtifactError, IndexFormatError, InputError, export_again
 from .files import safe_join
 from .index import Index
 from .index.layout import IndexManifest
@@ -69,7 +70,8 @@ class IndexUpdater:
     ) -> None:
         """Encode documents and add them. An id that is in use goes to ``bad_lines`` (default: an error).
 
-        Raises CorpusError (a bad line), ArtifactError (no document encoder, or another), StorageError.
+        Raises CorpusError (a bad line), ArtifactError (no document encoder, another, or vectors that this release would
+        make otherwise: see :mod:`splade_edge.runtime.numerics`), StorageError.
         """
         self._encode(records, bad_lines, progress, replace=False)
 
@@ -229,7 +231,22 @@ def open_document_encoder(index: Index, given: str | Path | None, threads: int |
         )
     path = Path(given) if given is not None else safe_join(index.path, manifest.document_encoder or "")
     artifact = open_artifact(path, "document")
-    return Encoder(artifact, _same_variant(artifact, manifest, carried=given is None), threads)
+    _check_numerics(index, artifact)
+    return Encoder(artifact, _same_variant(artifact, manifest, carried=given is None), threads, "document")
+
+
+def _check_numerics(index: Index, artifact: Artifact) -> None:
+    """Raise ArtifactError where new vectors would not be made as those of an index were."""
+    made_with = index.manifest.document_vectors
+    assert made_with is not None
+    numbers = made_with.numerics, artifact.manifest.numerics, numerics.NUMERICS
+    if len(set(numbers)) == 1:
+        return
+    fix = "upgrade splade-edge" if max(numbers) > numbers[2] else f"{export_again()} and {INDEX_AGAIN}"
+    raise ArtifactError(
+        f"{index.path} has vectors of numerics {numbers[0]}, {artifact.path} was exported with {numbers[1]} and this "
+        f"release computes with {numbers[2]}, so new vectors would not fit those of the index; {fix}"
+    )
 
 
 def _same_variant(artifact: Artifact, manifest: IndexManifest, *, carried: bool) -> Variant:
@@ -241,7 +258,7 @@ def _same_variant(artifact: Artifact, manifest: IndexManifest, *, carried: bool)
         if artifact.manifest.files[variant.path].sha256 != made_with.sha256:
             continue
         if made_with.files_sha256 is not None:
-            if encoding_sha256(artifact, variant) == made_with.files_sha256:
+            if encoding_sha256(artifact, variant, "document") == made_with.files_sha256:
                 return variant
         # Version 1 kept the hash of one file. That of OpenVINO has no weights, so only the index's own copy is trusted.
         elif (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from splade_edge.runtime.artifact import Kind, Role, Variant
@@ -50,8 +51,9 @@ def write_split_artifact(
     dropped_terms: tuple[int, ...] = (),
     kind: Kind = "encoder",
     weight_bits: int = 7,
+    **settings: Any,
 ) -> Path:
-    """A whole artifact with one graph, int8, split."""
+    """A whole artifact with one graph, int8, split. ``settings``: other fields of the manifest."""
     from splade_edge.export.quantize_vocabulary import quantize_vocabulary
     from splade_edge.export.source import QuantizationSource
     from splade_edge.export.split_decoder import split_decoder
@@ -64,5 +66,5 @@ def write_split_artifact(
     )
     variant = split_decoder(path, Variant("onnx", "int8", "onnx/int8.onnx", "vocabulary", "any", True))
     assert variant.decoder is not None
-    write_manifest(path, role, VOCABULARY, [variant], dropped_terms, kind)
+    write_manifest(path, role, VOCABULARY, [variant], dropped_terms, kind, **settings)
     return path

@@ -22,6 +22,7 @@ from splade_edge.runtime.artifact import (
     write_pair_manifest,
 )
 from splade_edge.runtime.encoder.tokenizer import vocabulary_sha256
+from splade_edge.runtime.numerics import NUMERICS
 from splade_edge.runtime.telemetry import no_telemetry
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -129,8 +130,11 @@ def write_artifact(
     dropped_terms: tuple[int, ...] = (),
     kind: Kind = "encoder",
     query_idf: float = 0.0,
+    **settings: Any,
 ) -> Path:
-    """A whole artifact of the tiny encoder, with an ONNX graph and, if asked, an OpenVINO one."""
+    """A whole artifact of the tiny encoder, with an ONNX graph and, if asked, an OpenVINO one. ``settings``: other
+    fields of the manifest.
+    """
     path.mkdir(parents=True)
     write_tokenizer(path / "tokenizer.json", vocabulary)
     write_graph(path / "onnx/fp32.onnx", len(vocabulary), seed)
@@ -143,17 +147,17 @@ def write_artifact(
             model = ov.convert_model(path / "onnx/fp32.onnx")
         ov.save_model(model, path / "openvino/fp32.xml", compress_to_fp16=False)
         variants.append(Variant("openvino", "fp32", "openvino/fp32.xml", "", "any", batch_invariant))
-    write_manifest(path, role, vocabulary, variants, dropped_terms, kind, query_idf)
+    write_manifest(path, role, vocabulary, variants, dropped_terms, kind, query_idf, **settings)
     return path
 
 
-def write_table_artifact(path: Path, weights: np.ndarray, dropped_terms: tuple[int, ...] = ()) -> Path:
+def write_table_artifact(path: Path, weights: np.ndarray, dropped_terms: tuple[int, ...] = (), **settings: Any) -> Path:
     """A query side without an encoder: a weight a term of VOCABULARY."""
     path.mkdir(parents=True)
     write_tokenizer(path / "tokenizer.json")
     (path / "table.f32").write_bytes(weights.astype("<f4").tobytes())
     variants = [Variant("table", "fp32", "table.f32", "", "any", True)]
-    write_manifest(path, "query", VOCABULARY, variants, dropped_terms, "look-up")
+    write_manifest(path, "query", VOCABULARY, variants, dropped_terms, "look-up", **settings)
     return path
 
 
@@ -165,18 +169,19 @@ def write_manifest(
     dropped_terms: tuple[int, ...],
     kind: Kind,
     query_idf: float = 0.0,
+    **settings: Any,
 ) -> None:
     manifest = ArtifactManifest(
         format=ARTIFACT_FORMAT,
         version=VERSION,
         files={},
+        **{"numerics": NUMERICS, "max_length": MAX_LENGTH, **settings},
         role=role,
         family="tiny",
         pooling="max",
         activation="log1p_relu",
         vocab_size=len(vocabulary),
         vocabulary_sha256=vocabulary_sha256(path / "tokenizer.json", len(vocabulary)),
-        max_length=MAX_LENGTH,
         special_tokens={"pad_token": 0, "unk_token": 1, "cls_token": 2, "sep_token": 3},
         dropped_terms=list(dropped_terms),
         variants=variants,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from splade_edge.runtime.artifact import TransformerPart, Variant
@@ -38,10 +39,10 @@ def write_transformer(path: Path, part: TransformerPart, vocab_size: int, seed: 
     path.write_bytes(data)
 
 
-def write_transformer_artifact(path: Path, part: TransformerPart = TINY) -> Path:
-    """A whole artifact with one encoder, for both sides."""
+def write_transformer_artifact(path: Path, part: TransformerPart = TINY, **settings: Any) -> Path:
+    """A whole artifact with one encoder, for both sides. ``settings``: other fields of the manifest."""
     write_transformer(path / "kernel/int8.bin", part, len(VOCABULARY))
     write_tokenizer(path / "tokenizer.json")
     variant = Variant("kernel", "int8", "kernel/int8.bin", "kernel", "any", True, transformer=part)
-    write_manifest(path, "both", VOCABULARY, [variant], (), "encoder")
+    write_manifest(path, "both", VOCABULARY, [variant], (), "encoder", **settings)
     return path

@@ -73,7 +73,7 @@ def sample_queries(index: Index, count: int) -> list[str]:
 
 
 def made_texts(tokenizer: TextTokenizer, vocab_size: int, tokens: int, count: int) -> list[str]:
-    """Texts of about ``tokens`` tokens (special tokens included), of words that are in the vocabulary."""
+    """Texts of about ``tokens`` tokens (prompt and special tokens included), of words that are in the vocabulary."""
     words = [term.lstrip("Ġ▁") for term in tokenizer.vocabulary(vocab_size)]
     words = sorted({word for word in words if len(word) > 2 and word.isalpha()}) or ["a"]
     rng = np.random.default_rng(_SEED)
@@ -82,7 +82,10 @@ def made_texts(tokenizer: TextTokenizer, vocab_size: int, tokens: int, count: in
 
 def _text_of(tokenizer: TextTokenizer, words: Sequence[str], rng: np.random.Generator, tokens: int) -> str:
     """As many words as tokens are wanted; where some are more than one token, fewer."""
-    chosen = [words[i] for i in rng.integers(0, len(words), max(1, tokens - tokenizer.special_tokens))]
+    chosen = [
+        words[i]
+        for i in rng.integers(0, len(words), max(1, tokens - tokenizer.special_tokens - tokenizer.prompt_tokens))
+    ]
     while len(chosen) > 1 and _length(tokenizer, chosen) > tokens:
         chosen.pop()
     return " ".join(chosen)

@@ -18,6 +18,7 @@ from itertools import cycle, islice, product
 from typing import Any
 
 from ..approximation import measure_approximation
+from ..artifact import Side
 from ..encoder import Encoder
 from ..errors import InputError, SpladeEdgeError
 from ..jit import use_kernels
@@ -30,10 +31,12 @@ class Bench:
 
     def __init__(self) -> None:
         self._encoder: Encoder | None = None
+        self._side: Side = "query"
         self._searcher: Searcher | None = None
 
-    def open_encoder(self, path: str, side: str, backend: str, precision: str, threads: int) -> dict[str, Any]:
+    def open_encoder(self, path: str, side: Side, backend: str, precision: str, threads: int) -> dict[str, Any]:
         """Load a graph; seconds from the files to a session."""
+        self._side = side
         start = time.perf_counter()
         self._encoder = Encoder.open(
             path, side, backend=backend, precision=precision, threads=threads  # type: ignore[arg-type]
@@ -49,7 +52,7 @@ class Bench:
         self._searcher = Searcher.open(
             path, query_encoder=query_encoder, backend=backend, precision=precision, threads=threads  # type: ignore[arg-type]
         )  # fmt: skip
-        self._encoder = self._searcher.encoder
+        self._encoder, self._side = self._searcher.encoder, "query"
         variant = self._encoder.variant
         return {
             "seconds": time.perf_counter() - start, "backend": variant.backend, "precision": variant.precision,
@@ -62,7 +65,7 @@ class Bench:
         seconds, tokens = [], []
         for text in texts:
             start = time.perf_counter()
-            [encoded] = self._encoder.encode([text])
+            [encoded] = self._encoder.encode([text], self._side)
             seconds.append(time.perf_counter() - start)
             tokens.append(encoded.tokens)
         return {"seconds": seconds, "tokens": tokens}
@@ -71,7 +74,7 @@ class Bench:
         """Seconds of encoding all texts as an index does, in batches."""
         assert self._encoder is not None
         start = time.perf_counter()
-        tokens = sum(encoded.tokens for encoded in self._encoder.encode(texts))
+        tokens = sum(encoded.tokens for encoded in self._encoder.encode(texts, self._side))
         return {"seconds": time.perf_counter() - start, "tokens": tokens}
 
     def search(self, texts: list[str], ks: Sequence[int]) -> dict[str, Any]:
@@ -79,7 +82,7 @@ class Bench:
         since what encoding leaves in the CPU's caches is part of the matter.
         """
         assert self._searcher is not None
-        index, tokenizer = self._searcher.index, self._searcher.encoder.tokenizer
+        index, tokenizer = self._searcher.index, self._searcher.encoder.tokenizer_of("query")
         encode, tokens, terms = [], [], []
         score: dict[int, list[float]] = {k: [] for k in ks}
         read: dict[int, list[float]] = {k: [] for k in ks}

@@ -33,13 +33,15 @@ def answers(
 
 
 def is_cut(searcher: Searcher, text: str) -> bool:
-    """Whether the encoder reads only the beginning of a query."""
-    return searcher.encoder.tokenizer.encode(text).truncated
+    """Whether the encoder reads only a part of a query."""
+    return searcher.encoder.tokenizer_of("query").encode(text).truncated
 
 
 def warn_cut(searcher: Searcher, what: str) -> None:
-    """Say that the end of a query was not read."""
-    complain("warning", f"{what} cut after {searcher.encoder.max_length} tokens; the rest was not searched for")
+    """Say that the end of a query was not read, or its beginning."""
+    tokenizer = searcher.encoder.tokenizer_of("query")
+    where = "after" if tokenizer.truncation_side == "right" else "before its last"
+    complain("warning", f"{what} cut {where} {tokenizer.max_length} tokens; the rest was not searched for")
 
 
 def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:

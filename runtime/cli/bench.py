@@ -206,14 +206,15 @@ def _texts(artifact: Artifact, side: Side, args: argparse.Namespace) -> tuple[di
         texts = read(given, args.limit)
         return {"": texts}, texts, f"{side} encoder: {len(texts)} texts of yours"
     m = artifact.manifest
-    tokenizer = TextTokenizer(artifact.file("tokenizer.json"), m.max_length)
+    tokenizer = TextTokenizer.of(artifact, side)
+    always, most = tokenizer.special_tokens + tokenizer.prompt_tokens, tokenizer.max_length
     wanted = args.lengths or (QUERY_LENGTHS if side == "query" else DOCUMENT_LENGTHS)
-    lengths = [n for n in wanted if tokenizer.special_tokens < n <= m.max_length]
+    lengths = [n for n in wanted if always < n <= most]
     if not lengths and args.lengths:
         raise InputError(
-            f"{artifact.path} reads {tokenizer.special_tokens + 1} to {m.max_length} tokens; give such --lengths"
+            f"the {side} encoder of {artifact.path} reads {always + 1} to {most} tokens; give such --lengths"
         )
-    lengths = lengths or [m.max_length]
+    lengths = lengths or [min(most, always + max(wanted))]
     cases = {f"{n} tokens": made_texts(tokenizer, m.vocab_size, n, MADE_TEXTS) for n in lengths}
     bulk = made_texts(tokenizer, m.vocab_size, lengths[len(lengths) // 2], BULK)
     return cases, bulk, f"{side} encoder: made-up texts, in batches of {lengths[len(lengths) // 2]} tokens"

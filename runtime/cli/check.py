@@ -67,7 +67,7 @@ class CheckCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Print a line for each check made and each not made. A failed check raises."""
         from ..artifact import MANIFEST_NAME
-        from ..errors import InputError
+        from ..errors import InputError, export_again
         from ..index.layout import MANIFEST_NAME as INDEX_MANIFEST_NAME
 
         path = Path(args.directory)
@@ -79,7 +79,7 @@ class CheckCommand:
         if is_index and args.source:
             raise InputError("--source is for artifacts; an index has no checkpoint to compare with")
         if args.repair and not is_index:
-            raise InputError(f"{path} is an artifact, and --repair is for an index; export it or copy it again")
+            raise InputError(f"{path} is an artifact, and --repair is for an index; copy it again, or {export_again()}")
         for option in ("output", "fields"):
             if getattr(args, option) and not args.repair:
                 raise InputError(f"--{option.removesuffix('s')} is for --repair; add it")

@@ -19,6 +19,15 @@ examples:
   splade-edge info index/ --json"""
 KINDS = ("numbers", "strings", "booleans")
 FIELDS_SHOWN = 40
+# What a table of an artifact leaves out.
+_USUAL: dict[str, Any] = {
+    "adds_special_tokens": True,
+    "split_special_tokens": False,
+    "truncation_side": "right",
+    "max_active_dims": None,
+    "normalization": "none",
+    "tokenizer": "class",
+}
 
 
 class InfoCommand:
@@ -39,7 +48,7 @@ class InfoCommand:
         if args.json:
             write_out(json_line(about))
         else:
-            new_console().print(key_values(_flatten(about)))
+            new_console().print(key_values(_flatten(_without_defaults(about))))
         return 0
 
 
@@ -74,6 +83,17 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
         "activation": m.activation,
         "vocabulary": m.vocab_size,
         "max_length": m.max_length,
+        "sides": {
+            side: {"prompt": s.prompt, "max_length": s.max_length}
+            for side, s in ((side, artifact.settings(side)) for side in artifact.sides)
+        },
+        "adds_special_tokens": m.adds_special_tokens,
+        "split_special_tokens": m.split_special_tokens,
+        "truncation_side": m.truncation_side,
+        "max_active_dims": m.max_active_dims,
+        "normalization": m.normalization,
+        "tokenizer": m.tokenizer_from,
+        "numerics": m.numerics,
         **({} if m.role == "document" else {"query_idf": m.query_idf}),
         "checkpoint": m.source.checkpoint,
         "revision": m.source.revision,
@@ -138,6 +158,21 @@ def _index(index: Index) -> dict[str, Any]:
 def bytes_below(path: Path) -> int:
     """Size of all files under a directory."""
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def _without_defaults(about: dict[str, Any]) -> dict[str, Any]:
+    """What is worth a row of a table: of how texts are read only what is not as usual."""
+    kept: dict[str, Any] = {}
+    for key, value in about.items():
+        if isinstance(value, dict) and key == "sides":
+            usual = {"prompt": "", "max_length": about["max_length"]}
+            sides = {side: {k: v for k, v in own.items() if v != usual[k]} for side, own in value.items()}
+            kept |= {side: own for side, own in sides.items() if own}
+        elif isinstance(value, dict):
+            kept[key] = _without_defaults(value)
+        elif "sides" not in about or key not in _USUAL or value != _USUAL[key]:
+            kept[key] = value
+    return kept
 
 
 def _flatten(about: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -143,6 +143,8 @@ def _write_json(searcher: Searcher, queries: Iterable[Query], args: argparse.Nam
         answer: dict[str, Any] = {} if args.queries is None else {"id": query.id}
         answer["query"] = query.text
         answer["cut"] = is_cut(searcher, query.text)
+        if args.explain:
+            answer["encoded_text"] = searcher.read_query(query.text).text
         vector = searcher.encode_query(query.text) if args.explain else None
         if args.explain and args.where is not None:
             answer["filter"] = _filter(searcher.index.select(args.where))
@@ -179,6 +181,14 @@ def _explain_filter(console: Console, selection: Selection) -> None:
     console.print()
 
 
+def _explain_text(console: Console, searcher: Searcher, query: str) -> None:
+    """The text that was encoded: with the prompt, and without what was cut."""
+    read, tokenizer = searcher.read_query(query), searcher.encoder.tokenizer_of("query")
+    note = f" (cut at {tokenizer.max_length} tokens)" if read.truncated else ""
+    console.print(cell(f"encoded{note}: {_shorten(read.text)}"))
+    console.print()
+
+
 def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     import numpy as np
 
@@ -202,6 +212,7 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
                 terms.add_row(cell(term), f"{weight:.3f}", note)
         console.print(terms)
         console.print()
+        _explain_text(console, searcher, query)
     hits = searcher.search_vector(vector, args.k, allowed=None if selection is None else selection.allowed)
     if not hits:
         if selection is None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifact import INPUT_NAMES, OUTPUT_NAME
-from ..errors import ArtifactError, InputError, MissingExtraError
+from ..errors import ArtifactError, InputError, MissingExtraError, export_again
 from ..telemetry import no_telemetry
 from ..vectors import SparseVector, from_dense
 
@@ -46,7 +46,7 @@ class Session(ABC):
         if weights.shape != (input_ids.shape[0], self.vocab_size) or weights.dtype != np.float32:
             raise ArtifactError(
                 f"{self.path} gives {weights.dtype} {list(weights.shape)} where its manifest promises float32 "
-                f"[{input_ids.shape[0]}, {self.vocab_size}]; export it again"
+                f"[{input_ids.shape[0]}, {self.vocab_size}]; {export_again()}"
             )
         # A NaN makes min() NaN and an infinity shows in max(): two passes, no temporary.
         if not (weights.min() >= 0 and weights.max() < np.inf):
@@ -134,7 +134,7 @@ def _first_bytes(path: Path, size: int) -> bytes:
         with path.open("rb") as file:
             return file.read(size)
     except OSError as error:
-        raise ArtifactError(f"cannot read {path} ({error.strerror}); export it again") from None
+        raise ArtifactError(f"cannot read {path} ({error.strerror}); {export_again()}") from None
 
 
 class OpenVinoSession(Session):
@@ -181,9 +181,9 @@ class TableSession(Session):
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise ArtifactError(f"cannot read {path} ({error.strerror}); export it again") from None
+            raise ArtifactError(f"cannot read {path} ({error.strerror}); {export_again()}") from None
         if len(data) != 4 * vocab_size:
-            raise ArtifactError(f"{path} does not hold {vocab_size} float32 weights; export it again")
+            raise ArtifactError(f"{path} does not hold {vocab_size} float32 weights; {export_again()}")
         self._table = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
 
     def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
@@ -219,12 +219,12 @@ def check_names(path: Path, inputs: list[str], outputs: list[str], *, expected: 
     if sorted(inputs) != sorted(INPUT_NAMES) or not set(expected) <= set(outputs):
         raise ArtifactError(
             f"{path} takes {', '.join(inputs)} and gives {', '.join(outputs)}, not {', '.join(INPUT_NAMES)} and "
-            f"{', '.join(expected)}; export it again"
+            f"{', '.join(expected)}; {export_again()}"
         )
 
 
 def _does_not_load(path: Path, engine: str, error: Exception) -> ArtifactError:
-    return ArtifactError(f"{path} does not load in {engine} ({_first_line(error)}); upgrade it, or export again")
+    return ArtifactError(f"{path} does not load in {engine} ({_first_line(error)}); upgrade it, or {export_again()}")
 
 
 def _fails(path: Path, error: Exception) -> ArtifactError:

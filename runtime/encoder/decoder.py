@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..scorer.arrays import on_a_line
 from ..vectors import SparseVector
+from .logarithm import log1p
 
 Activations = npt.NDArray[np.uint8]
 Weights = npt.NDArray[np.float32]
@@ -27,18 +28,8 @@ _WIDEN, _MULTIPLY = 0.6, 0.04
 _EXACT = 1 << 24
 
 
-def _log1p(values: Weights) -> Weights:
-    # As the graphs write it: log1p would give some weights another last bit.
-    weights: Weights = np.log(values + np.float32(1))
-    return weights
-
-
-# By the name in an artifact's manifest: what is done to the sums that are above zero.
-ACTIVATIONS: dict[str, Callable[[Weights], Weights]] = {
-    "relu": lambda values: values,
-    "log1p_relu": _log1p,
-    "log1p_log1p_relu": lambda values: _log1p(_log1p(values)),
-}
+# By the name in an artifact's manifest: how many times log(1 + x) is taken of the sums that are above zero.
+ACTIVATIONS = {"relu": 0, "log1p_relu": 1, "log1p_log1p_relu": 2}
 
 
 @dataclass(frozen=True)
@@ -65,19 +56,16 @@ class Decoder(ABC):
 
     def __init__(self, rows: DecoderRows, terms: npt.NDArray[np.int32] | None, activation: str) -> None:
         self.terms = terms
-        self._activation = ACTIVATIONS[activation]
+        self._logarithms = ACTIVATIONS[activation]
 
     def decode(self, activations: Activations, scale: np.float32) -> SparseVector:
         """The vector of a text: ``activations`` uint8 ``[length, hidden]`` around 128, in units of ``scale``."""
-        places, sums = self._above_zero(np.ascontiguousarray(activations), np.float32(scale))
-        weights = self._activation(sums)
-        keep = weights > 0  # a sum so small that 1 + sum is 1
-        if not keep.all():
-            places, weights = places[keep], weights[keep]
+        places, weights = self._above_zero(np.ascontiguousarray(activations), np.float32(scale))
         return SparseVector(places if self.terms is None else self.terms[places], weights)
 
     @abstractmethod
-    def _above_zero(self, activations: Activations, scale: np.float32) -> tuple[npt.NDArray[np.int32], Weights]: ...
+    def _above_zero(self, activations: Activations, scale: np.float32) -> tuple[npt.NDArray[np.int32], Weights]:
+        """The places of the rows whose weight is above zero, ascending, and the weights."""
 
 
 class NumpyDecoder(Decoder):
@@ -105,7 +93,10 @@ class NumpyDecoder(Decoder):
             best[start : start + _ROWS] = (part @ signed.T).max(axis=1)
         sums = best * (scale * rows.scale) + rows.bias
         places = np.flatnonzero(sums > 0).astype(np.int32)
-        return places, sums[places]
+        weights = sums[places]
+        for _ in range(self._logarithms):
+            weights = log1p(weights)
+        return places, weights
 
 
 class KernelDecoder(Decoder):
@@ -157,19 +148,19 @@ class KernelDecoder(Decoder):
             return self._part(activations, scale, 0, self._blocks)
         bounds = np.linspace(0, self._blocks, self._threads + 1).astype(int).tolist()
         parts = self._pool.map(lambda part: self._part(activations, scale, *part), pairwise(bounds))
-        places, sums = zip(*parts, strict=True)
-        return np.concatenate(places), np.concatenate(sums)
+        places, weights = zip(*parts, strict=True)
+        return np.concatenate(places), np.concatenate(weights)
 
     def _part(
         self, activations: Activations, scale: np.float32, first: int, last: int
     ) -> tuple[npt.NDArray[np.int32], Weights]:
         room = (last - first) * self._block
-        places, sums = np.empty(room, np.int32), np.empty(room, np.float32)
+        places, weights = np.empty(room, np.int32), np.empty(room, np.float32)
         found = self._decode(
             first, last, self._packed, self._offset, self._scale, self._bias, activations.reshape(-1),
-            len(activations), self._hidden, scale, places, sums,
+            len(activations), self._hidden, scale, self._logarithms, places, weights,
         )  # fmt: skip
-        return places[:found].copy(), sums[:found].copy()
+        return places[:found].copy(), weights[:found].copy()
 
 
 def _pieces(weights: npt.NDArray[np.int8], block: int) -> Iterator[tuple[int, npt.NDArray[np.int8]]]:

@@ -12,13 +12,15 @@ from typing import NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from ..artifact import Artifact, Backend, Precision, Side, Variant, open_artifact
-from ..errors import ArtifactError, InputError
+from ..artifact import SIDES, Artifact, Backend, Precision, Side, Variant, open_artifact
+from ..errors import ArtifactError, InputError, export_again
+from ..numerics import check_numerics
 from ..threads import resolve_threads
 from ..vectors import SparseVector
 from .batches import next_batch, pad_right
 from .isa import check_isa
 from .sessions import open_session
+from .shaping import Shaping
 from .tokenizer import TextTokenizer, TokenIds
 
 # Texts read ahead of the one a consumer waits for, so that a batch holds texts of similar length.
@@ -32,9 +34,9 @@ _NO_TERMS = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
 class Encoded(NamedTuple):
     """One encoded text.
 
-    ``tokens``: what the encoder saw, special tokens included; ``known``: at least one of them is neither special nor
-    unknown; ``truncated``: some were cut at the maximum length. A text without a known token has a vector too, that of
-    the special tokens; it says nothing of the text.
+    ``tokens``: what the encoder saw, prompt and special tokens included; ``known``: at least one of the text's own is
+    neither special nor unknown; ``truncated``: some were cut at the maximum length. A text without a known token has a
+    vector too, that of the prompt and the special tokens; it says nothing of the text.
     """
 
     vector: SparseVector
@@ -47,28 +49,44 @@ class Encoder:
     """An exported encoder, loaded: text in, sparse vectors over the vocabulary out.
 
     A text's vector does not depend on the texts around it beyond 1e-4. Methods may be called from several threads.
+
+    An encoder for both sides may read queries otherwise than documents (prompt, length). Where a method takes a
+    ``side``, None means the one that the encoder was opened for, else the only one that it serves, else either if they
+    are read alike; otherwise the method raises InputError.
     """
 
-    def __init__(self, artifact: Artifact, variant: Variant | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        variant: Variant | None = None,
+        threads: int | None = None,
+        side: Side | None = None,
+    ) -> None:
         """Load one graph of an opened artifact, or its table (default: see :meth:`Artifact.variant`).
 
-        ``threads``: for the engine; None means the CPUs this process may use. Raises ArtifactError, MissingExtraError.
+        ``threads``: for the engine; None means the CPUs this process may use. ``side``: of which texts are, where a
+        method is not told. Raises ArtifactError, MissingExtraError.
         """
         self.artifact = artifact
         self.variant = variant or artifact.variant()
         self.threads = resolve_threads(threads)
         manifest = artifact.manifest
+        check_numerics(artifact.path, manifest.numerics)
         self.vocab_size = manifest.vocab_size
-        self.max_length = manifest.max_length
-        self.tokenizer = TextTokenizer(artifact.file("tokenizer.json"), manifest.max_length)
+        self._tokenizers: dict[Side | None, TextTokenizer] = {}
+        side = side or self._any_side()
+        if side is not None:
+            self._tokenizers[None] = self._tokenizers[side] = self._open_tokenizer(side)
         # Padding is masked, so any id does where the tokenizer has no padding token, or one the graph does not know.
         pad_id = manifest.special_tokens.get("pad_token", 0)
         self._pad_id = pad_id if pad_id < self.vocab_size else 0
         self._kept: npt.NDArray[np.bool_] | None = None  # terms that may have weight; None: all
         self._filters = True  # False: the session gives weight to no other terms
+        self._shaping = Shaping.of(manifest)
+        self._asked: npt.NDArray[np.bool_] | None = None  # terms whose weights are wanted, of a vector that has all
         if manifest.dropped_terms:
             if max(manifest.dropped_terms) >= self.vocab_size:
-                raise ArtifactError(f"{artifact.path} drops a term beyond its {self.vocab_size}; export it again")
+                raise ArtifactError(f"{artifact.path} drops a term beyond its {self.vocab_size}; {export_again()}")
             self._kept = np.ones(self.vocab_size, np.bool_)
             self._kept[manifest.dropped_terms] = False
         self._own_terms = manifest.kind != "encoder"
@@ -86,22 +104,27 @@ class Encoder:
         threads: int | None = None,
         check: bool = True,
     ) -> Encoder:
-        """Open an artifact, or the ``side`` of a pair, and load the graph asked for.
+        """Open an artifact, or the ``side`` of a pair, and load the graph asked for. Texts are of this side, where a
+        method is not told otherwise.
 
         ``check`` compares the SHA-256 of every file. Raises ArtifactError, IntegrityError, MissingExtraError.
         """
         artifact = open_artifact(path, side, check=check)
-        return cls(artifact, artifact.variant(backend, precision), threads)
+        return cls(artifact, artifact.variant(backend, precision), threads, side)
 
     def restricted(self, terms: npt.NDArray[np.integer]) -> Encoder:
         """This encoder for some terms: their weights are what they were, to the last bit, and others get none.
 
         ``terms``: term ids; those beyond the vocabulary are ignored. Where the artifact says where its decoder lies,
-        other terms are not even computed. The graph is shared with this encoder, so it costs the memory of the terms'
-        rows.
+        other terms are not even computed, unless the weights depend on those of all terms (a norm, or only the largest
+        are kept). The graph is shared with this encoder, so it costs the memory of the terms' rows.
         """
         kept = np.zeros(self.vocab_size, np.bool_)
         kept[terms[terms < self.vocab_size]] = True
+        if self._shaping is not None:
+            encoder = copy.copy(self)
+            encoder._asked = kept if self._asked is None else kept & self._asked
+            return encoder
         if self._kept is not None:
             kept &= self._kept
         encoder = copy.copy(self)
@@ -109,10 +132,35 @@ class Encoder:
         encoder._kept, encoder._filters = kept, encoder._session is self._session
         return encoder
 
+    def tokenizer_of(self, side: Side | None = None) -> TextTokenizer:
+        """What reads texts of a side. Raises InputError without a side where they differ, ArtifactError for a side that
+        this encoder does not serve.
+        """
+        found = self._tokenizers.get(side)
+        if found is not None:
+            return found
+        if side is None:
+            raise InputError(
+                f"{self.artifact.path} reads queries otherwise than documents; say which the texts are: side='query' "
+                "or side='document', here or to Encoder.open"
+            )
+        found = self._tokenizers[side] = self._open_tokenizer(side)
+        return found
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """:meth:`tokenizer_of` the side that None stands for."""
+        return self.tokenizer_of()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that are read of a text of the side that None stands for, its prompt and special tokens included."""
+        return self.tokenizer_of().max_length
+
     @cached_property
     def vocabulary(self) -> list[str]:
         """The term of each term id, length ``vocab_size``."""
-        return self.tokenizer.vocabulary(self.vocab_size)
+        return self.tokenizer_of(self.artifact.sides[0]).vocabulary(self.vocab_size)
 
     # A str is an iterable of str too; the first overload is meant to win.
     @overload
@@ -138,17 +186,20 @@ class Encoder:
         """
         return self._encode_side("document", text)
 
-    def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
-        """Encode lazily, in order, reading at most ``WINDOW`` texts ahead of what was consumed."""
+    def encode(self, texts: Iterable[str], side: Side | None = None) -> Iterator[Encoded]:
+        """Encode lazily, in order, reading at most ``WINDOW`` texts ahead of what was consumed.
+
+        Raises InputError without a ``side`` where it is needed, ArtifactError for one that this encoder does not serve.
+        """
         if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise InputError(
                 f"encode takes an iterable of texts, not {type(texts).__name__}; put a single text in a list"
             )
-        return self._encode_lazily(iter(texts))
+        return self._encode_lazily(iter(texts), self.tokenizer_of(side))
 
-    def encode_text(self, text: str) -> Encoded:
-        """Encode one text. Raises InputError if it is not a str."""
-        tokens = self.tokenizer.encode(text)
+    def encode_text(self, text: str, side: Side | None = None) -> Encoded:
+        """Encode one text. Raises InputError if it is not a str, and what :meth:`encode` raises."""
+        tokens = self.tokenizer_of(side).encode(text)
         # Without ids: a tokenizer without special tokens, and an empty text.
         return _encoded(self._run([tokens.ids])[0] if tokens.ids else _NO_TERMS, tokens)
 
@@ -158,22 +209,36 @@ class Encoder:
         return [(self.vocabulary[vector.indices[i]], float(vector.values[i])) for i in order]
 
     def _encode_side(self, side: Side, text: str | Iterable[str]) -> SparseVector | Iterator[SparseVector]:
+        if isinstance(text, str):
+            return self.encode_text(text, side).vector
+        return (encoded.vector for encoded in self.encode(text, side))
+
+    def _any_side(self) -> Side | None:
+        """The side that texts are of where nobody says, None if it matters."""
+        sides = self.artifact.sides
+        alike = all(self.artifact.settings(side) == self.artifact.settings(sides[0]) for side in sides)
+        return sides[0] if alike else None
+
+    def _open_tokenizer(self, side: Side) -> TextTokenizer:
+        if side not in SIDES:
+            raise InputError(f"{side!r} is not a side of an encoder; give 'query' or 'document'")
         if not self.artifact.serves(side):
             raise ArtifactError(
                 f"{self.artifact.path} holds a {self.artifact.manifest.role} encoder; open the {side} side of its pair"
             )
-        if isinstance(text, str):
-            return self.encode_text(text).vector
-        return (encoded.vector for encoded in self.encode(text))
+        for other, tokenizer in list(self._tokenizers.items()):  # another thread may add one
+            if other is not None and self.artifact.settings(other) == self.artifact.settings(side):
+                return tokenizer
+        return TextTokenizer.of(self.artifact, side)
 
-    def _encode_lazily(self, texts: Iterator[str]) -> Iterator[Encoded]:
+    def _encode_lazily(self, texts: Iterator[str], tokenizer: TextTokenizer) -> Iterator[Encoded]:
         token_budget = max(1, LOGITS_BUDGET_BYTES // (4 * self.vocab_size)) if self.variant.batch_invariant else 1
         waiting: dict[int, TokenIds] = {}  # by position in the input, as are the results
         done: dict[int, Encoded] = {}
         read = emitted = 0
         while True:
             for text in islice(texts, WINDOW - (read - emitted)):
-                waiting[read] = self.tokenizer.encode(text)
+                waiting[read] = tokenizer.encode(text)
                 if not waiting[read].ids:  # a tokenizer without special tokens, and an empty text: no terms
                     done[read] = _encoded(_NO_TERMS, waiting.pop(read))
                 read += 1
@@ -196,7 +261,11 @@ class Encoder:
             vectors = [self._session.vector(ids[0])]
         else:
             vectors = self._session.vectors(*pad_right(ids, self._pad_id))
-        return vectors if self._kept is None or not self._filters else [_only(vector, self._kept) for vector in vectors]
+        if self._kept is not None and self._filters:
+            vectors = [_only(vector, self._kept) for vector in vectors]
+        if self._shaping is not None:
+            vectors = [self._shaping.apply(vector) for vector in vectors]
+        return vectors if self._asked is None else [_only(vector, self._asked) for vector in vectors]
 
 
 def _only(vector: SparseVector, kept: npt.NDArray[np.bool_]) -> SparseVector:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..artifact import Artifact, Variant
 from ..cpu import is_known, supports
-from ..errors import ArtifactError
+from ..errors import ArtifactError, export_again
 
 
 def check_isa(artifact: Artifact, variant: Variant) -> None:
@@ -14,5 +14,5 @@ def check_isa(artifact: Artifact, variant: Variant) -> None:
     if not supports(variant.isa):
         raise ArtifactError(
             f"{artifact.path}: its {variant.backend} {variant.precision} graph needs a CPU with {variant.isa.upper()}; "
-            "use --precision fp32, or export with another --recipe"
+            f"use --precision fp32, or {export_again('--recipe BACKEND=NAME')}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..artifact import Artifact, Variant
-from ..errors import ArtifactError
+from ..errors import ArtifactError, export_again
 from .backends import OnnxSession, OpenVinoSession, Session, TableSession
 from .own import TransformerSession
 from .split import SplitSession
@@ -21,7 +21,7 @@ def open_session(artifact: Artifact, variant: Variant, threads: int) -> Session:
         )
     if variant.backend == "kernel":
         if variant.transformer is None:
-            raise ArtifactError(f"{artifact.path}: its manifest does not describe {variant.path}; export it again")
+            raise ArtifactError(f"{artifact.path}: its manifest does not describe {variant.path}; {export_again()}")
         return TransformerSession(
             path, variant.transformer, manifest.activation, manifest.vocab_size, manifest.max_length, threads
         )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .. import jit
 from ..artifact import BODY_OUTPUT_NAMES, DecoderPart
-from ..errors import ArtifactError
+from ..errors import ArtifactError, export_again
 from ..vectors import SparseVector
 from .backends import Ids, OnnxGraph, Session, Weights, check_inputs
 from .decoder import ACTIVATIONS, Decoder, DecoderRows, KernelDecoder, NumpyDecoder
@@ -117,7 +117,9 @@ class SplitSession(DecodingSession):
             or scale.shape != (batch, 1, 1)
             or not np.isfinite(scale).all()
         ):
-            raise ArtifactError(f"{self.path}: its graph does not give finite {hidden} values a token; export it again")
+            raise ArtifactError(
+                f"{self.path}: its graph does not give finite {hidden} values a token; {export_again()}"
+            )
         return [(activations[i, : lengths[i]], scale[i, 0, 0]) for i in range(batch)]
 
 
@@ -136,7 +138,7 @@ def _map_rows(path: Path, part: DecoderPart, vocab_size: int) -> DecoderRows:
             for start in (part.scale, part.bias)
         )
     except (OSError, ValueError):
-        raise ArtifactError(f"{path} does not hold the decoder that its manifest describes; export it again") from None
+        raise ArtifactError(f"{path} does not hold the decoder that its manifest describes; {export_again()}") from None
     if not (np.isfinite(scale).all() and np.isfinite(bias).all() and scale.min() > 0):
-        raise ArtifactError(f"{path} has a decoder that is not finite; export it again")
+        raise ArtifactError(f"{path} has a decoder that is not finite; {export_again()}")
     return DecoderRows(np.asarray(weights), scale, bias)

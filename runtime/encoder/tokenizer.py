@@ -6,22 +6,31 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from ..errors import ArtifactError, InputError
+from ..artifact import UNLIMITED, Artifact, Side, TruncationSide
+from ..errors import ArtifactError, InputError, export_again
 
 
 class TokenIds(NamedTuple):
-    """Token ids of one text with its special tokens, at most ``max_length`` of them.
+    """Token ids of one text with its prompt and special tokens, at most ``max_length`` of them.
 
-    ``truncated``: some were cut; ``known``: some token is neither the unknown token nor one that every text gets.
+    ``truncated``: some were cut; ``known``: some token of the text itself is neither the unknown token nor one that
+    every text gets.
     """
 
     ids: list[int]
     truncated: bool
     known: bool
+
+
+class ReadText(NamedTuple):
+    """What is read of a text: ``text`` with the prompt before it, without what was cut; ``truncated``: some was."""
+
+    text: str
+    truncated: bool
 
 
 class TokenSpans(NamedTuple):
@@ -36,32 +45,92 @@ class TokenSpans(NamedTuple):
 
 
 class TextTokenizer:
-    """The tokenizer of one encoder.
+    """The tokenizer of one side of an encoder.
 
-    ``max_length`` counts special tokens. Truncation and padding settings inside ``tokenizer.json`` are ignored: files
-    from the hub come with either, neither or both. Raises ArtifactError if the file does not load.
+    ``max_length`` counts special tokens and those of the ``prompt``, which is put before every text; longer texts are
+    cut at the ``truncation_side``. ``adds_special_tokens`` and ``split_special_tokens``: see
+    :class:`~splade_edge.runtime.artifact.ArtifactManifest`. Truncation and padding settings inside ``tokenizer.json``
+    are ignored: files from the hub come with either, neither or both.
+
+    ``special_tokens`` and ``prompt_tokens``: how many every text gets; ``room``: how many are left for its own, below 1
+    only where a long prompt is cut with the text. Raises ArtifactError if the file does not load or there is no room.
     """
 
-    def __init__(self, path: Path, max_length: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_length: int,
+        *,
+        prompt: str = "",
+        adds_special_tokens: bool = True,
+        truncation_side: TruncationSide = "right",
+        split_special_tokens: bool = False,
+    ) -> None:
         self.path = path
         self.max_length = max_length
-        self._tokenizer = _load(path)
-        special = self._tokenizer.num_special_tokens_to_add(False)
-        if max_length <= special:
-            raise ArtifactError(f"{path}: a maximum length of {max_length} has no room beside {special} special tokens")
-        self._tokenizer.enable_truncation(max_length)
-        self.special_tokens = special
+        self.prompt = clean_text(prompt)
+        self.truncation_side = truncation_side
+        self._adds_special_tokens = adds_special_tokens
+        self._split_special_tokens = split_special_tokens
+        self._tokenizer = self._load()
+        self.special_tokens = self._tokenizer.num_special_tokens_to_add(False) if adds_special_tokens else 0
+        self.prompt_tokens = len(self._tokenizer.encode(self.prompt, add_special_tokens=False).ids) if prompt else 0
+        self.room = max_length - self.special_tokens - self.prompt_tokens
+        # The library neither raises nor cuts where the limit is below the number of special tokens.
+        if max_length <= self.special_tokens:
+            raise ArtifactError(
+                f"{path}: a maximum length of {max_length} has no room beside {self.special_tokens} special tokens; "
+                f"{export_again('--max-length N')}"
+            )
+        if self.room < 1 and truncation_side == "right":
+            raise ArtifactError(
+                f"{path}: a maximum length of {max_length} has no room beside a prompt of {self.prompt_tokens} tokens "
+                f"and {self.special_tokens} special tokens; {export_again('--max-length N')}, or with a shorter "
+                "--prompt-query or --prompt-document"
+            )
+        if max_length < UNLIMITED:
+            self._tokenizer.enable_truncation(max_length, direction=truncation_side)
         self._unknown = {*self._tokenizer.encode("").ids, *_unknown_ids(self._tokenizer)}
 
+    @classmethod
+    def of(cls, artifact: Artifact, side: Side) -> TextTokenizer:
+        """The tokenizer of a side of an artifact. Raises ArtifactError."""
+        manifest, settings = artifact.manifest, artifact.settings(side)
+        return cls(
+            artifact.file("tokenizer.json"),
+            settings.max_length,
+            prompt=settings.prompt,
+            adds_special_tokens=manifest.adds_special_tokens,
+            truncation_side=manifest.truncation_side,
+            split_special_tokens=manifest.split_special_tokens,
+        )
+
     def encode(self, text: str) -> TokenIds:
-        """Token ids of ``text``. Raises InputError if it is not a str."""
+        """Token ids of ``text`` behind its prompt. Raises InputError if it is not a str."""
         # One text a call: the library's batch call starts threads of its own, which our `threads` cannot bound.
-        encoding = self._tokenizer.encode(clean_text(text))
+        encoding = self._encode(text)
         ids = encoding.ids
-        return TokenIds(ids, bool(encoding.overflowing), not self._unknown.issuperset(ids))
+        own = ids
+        if self.prompt:
+            start = len(self.prompt)
+            own = [term for term, (_, end) in zip(ids, encoding.offsets, strict=True) if end > start]
+        return TokenIds(ids, bool(encoding.overflowing), not self._unknown.issuperset(own))
+
+    def read(self, text: str) -> ReadText:
+        """What :meth:`encode` reads of ``text``, as text. Raises InputError if it is not a str."""
+        encoding = self._encode(text)
+        whole = self.prompt + clean_text(text)
+        if not encoding.overflowing:
+            return ReadText(whole, truncated=False)
+        spans = [(start, end) for start, end in encoding.offsets if end > start]  # special tokens have none
+        if not spans:
+            return ReadText("", truncated=True)
+        first = 0 if self.truncation_side == "right" else min(start for start, _ in spans)
+        last = max(end for _, end in spans) if self.truncation_side == "right" else len(whole)
+        return ReadText(whole[first:last], truncated=True)
 
     def spans(self, text: str) -> TokenSpans:
-        """Offsets of every token of ``text``, not truncated. Offsets refer to ``clean_text(text)``."""
+        """Offsets of every token of ``text``, without prompt, not truncated. They refer to ``clean_text(text)``."""
         encoding = self._whole.encode(clean_text(text), add_special_tokens=False)
         return TokenSpans(encoding.offsets, encoding.word_ids)
 
@@ -76,7 +145,15 @@ class TextTokenizer:
     @cached_property
     def _whole(self) -> Tokenizer:
         # Truncation is a state of the object, so whole texts need a second one.
-        return _load(self.path)
+        return self._load()
+
+    def _encode(self, text: str) -> Any:
+        return self._tokenizer.encode(self.prompt + clean_text(text), add_special_tokens=self._adds_special_tokens)
+
+    def _load(self) -> Tokenizer:
+        tokenizer = _load(self.path)
+        tokenizer.encode_special_tokens = self._split_special_tokens
+        return tokenizer
 
 
 def clean_text(text: str) -> str:
@@ -119,7 +196,7 @@ def _load(path: Path) -> Tokenizer:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"cannot read {path} ({error}); export the encoder again") from None
+        raise ArtifactError(f"cannot read {path} ({error}); {export_again()}") from None
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception

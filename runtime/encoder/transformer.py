@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artifact import TransformerPart
-from ..errors import ArtifactError
+from ..errors import ArtifactError, export_again
 from .decoder import DecoderRows
 
 F32 = npt.NDArray[np.float32]
@@ -125,7 +125,7 @@ class Transformer:
         """The encoder in a file and its decoder. Raises ArtifactError if it does not hold them."""
         wrong = f"{path} does not hold the encoder that its manifest describes"
         if reason := problem_with(part):
-            raise ArtifactError(f"{wrong} ({reason}); export it again")
+            raise ArtifactError(f"{wrong} ({reason}); {export_again()}")
         starts, size = offsets(part, vocab_size)
         try:
             if path.stat().st_size != size:
@@ -135,11 +135,11 @@ class Transformer:
                 for name, (dtype, shape) in sections(part, vocab_size).items()
             }
         except (OSError, ValueError):
-            raise ArtifactError(f"{wrong}; export it again") from None
+            raise ArtifactError(f"{wrong}; {export_again()}") from None
         floats = [array for array in found.values() if array.dtype == np.float32]
         scales = [array for name, array in found.items() if name.endswith("scale")]
         if not (all(np.isfinite(array).all() for array in floats) and all(array.min() > 0 for array in scales)):
-            raise ArtifactError(f"{path} has weights that are not finite; export it again")
+            raise ArtifactError(f"{path} has weights that are not finite; {export_again()}")
         decoder = DecoderRows(found.pop("decoder"), found.pop("decoder_scale"), found.pop("decoder_bias"))
         if part.tied:
             found |= {"words": decoder.weights, "words_scale": decoder.scale}

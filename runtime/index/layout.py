@@ -27,7 +27,9 @@ MANIFEST_NAME = "splade_edge_index.json"
 LOCK_NAME = "splade_edge_index.lock"
 SEGMENTS, TOMBSTONES = "segments", "tombstones"
 INDEX_FORMAT = "splade-edge-index"
-VERSION = 2  # 2 added segments, tombstones and settings; 1 had one segment, which never changed
+# 3 added `numerics` of the document vectors, which a writer must heed; 2 segments, tombstones and settings; 1 had one
+# segment, which never changed
+VERSION = 3
 
 MAX_UNITS = 1 << 32
 MAX_IMPACT = 255
@@ -137,6 +139,7 @@ class TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The graph that made the document vectors. ``sha256`` is that of the graph's file; ``files_sha256`` stands for all
     that a vector depends on (see :func:`splade_edge.runtime.artifact.encoding_sha256`), None in indexes of version 1.
+    ``numerics`` is that of the release that made them (see :mod:`splade_edge.runtime.numerics`), 0 before version 3.
     """
 
     checkpoint: str
@@ -144,6 +147,7 @@ class EncoderIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: str
     sha256: str
     files_sha256: str | None = None
+    numerics: int = 0
 
 
 class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.encoder import decoder as module
 from splade_edge.runtime.encoder.decoder import ACTIVATIONS, DecoderRows, KernelDecoder, NumpyDecoder
+from splade_edge.runtime.encoder.logarithm import log1p
 
 JIT = not numba.config.DISABLE_JIT
 needs_jit = pytest.mark.skipif(not JIT, reason="the kernel is made of instructions")
@@ -25,7 +26,9 @@ def oracle(rows: DecoderRows, terms, activation: str, activations: np.ndarray, s
     signed = activations.astype(np.int64) - 128
     best = (signed @ rows.weights.astype(np.int64).T).max(axis=0)
     sums = best.astype(np.float32) * (scale * rows.scale) + rows.bias
-    weights = ACTIVATIONS[activation](np.maximum(sums, np.float32(0)))
+    weights = np.maximum(sums, np.float32(0))
+    for _ in range(ACTIVATIONS[activation]):
+        weights = log1p(weights)
     kept = np.arange(sums.size) if terms is None else terms
     kept = kept[weights[kept] > 0]
     return kept, weights[kept]

@@ -24,14 +24,15 @@ from splade_edge.runtime.errors import (
     IndexLockedError,
     InputError,
     IntegrityError,
+    SpladeEdgeWarning,
     StorageError,
 )
 from splade_edge.runtime.index import merge, policy, sqlite, transaction
-from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
+from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME, VERSION
 from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
 from splade_edge.runtime.manifest import write_manifest
 from splade_edge.runtime.passages import Passages
-from splade_edge.runtime.vectors import SparseVector
+from splade_edge.runtime.vectors import SparseBatch, SparseVector
 
 from tests import tiny
 from tests.living import SCALE, Model, assert_same
@@ -665,11 +666,17 @@ class TestVersion1:
     def test_can_be_changed(self, tmp_path, name):
         path = shutil.copytree(FIXTURES / name, tmp_path / "index")
         before = Index.open(path)
+        with pytest.warns(SpladeEdgeWarning, match="encoder/query was exported before numerics"):
+            vector = Searcher.open(path, threads=1).encoder.encode_query("snow and snow")
+        documents = [Document("new", "", "snow and snow", {"year": 1991})]
         with IndexUpdater.open(path, threads=1) as updater:
             updater.delete(["d3"])
-            updater.add([Document("new", "", "snow and snow", {"year": 1991})])
+            spans = [PassageSpan(0, 0, 13)] if name == "passages" else None
+            updater.add_vectors(documents, SparseBatch.stack([vector]), spans)
+        with IndexUpdater.open(path, threads=1) as updater, pytest.raises(ArtifactError, match="of numerics 0"):
+            updater.add(documents)
         index = Index.open(path)
-        assert (index.manifest.version, index.generation, len(index)) == (2, 2, 40)
+        assert (index.manifest.version, index.generation, len(index)) == (VERSION, 2, 40)
         assert index.manifest.settings is not None
         assert index.manifest.settings.fields == ["year"]
         assert index.manifest.settings.reorder == (name == "passages")
