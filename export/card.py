@@ -151,7 +151,9 @@ def _facts(manifest: ArtifactManifest, checkpoint: Checkpoint) -> list[str]:
         *(
             [("maximum length", f"{_tokens(manifest.max_length)}; longer texts are cut{cut}")]
             if len(set(lengths.values())) == 1
-            else [(f"maximum length, {side}", f"{_tokens(n)}; longer texts are cut{cut}") for side, n in lengths.items()]
+            else [
+                (f"maximum length, {side}", f"{_tokens(n)}; longer texts are cut{cut}") for side, n in lengths.items()
+            ]
         ),
         *prompts,
         *([] if manifest.adds_special_tokens else [("special tokens", "none are added")]),
@@ -226,8 +228,8 @@ def _witness_lines(report: ParityReport) -> list[str]:
             lines.append(f"  ({witness.name} itself fails on {len(witness.failed)} of the texts, which are left out)")
         if witness.half_precision is not None:
             lines.append(
-                f"- {witness.role}: the checkpoint is stored in half precision, which the library keeps; its own vectors are "
-                f"up to {witness.half_precision:.1e} of the largest weight from those of float32"
+                f"- {witness.role}: the checkpoint is stored in half precision, which the library keeps; its own "
+                f"vectors are up to {witness.half_precision:.1e} of the largest weight from those of float32"
             )
     return lines
 
@@ -238,13 +240,13 @@ def _parity_section(report: ParityReport) -> list[str]:
     return [
         "## Parity",
         "",
-        "Every graph was run by the runtime on sample text, with its tokenizer, prompts and lengths, and compared with:",
+        "Every graph was run by the runtime on sample text, with its tokenizer, prompts and lengths. Compared with:",
         "",
         *_witness_lines(report),
         "",
-        "The table has the largest difference of a weight and its share of the largest weight, the cosine of the vectors,",
-        f"and the share of the {report.top_terms} heaviest terms and of the {report.ranking_depth} best documents that is the",
-        f"same. A fp32 graph may differ by {report.tolerance_fp32:.0e} where the largest weight is up to 1.",
+        "The table has the largest difference of a weight and its share of the largest weight, the cosine of the",
+        f"vectors, and the share of the {report.top_terms} heaviest terms and of the {report.ranking_depth} best",
+        f"documents that is the same. A fp32 graph may differ by {report.tolerance_fp32:.0e} where the largest weight is up to 1.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",

@@ -263,9 +263,9 @@ class Chooser:
                 else [join_title(document.title, document.text) for document in data.documents]
             )
             # Timing is a matter of one thread, going through a set is not.
-            encoder = Encoder(*graph)
+            encoder = Encoder(*graph, side=side)
             found = (
-                encoder_cache(self._cache, encoder).encode(texts, lambda chunk: list(encoder.encode(chunk)))
+                encoder_cache(self._cache, encoder, side).encode(texts, lambda chunk: list(encoder.encode(chunk)))
                 if self._cache
                 else encoder.encode(texts)
             )

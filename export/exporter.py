@@ -139,11 +139,13 @@ def _witness_notes(checkpoint: Checkpoint, witness: WitnessReport) -> list[str]:
         notes.append(f"compared with {witness.name}, since {witness.reason}")
     if checkpoint.unknown:
         notes.append(
-            f"not known to splade-edge: {'; '.join(checkpoint.unknown)}; sentence-transformers, which reads it, gives the "
-            "same vectors on all parity texts"
+            f"not known to splade-edge: {'; '.join(checkpoint.unknown)}; sentence-transformers, which reads it, gives "
+            "the same vectors on all parity texts"
         )
     if witness.failed:
-        notes.append(f"{witness.name} itself fails on {len(witness.failed)} of the texts, such as {witness.failed[0]!r}")
+        notes.append(
+            f"{witness.name} itself fails on {len(witness.failed)} of the texts, such as {witness.failed[0]!r}"
+        )
     if witness.half_precision is not None:
         notes.append(
             f"stored in {checkpoint.stored_dtype}; the library's own vectors in that precision are up to "

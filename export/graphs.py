@@ -110,8 +110,8 @@ def calibration_inputs(checkpoint: Checkpoint, texts: SampleTexts) -> list[Input
     """Token ids and masks of the calibration texts of the checkpoint's side, one text each, without padding."""
     of_side: dict[Side, Sequence[str]] = {"query": texts.queries, "document": texts.documents}
     inputs: list[Inputs] = []
-    for side, text in ((side, text) for side in checkpoint.sides for text in of_side[side]):
-        if ids := checkpoint.token_ids(text, side):
+    for side in checkpoint.sides:
+        for ids in filter(None, (checkpoint.token_ids(text, side) for text in of_side[side])):
             inputs.append({"input_ids": np.array([ids], np.int64), "attention_mask": np.ones((1, len(ids)), np.int64)})
     return inputs
 

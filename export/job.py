@@ -117,7 +117,9 @@ class Job:
         if not paired:
             return reports[0]
         report = make_report(
-            [graph for part in reports for graph in part.graphs], [w for part in reports for w in part.witnesses], choice
+            [graph for part in reports for graph in part.graphs],
+            [w for part in reports for w in part.witnesses],
+            choice,
         )
         query, document = (draft.artifact().manifest for draft in drafts)
         _write_json(staging / "parity.json", report)

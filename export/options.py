@@ -16,9 +16,9 @@ from .recipes import AUTO
 from .request import DEFAULT_EVAL_DOCUMENTS, DEFAULT_NDCG_DROP, ExportRequest
 
 DESCRIPTION = """\
-Export a SPLADE checkpoint to ONNX and OpenVINO, in float32 and int8. Every graph is compared on text with the library that
-made the checkpoint, sentence-transformers, through the runtime's own tokenizer, prompts and lengths. If a float32 graph
-differs, the export fails and nothing is written."""
+Export a SPLADE checkpoint to ONNX and OpenVINO, in float32 and int8. Every graph is compared on text with the library
+that made the checkpoint, sentence-transformers, through the runtime's own tokenizer, prompts and lengths. If a float32
+graph differs, the export fails and nothing is written."""
 EPILOG = """\
 a checkpoint is a directory or a hub id: a masked-language model of transformers, a sentence-transformers sparse
 encoder, an Efficient SPLADE repository that holds both encoders, or a directory with query/ and document/
@@ -110,10 +110,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-length", metavar="N", type=positive_int, help="cut texts at N tokens, special ones included"
     )
     parser.add_argument(
-        "--prompt-query", metavar="TEXT", help="put TEXT before every query, instead of what the checkpoint states"
+        "--prompt-query", metavar="TEXT", help="put TEXT before every query, instead of what the files state"
     )
     parser.add_argument(
-        "--prompt-document", metavar="TEXT", help="put TEXT before every document, instead of what the checkpoint states"
+        "--prompt-document",
+        metavar="TEXT",
+        help="put TEXT before every document, instead of what the checkpoint states",
     )
     parser.add_argument(
         "--max-active-dims",
@@ -132,7 +134,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         action="append",
         default=[],
-        help="a key of the checkpoint's files that splade-edge does not know and that changes no vector; may be repeated",
+        help="a key of the checkpoint's files that is not known here and that changes no vector; may be repeated",
     )
     parser.add_argument(
         "--query-idf",

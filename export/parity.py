@@ -65,9 +65,11 @@ class GraphParity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WitnessReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom a side was compared with. ``reason``: why that is not sentence-transformers; "" where it is. ``failed``: texts
-    that the witness itself fails on. ``half_precision``: how far the library's own vectors are from float32, relative to
-    the largest weight, where the checkpoint is stored in half precision.
+    """Whom a side was compared with.
+
+    ``reason``: why that is not sentence-transformers; "" where it is. ``failed``: texts that the witness itself fails
+    on. ``half_precision``: how far the library's own vectors are from float32, relative to the largest weight, where
+    the checkpoint is stored in half precision.
     """
 
     role: Role
@@ -78,7 +80,7 @@ class WitnessReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``parity.json``: every graph of an artifact or a pair, whom it was compared with, and the versions of the libraries.
+    """``parity.json``: every graph of an artifact or a pair, whom it was compared with, and the libraries' versions.
 
     ``choice`` is what ``--recipe auto`` tried, None without it.
     """
@@ -96,8 +98,8 @@ class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Reference:
     """The witness's vectors of one encoder's parity texts.
 
-    ``texts``: (side, text). ``vectors``: float32 ``[len(texts), vocab]``. ``queries`` and ``documents`` are the rows that
-    rank each other.
+    ``texts``: (side, text). ``vectors``: float32 ``[len(texts), vocab]``. ``queries`` and ``documents`` are the rows
+    that rank each other.
     """
 
     role: Role
@@ -119,7 +121,7 @@ class Reference:
 
 
 def reference_vectors(checkpoint: Checkpoint, samples: SampleTexts, witness: Witness, *, paired: bool) -> Reference:
-    """The witness's vectors of the parity texts. A paired encoder gets those of its own side, a lone one all of them."""
+    """The witness's vectors of the parity texts. A paired encoder gets those of its own side, a lone one all."""
     queries = samples.queries if checkpoint.role != "document" or not paired else ()
     documents = samples.documents if checkpoint.role != "query" or not paired else ()
     # A lone encoder of one side ranks the other side's texts as its own.
@@ -233,7 +235,7 @@ def _terms(encoder: Encoder, found: Matrix, expected: Matrix, count: int = 3) ->
     return ", ".join(
         f"{encoder.vocabulary[term]} {found[term]:.4f} instead of {expected[term]:.4f}"
         for term in order.tolist()
-        if not found[term] == expected[term]
+        if found[term] != expected[term]
     )
 
 

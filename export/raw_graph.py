@@ -7,9 +7,9 @@ from ..runtime.artifact import UNLIMITED, ArtifactManifest, Side, Variant
 _OUTSIDE = """\
 ## The graph by itself
 
-For those who run a graph in an engine of their own. Inputs are `input_ids` and `attention_mask`, int64 `[batch, length]`,
-padded on the right with ids that the mask leaves out; the output is `weights`, float32 `[batch, vocabulary]`. Pooling and
-activation are inside. Outside of it, in this order, are {steps}."""
+For those who run a graph in an engine of their own. Inputs are `input_ids` and `attention_mask`, int64
+`[batch, length]`, padded on the right with ids that the mask leaves out; the output is `weights`, float32
+`[batch, vocabulary]`. Pooling and activation are inside. Outside of it, in this order, are {steps}."""
 
 
 def raw_graph_section(manifest: ArtifactManifest) -> list[str]:
@@ -63,11 +63,7 @@ def example(manifest: ArtifactManifest, variant: Variant, side: Side) -> list[st
         'text = "what is learned sparse retrieval?"',
         f"ids = np.array([{encode}.ids])",
         '[[weights]] = session.run(["weights"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})',
-        *(
-            ["weights[np.setdiff1d(np.arange(weights.size), ids)] = 0"]
-            if manifest.kind == "masked encoder"
-            else []
-        ),
+        *(["weights[np.setdiff1d(np.arange(weights.size), ids)] = 0"] if manifest.kind == "masked encoder" else []),
         *([f"weights[{manifest.dropped_terms}] = 0"] if manifest.dropped_terms else []),
         *([norm] if manifest.normalization == "all terms" else []),
         *(

@@ -19,6 +19,7 @@ _HERE = Path(__file__).parent / "samples"
 _FROM_CORPUS, _QUERY_WORDS = 128, 12
 # Longer limits are reached by no text that is worth the time.
 _LONGEST = 20_000
+_WORDS = ("When", "DID", "the", "first", "King", "of", "Kenya,", "in", "1973,", "ask", "for", "a", "steam-engine?")
 _CORNERS = (
     "  white space at both ends \t\n",
     "\u00a0\u3000no-break and ideographic spaces\u2028",
@@ -56,10 +57,9 @@ def corner_texts(checkpoint: Checkpoint, side: Side) -> tuple[str, ...]:
     """
     special = " ".join(f"{token} oil" for token in checkpoint.tokenizer.all_special_tokens)
     limit = checkpoint.sides[side].max_length
-    words = "When DID the first King of Kenya, in 1973, ask for a steam-engine?".split()
     # A word is a token or more, so this is beyond the limit; what has no limit has no text beyond it.
     count = limit + 8 if limit < _LONGEST else 0
-    beyond = " ".join(f"{words[i % len(words)]}" for i in range(count))
+    beyond = " ".join(_WORDS[i % len(_WORDS)] for i in range(count))
     return (special, special.upper(), *((beyond,) if beyond else ()), *_CORNERS)
 
 

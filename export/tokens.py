@@ -1,4 +1,4 @@
-"""Does the artifact's tokenizer give the ids that the library gives? Compared before any vector, since it explains most."""
+"""Does the artifact's tokenizer give the ids that the library gives? Asked before any vector: it explains most."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def check_choice(checkpoint: Checkpoint, samples: SampleTexts) -> None:
     if text is not None:
         kind = type(checkpoint.tokenizer).__name__
         raise CheckpointError(
-            f"{checkpoint.loaded.file} and transformers' {kind}, which is built without parts of that file, read the text "
-            f"{_shown(text)} otherwise: pass --tokenizer class if the encoder was trained with transformers 5 or is to "
-            "be as sentence-transformers reads it, --tokenizer file if with an earlier release or another library"
+            f"{checkpoint.loaded.file} and transformers' {kind}, which is built without parts of that file, read the "
+            f"text {_shown(text)} otherwise: pass --tokenizer class if the encoder was trained with transformers 5 or "
+            "is to be as sentence-transformers reads it, --tokenizer file if with an earlier release or another library"
         )
     if int(getattr(getattr(checkpoint.model, "config", None), "type_vocab_size", 0) or 0) > 1:
         text = next((text for text in texts if checkpoint.uses_token_types(text)), None)
         if text is not None:
             raise CheckpointError(
                 f"the tokenizer of {checkpoint.directory} gives tokens of the text {_shown(text)} another type than 0 "
-                "(token_type_ids), which an exported graph does not take; give its post-processor type 0 throughout, if "
-                "the encoder was trained so"
+                "(token_type_ids), which an exported graph does not take; give its post-processor type 0 throughout, "
+                "if the encoder was trained so"
             )
 
 

@@ -1,7 +1,8 @@
 """Encoded texts kept on disk, so that long work can be stopped and taken up again.
 
 A file's name holds a hash of the texts, its directory one of everything else a vector depends on: the graph, the
-tokenizer, the maximum length, the engine and its version. So a cache cannot be stale, and may be deleted at any time.
+tokenizer, what is applied to texts and weights, the engine and its version. So a cache cannot be stale, and may be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -13,17 +14,16 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from ..runtime.artifact import Source, variant_files
+from ..runtime.artifact import Side, variant_files
 from ..runtime.encoder import Encoder
 from ..runtime.encoder.encoder import Encoded
 from ..runtime.files import sha256_file
+from ..runtime.numerics import NUMERICS
 from ..runtime.vectors import SparseBatch
 
 _CHUNK = 256
-_NOWHERE = Source("", "", "", "")
 
 
 class VectorCache:
@@ -55,16 +55,17 @@ class VectorCache:
         staged.replace(path)
 
 
-def encoder_cache(directory: Path, encoder: Encoder) -> VectorCache:
-    """The cache of one encoder's vectors."""
+def encoder_cache(directory: Path, encoder: Encoder, side: Side | None = None) -> VectorCache:
+    """The cache of one encoder's vectors of texts of a side (None: see :class:`Encoder`)."""
     artifact, variant = encoder.artifact, encoder.variant
     manifest = artifact.manifest
     engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy", "kernel": "numpy"}[variant.backend]
     key = [
         *(sha256_file(artifact.file(name)) for name in (*variant_files(variant), "tokenizer.json")),
-        # How text is read and what is done to weights; not which other graphs there are, and where it all comes from.
-        repr(msgspec.structs.replace(manifest, files={}, variants=[], source=_NOWHERE)),
-        f"{variant.batch_invariant}",
+        f"{manifest.kind} {manifest.max_length} {manifest.dropped_terms} {variant.batch_invariant}",
+        f"{NUMERICS} {manifest.numerics} {side} {manifest.sides} {manifest.adds_special_tokens}",
+        f"{manifest.truncation_side} {manifest.split_special_tokens}",
+        f"{manifest.max_active_dims} {manifest.normalization}",
         f"{engine} {metadata.version(engine)}",
     ]
     return VectorCache(directory, key)

@@ -86,7 +86,7 @@ class LibraryWitness:
         try:
             with _quiet():
                 features = self._model.preprocess([text], prompt=self._model.prompts.get(side), task=side)
-        except Exception:  # of any library below it
+        except Exception:  # noqa: BLE001 - of any library below it
             return None
         return [int(term) for term in features["input_ids"][0]]
 
@@ -96,7 +96,7 @@ class LibraryWitness:
         try:
             with _quiet(), torch.inference_mode():
                 found = encode(text, convert_to_sparse_tensor=False, show_progress_bar=False).float()
-        except Exception:  # of any library below it, such as an index error for a text that is too long
+        except Exception:  # noqa: BLE001 - such as an index error for a text that is too long
             return None
         if self._cosine:
             found = torch.nn.functional.normalize(found, dim=-1)
@@ -128,7 +128,7 @@ def open_witness(checkpoint: Checkpoint) -> Witness:
         return OwnWitness(checkpoint, checkpoint.deviation)
     try:
         witness = LibraryWitness(checkpoint)
-    except Exception as error:  # whatever the library says of it
+    except Exception as error:  # noqa: BLE001 - whatever the library says of it
         return OwnWitness(checkpoint, f"sentence-transformers cannot load it ({one_line(error)})")
     for side in checkpoint.sides:
         if witness.encode("a", side) is None:

@@ -65,8 +65,8 @@ class Checkpoint:
     :func:`splade_edge.runtime.idf.idf_factors`): the key of that name in ``config.json``, 0 without it and for
     documents.
 
-    ``stored_dtype``: of its weights on disk. ``library_root`` is what sentence-transformers opens for this side; ``deviation`` says why its vectors are not to be
-    compared with, "" where they are. ``unknown``: keys that stand in no row of :mod:`keys` and were not to be ignored.
+    ``stored_dtype``: of its weights on disk. ``library_root`` is what sentence-transformers opens for this side;
+    ``deviation`` says why its vectors are not to be compared with, "" where they are. ``unknown``: keys that stand in no row of :mod:`keys` and were not to be ignored.
     ``options``: what it was opened with. ``notes`` say what was unusual about the files.
     """
 
@@ -153,6 +153,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         raise two_sides(located.path)
     if role == "query" and identity.query_side in TABLE_SIDES:
         return _open_table(located, files, identity, options)
+    unknown = account(files, identity.config)
     model, notes = load_masked_lm(
         files.directory,
         identity.config,
@@ -169,8 +170,8 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     )
     if getattr(loaded.tokenizer, "chat_template", None) and not files.modules:
         raise CheckpointError(
-            f"the tokenizer of {files.directory} has a chat template, so that sentence-transformers would read texts as "
-            "chat messages; remove it (chat_template), or save the encoder with sentence-transformers"
+            f"the tokenizer of {files.directory} has a chat template, so that sentence-transformers would read texts "
+            "as chat messages; remove it (chat_template), or save the encoder with sentence-transformers"
         )
     only_role = role or _only_role(located.name, identity.query_side, stated_role(files.directory))
     served = SIDES if only_role == "both" else (only_role,)
@@ -197,8 +198,11 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         max_positions=max_positions,
         weights_sha256=weights_sha256(files.directory),
         stored_dtype=stored_dtype(files.directory),
+        unknown=_unknown(unknown, options),
         notes=notes,
-        query_idf=_query_idf(options, stated_query_idf(identity.config, files.directory)) if role != "document" else 0.0,
+        query_idf=_query_idf(options, stated_query_idf(identity.config, files.directory))
+        if role != "document"
+        else 0.0,
     )
 
 
@@ -289,6 +293,7 @@ def _open_table(located: Located, files: EncoderFiles, identity: _Identity, opti
         max_positions=_UNLIMITED,
         weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
         stored_dtype="float32",
+        unknown=_unknown(account(files, None), options),
         notes=notes,
         query_idf=_query_idf(options, 0.0),  # a table has no config.json, and may be an idf itself
     )
@@ -334,7 +339,6 @@ def _opened(
         licence=options.licence or stated_licence((files.directory, files.root)),
         library_root=files.library_root,
         deviation="",
-        unknown=_unknown(account(files, identity.config if table is None else None), options),
         options=options,
         **rest,
     )
@@ -444,8 +448,8 @@ def _check_room(checkpoint: Checkpoint, files: EncoderFiles) -> None:
         prompt = len(checkpoint.tokenizer(settings.prompt, add_special_tokens=False)["input_ids"])
         if settings.max_length <= special + prompt:
             raise CheckpointError(
-                f"{files.directory} cuts {side} texts to {settings.max_length} tokens, which has no room beside {special} "
-                f"special tokens and {prompt} of the prompt; correct its configuration, or pass --max-length"
+                f"{files.directory} cuts {side} texts to {settings.max_length} tokens, which has no room beside "
+                f"{special} special tokens and {prompt} of the prompt; correct its configuration, or pass --max-length"
             )
 
 

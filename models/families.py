@@ -37,11 +37,12 @@ class Family:
     """One row of the table.
 
     ``model_types`` are ``config.json`` model types (empty: any). ``hub_ids`` are globs over hub ids, for families that
-    no configuration file tells apart; the name of a directory never counts. ``query_sides`` lists what the query side may be, the usual one
-    first. ``query_dropped`` and ``document_dropped`` name special tokens (attributes of a tokenizer such as
-    ``cls_token``, or ``all``) whose weight is set to zero. ``look_up`` is the file of a checkpoint that holds the query
-    side's table, where its layout does not say. ``max_length`` counts special tokens and is used where the checkpoint
-    states none; None: as many as the model has positions. ``checked`` is false where no real checkpoint could be compared when the row was written. ``origin`` is
+    no configuration file tells apart; the name of a directory never counts. ``query_sides`` lists what the query side
+    may be, the usual one first. ``query_dropped`` and ``document_dropped`` name special tokens (attributes of a
+    tokenizer such as ``cls_token``, or ``all``) whose weight is set to zero where the family was asked for or a hub id
+    tells it. ``look_up`` is the file of a checkpoint that holds the query side's table, where its layout does not say.
+    ``max_length`` counts special tokens and is used where the checkpoint states none; None: as many as the model has
+    positions. ``checked`` is false where no real checkpoint could be compared when the row was written. ``origin`` is
     the file a user described it in.
     """
 
@@ -91,8 +92,8 @@ FAMILIES: tuple[Family, ...] = (
         paper="Lassance & Clinchant, SIGIR 2022, arXiv:2207.03834",
         checked=True,
         note="Checked on models/default, which has the same shape; the naver weights themselves could not be fetched. "
-        "VI-BT-large-query states no maximum length, so texts are cut at its 512 positions; both sides were trained at 256: "
-        "pass --max-length 256 for that.",
+        "VI-BT-large-query states no maximum length, so texts are cut at its 512 positions; both sides were trained at "
+        "256: pass --max-length 256 for that.",
     ),
     Family(
         name="splade-v3-lexical",

@@ -182,8 +182,8 @@ FILES: tuple[Key, ...] = (
         "",
     ),
     _row(
-        "generation_config.json training.json trainer_state.json training_args.json all_results.json train_results.json "
-        "eval_results.json README.json quantize_metadata.json similarity_evaluation_results.json",
+        "generation_config.json training.json trainer_state.json training_args.json all_results.json "
+        "train_results.json eval_results.json similarity_evaluation_results.json",
         "*",
         "no effect",
         "",
@@ -230,10 +230,9 @@ def account(files: EncoderFiles, config: Any | None) -> tuple[str, ...]:
 
 def _one(name: str, path: Path, key: str, value: object, config: Any | None) -> list[str]:
     row = next((row for row in KEYS if row.file == name and any(fnmatchcase(key, glob) for glob in row.keys)), None)
-    if row is None or row.effect == "refused":
-        # A class that knows the key applies it itself.
-        if name == CONFIG and config is not None and key in _keys_of(config):
-            return []
+    doubtful = row is None or row.effect == "refused"
+    if doubtful and name == CONFIG and config is not None and key in _keys_of(config):
+        return []  # a class that knows the key applies it itself
     if row is None:
         return [f"{path.name}: {key}"]
     if row.effect == "refused" and value not in row.harmless:
@@ -288,7 +287,7 @@ def _named_arguments(kind: type) -> set[str]:
     """The arguments of ``__init__``, for configuration classes of checkpoints' own code, which are no dataclasses."""
     import inspect
 
-    return set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
+    return set(inspect.signature(kind).parameters) - {"kwargs"}
 
 
 def support_table() -> str:
@@ -299,6 +298,7 @@ def support_table() -> str:
         lines.append(f"| `{row.file}` | {keys} | {row.effect} | {row.what} |")
     for row in FILES:
         names = ", ".join(f"`{name}`" for name in row.file.split())
-        lines.append(f"| {names} | | {row.effect} | {row.what or ('read' if row.effect == 'applied' else 'not read')} |")
+        lines.append(
+            f"| {names} | | {row.effect} | {row.what or ('read' if row.effect == 'applied' else 'not read')} |"
+        )
     return "\n".join(lines)
-

@@ -12,7 +12,7 @@ Five layouts are read; all give the same :class:`EncoderFiles`:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -28,8 +28,8 @@ from .modules import (
     ROUTER,
     SIDES,
     TABLES,
-    Module,
     ModelSettings,
+    Module,
     Side,
     TransformerSettings,
     inside,
@@ -71,8 +71,8 @@ class EncoderFiles:
     query_side: QuerySide | None = None
     table: Path | None = None
     normalized: bool = False
-    transformer: TransformerSettings = TransformerSettings()
-    model: ModelSettings = ModelSettings()
+    transformer: TransformerSettings = field(default_factory=TransformerSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
     modules: tuple[Module, ...] = ()
 
 
@@ -166,7 +166,7 @@ def _read_modules(root: Path, side: Side) -> EncoderFiles:
     try:
         chains = {s: chain if s == side else read_chain(root, s) for s in SIDES}
     except CheckpointError:  # the other side has no route; this one can be exported
-        chains = {s: chain for s in SIDES}
+        chains = dict.fromkeys(SIDES, chain)
     parts = _parts(root, chain)
     query_side = _query_side(root, chains)
     settings = read_model_settings(root)
@@ -179,20 +179,14 @@ def _read_modules(root: Path, side: Side) -> EncoderFiles:
             normalized=parts.normalized, model=settings, modules=tuple(chain),
         )  # fmt: skip
     assert parts.pooling is not None
-    path = parts.pooling.directory / CONFIG
-    pooling = read_json(path) if path.is_file() else {}
-    activation, strategy = pooling.get("activation_function", "relu"), pooling.get("pooling_strategy", "max")
-    if activation not in _ACTIVATIONS:
-        raise CheckpointError(f"{path} has activation_function {activation!r}; known: {', '.join(_ACTIVATIONS)}")
-    if strategy not in _POOLINGS:
-        raise CheckpointError(f"{path} has pooling_strategy {strategy!r}; known: {', '.join(_POOLINGS)}")
+    strategy, activation = parts.pooling
     return EncoderFiles(
         root,
         parts.encoder.directory,
         root,
-        shared=_parts(root, chains["query"]) == _parts(root, chains["document"]),
+        shared=query_side == "same encoder",
         pooling=strategy,
-        activation=_ACTIVATIONS[activation],
+        activation=activation,
         query_side=query_side,
         normalized=parts.normalized,
         transformer=read_transformer_settings(parts.encoder.directory, parts.encoder.kind),
@@ -203,10 +197,10 @@ def _read_modules(root: Path, side: Side) -> EncoderFiles:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A chain taken apart. Two sides with equal parts are one encoder."""
+    """A chain taken apart; ``pooling``: strategy and activation. Two sides with equal parts are one encoder."""
 
     encoder: Module | None = None
-    pooling: Module | None = None
+    pooling: tuple[str, str] | None = None
     table: Module | None = None
     normalized: bool = False
 
@@ -227,7 +221,18 @@ def _parts(root: Path, chain: Sequence[Module]) -> _Parts:
             f"{root} is made of {listed(chain)}; a SPLADE encoder is Transformer, {POOLING}, and a query side may be "
             "SparseStaticEmbedding; each may be followed by Normalize"
         )
-    return _Parts(encoder, pooling, table, end < len(kinds))
+    return _Parts(encoder, _read_pooling(pooling.directory) if pooling else None, table, end < len(kinds))
+
+
+def _read_pooling(directory: Path) -> tuple[str, str]:
+    path = directory / CONFIG
+    stated = read_json(path) if path.is_file() else {}
+    activation, strategy = stated.get("activation_function", "relu"), stated.get("pooling_strategy", "max")
+    if activation not in _ACTIVATIONS:
+        raise CheckpointError(f"{path} has activation_function {activation!r}; known: {', '.join(_ACTIVATIONS)}")
+    if strategy not in _POOLINGS:
+        raise CheckpointError(f"{path} has pooling_strategy {strategy!r}; known: {', '.join(_POOLINGS)}")
+    return strategy, _ACTIVATIONS[activation]
 
 
 def _check_normalize(directory: Path) -> None:
@@ -235,7 +240,7 @@ def _check_normalize(directory: Path) -> None:
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
             raise CheckpointError(
-                f"{directory / CONFIG} has {key} {config[key]!r}; only the vector of a text can be normalized: remove it"
+                f"{directory / CONFIG} has {key} {config[key]!r}; only a text's vector can be normalized: remove it"
             )
 
 

@@ -126,18 +126,14 @@ def _route_name(path: Path, routes: Mapping[str, Any], parameters: Mapping[str, 
     """The route that text of a side takes, in the library's order of precedence."""
     stated = parameters.get("route_mappings")
     mappings = dict(_mapping(path, key, route) for key, route in (stated if isinstance(stated, dict) else {}).items())
-    for key in ((side, "text"), (side, None), (None, "text"), (None, None)):
-        if key in mappings:
-            side_route = mappings[key]
-            break
-    else:
-        side_route = side if side in routes else "text"
-    if side_route not in routes:
+    keys = ((side, "text"), (side, None), (None, "text"), (None, None))
+    route: str = next((mappings[key] for key in keys if key in mappings), side if side in routes else "text")
+    if route not in routes:
         raise CheckpointError(
             f"{path} has no route for {side} text, but {', '.join(sorted(routes))}; name the routes query and "
             "document, or add route_mappings"
         )
-    return side_route
+    return route
 
 
 def _mapping(path: Path, key: str, route: object) -> tuple[Any, str]:
@@ -271,7 +267,9 @@ def inside(root: Path, relative: str, source: Path) -> Path:
     """
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or "\\" in relative or ":" in relative or "\0" in relative:
-        raise CheckpointError(f"{source} names {relative!r}, which is outside the directory; do not use this checkpoint")
+        raise CheckpointError(
+            f"{source} names {relative!r}, which is outside the directory; do not use this checkpoint"
+        )
     found = root.joinpath(*path.parts)
     if found.exists():
         whole = root.resolve()

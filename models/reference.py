@@ -1,7 +1,7 @@
 """The reference encoder: text to SPLADE weights in PyTorch, written to be read.
 
-It does the arithmetic in the order of the papers (Formal et al. 2021, arXiv:2109.10086, equation 6; Lassance & Clinchant
-2022, arXiv:2207.03834):
+It does the arithmetic in the order of the papers (Formal et al. 2021, arXiv:2109.10086, equation 6; Lassance &
+Clinchant 2022, arXiv:2207.03834):
 
     weight[t] = pool over positions p of  activation(logits[p, t]),  padding left out
 

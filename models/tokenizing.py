@@ -142,7 +142,7 @@ def _lower_case(backend: Any) -> None:
     """Lower-case text before a tokenizer's own normalization, where ``Lowercase`` is not a step of that already."""
     from tokenizers import normalizers
 
-    steps = backend.normalizer
+    steps: Any = backend.normalizer
     if isinstance(steps, normalizers.Sequence):
         if any(isinstance(step, normalizers.Lowercase) for step in steps):
             return
@@ -158,6 +158,6 @@ def _does_not_load(directory: Path, error: Exception) -> CheckpointError:
     if isinstance(error, ImportError) and package:
         package = {"sudachi": "sudachipy sudachidict-core"}.get(package.lower(), package)
         return CheckpointError(
-            f"the tokenizer of {directory} needs the package {package}; install it (pip install {package}) and try again"
+            f"the tokenizer of {directory} needs the package {package}: pip install {package}, and try again"
         )
     return CheckpointError(f"the tokenizer of {directory} does not load ({reason[:200]}); get it again")

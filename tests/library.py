@@ -112,7 +112,7 @@ def difference(artifact: Path, side: str, texts: Sequence[str], expected: np.nda
 
 
 def hub_cache(source: Path, cache: Path, repository: str) -> str:
-    """A hub cache with a snapshot whose files are links into ``blobs/``, as huggingface_hub lays one out; the commit."""
+    """A hub cache with a snapshot of links into ``blobs/``, as huggingface_hub lays one out; returns the commit."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     folder = cache / f"models--{repository.replace('/', '--')}"
     (folder / "blobs").mkdir(parents=True)
@@ -128,7 +128,7 @@ def hub_cache(source: Path, cache: Path, repository: str) -> str:
 
 
 def asym(path: Path) -> None:
-    """Rewrite a saved Router as ``Asym``, its name before sentence-transformers 5, with the configuration of its time."""
+    """Rewrite a saved Router as ``Asym``, its name before sentence-transformers 5, with the files of its time."""
     config = json.loads((path / "router_config.json").read_text())
     config["parameters"] = {"allow_empty_key": True}
     (path / "config.json").write_text(json.dumps(config))

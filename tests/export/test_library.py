@@ -165,7 +165,8 @@ CASES = [
     Case("bag of words", saved(lambda p: look_up(p, [1.0] * len(library.VOCABULARY))), pair=True),
     Case("masked", saved(masked), pair=True),
     Case("two encoders", saved(two), pair=True),
-    Case("one encoder, two poolings", saved(lambda p: shared(p, SpladePooling("max"), SpladePooling("sum"))), pair=True),
+    Case("one encoder, two poolings",
+         saved(lambda p: shared(p, SpladePooling("max"), SpladePooling("sum"))), pair=True),
     Case("one encoder, two activations",
          saved(lambda p: shared(p, SpladePooling("max", "log1p_relu"), SpladePooling())), pair=True),
     Case("one encoder, one pooling", saved(lambda p: shared(p, SpladePooling(), SpladePooling()))),
@@ -225,9 +226,10 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str]] = [
     ("no route", saved(lambda p: splade(Router({"document": [mlm(bert(p)), SpladePooling()]}))),
      r"router_config\.json has no route for query text, but document"),
     ("no room", saved(lambda p: one(p, query_length=2)), r"cuts query texts to 2 tokens, which has no room beside 2"),
-    ("no room for the prompt", saved(lambda p: one(p, query_length=5, prompts=PROMPTS)),
-     r"to 5 tokens, which has no room beside 2 special tokens and 3 of the prompt.*--max-length"),
-    ("relative positions", saved(one, lambda p: library.edit(p / "config.json", position_embedding_type="relative_key")),
+    ("no room for the prompt", saved(lambda p: one(p, query_length=4, prompts=PROMPTS)),
+     r"to 4 tokens, which has no room beside 2 special tokens and 2 of the prompt.*--max-length"),
+    ("relative positions", saved(one, lambda p: library.edit(p / "config.json",
+                                                             position_embedding_type="relative_key")),
      r"config\.json has position_embedding_type: relative positions.*export it with the library"),
     ("quantized", saved(one, lambda p: library.edit(p / "config.json", quantization_config={"quant_method": "gptq"})),
      r"config\.json.*quanti"),
@@ -252,7 +254,9 @@ def elsewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("save", "message"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-def test_what_cannot_be_applied_is_refused_in_one_line(save: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_applied_is_refused_in_one_line(
+    save: Callable[[Path], Any], message: str, tmp_path: Path
+) -> None:
     save(tmp_path / "c")
     with pytest.raises(CheckpointError) as caught:
         run(tmp_path / "c", tmp_path / "out")
@@ -277,7 +281,10 @@ def test_what_the_user_overrides_is_asked_of_the_library_too(tmp_path: Path) -> 
     result = run(tmp_path / "c", tmp_path / "out", **asked)
     assert [w.name for w in result.report.witnesses] == ["sentence-transformers"]
     manifest = open_artifact(tmp_path / "out").manifest
-    assert {s: (t.prompt, t.max_length) for s, t in manifest.sides.items()} == {"query": ("the ", 20), "document": ("", 20)}
+    assert {s: (t.prompt, t.max_length) for s, t in manifest.sides.items()} == {
+        "query": ("the ", 20),
+        "document": ("", 20),
+    }
     card = (tmp_path / "out" / "README.md").read_text()
     for text in ("--prompt-query 'the '", "--prompt-document ''", "--max-length '20'", "--max-active-dims '5'"):
         assert text in card
@@ -288,10 +295,10 @@ def test_unknown_keys_are_noted_where_the_library_agrees_and_refused_where_it_ca
     library.edit(tmp_path / "c" / "config.json", my_key=1)
     library.edit(tmp_path / "c" / "1_SpladePooling" / "config.json", temperature=2.0)
     library.edit(tmp_path / "c" / "something.json", a=1)
-    with pytest.raises(CheckpointError, match=r"unexpected keyword|temperature") as caught:
+    with pytest.raises(CheckpointError, match="temperature") as caught:
         run(tmp_path / "c", tmp_path / "out")  # the library refuses a key of a module that it does not know
     assert "config.json: temperature" in str(caught.value)
-    assert "--ignore 'my_key' --ignore 'temperature'" in str(caught.value)
+    assert "pass --ignore 'temperature' --ignore 'my_key' --ignore 'something.json' if" in str(caught.value)
     result = run(tmp_path / "c", tmp_path / "out", ignore=("my_key", "config.json: temperature", "something.json"))
     assert result.report.witnesses[0].name == "transformers with our pooling"
     assert any("sentence-transformers cannot load it" in note for note in result.notes)
