@@ -210,13 +210,12 @@ def _encode(encoder: Encoder, texts: Sequence[tuple[Side, str]], output: str) ->
 def _check_alone(encoder: Encoder, texts: Sequence[tuple[Side, str]], together: Matrix, output: str) -> None:
     """A few texts again, one at a time: their vectors must be those of the batch."""
     for row in np.linspace(0, len(texts) - 1, _TEXTS_ALONE, dtype=int):
-        alone = _encode(encoder, [texts[row]], output)[0]
+        side, text = texts[row]
+        alone = _encode(encoder, [(side, text)], output)[0]
         error = float(np.abs(alone - together[row]).max())
         if not error <= TOLERANCE * max(1.0, float(together[row].max())):
-            raise _differs(
-                output, error, *texts[row], f"itself in a batch by {error:.2e} (at most {TOLERANCE:.0e})",
-                _terms(encoder, alone, together[row]),
-            )  # fmt: skip
+            what = f"itself in a batch by {error:.2e} (at most {TOLERANCE:.0e})"
+            raise _differs(output, error, side, text, what, _terms(encoder, alone, together[row]))
 
 
 def _differs(output: str, error: float, side: Side, text: str, what: str, terms: str) -> ParityError:

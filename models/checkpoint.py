@@ -66,7 +66,8 @@ class Checkpoint:
     documents.
 
     ``stored_dtype``: of its weights on disk. ``library_root`` is what sentence-transformers opens for this side;
-    ``deviation`` says why its vectors are not to be compared with, "" where they are. ``unknown``: keys that stand in no row of :mod:`keys` and were not to be ignored.
+    ``deviation`` says why its vectors are not to be compared with, "" where they are. ``unknown``: keys that stand in no
+    row of :mod:`keys` and were not to be ignored.
     ``options``: what it was opened with. ``notes`` say what was unusual about the files.
     """
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ..runtime.errors import CheckpointError
 
@@ -144,9 +144,10 @@ def _lower_case(backend: Any) -> None:
 
     steps: Any = backend.normalizer
     if isinstance(steps, normalizers.Sequence):
-        if any(isinstance(step, normalizers.Lowercase) for step in steps):
+        found: list[Any] = list(cast("Any", steps))
+        if any(isinstance(step, normalizers.Lowercase) for step in found):
             return
-        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *found])
     elif not isinstance(steps, normalizers.Lowercase):
         rest = [] if steps is None else [steps]
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
