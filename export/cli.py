@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ExportCommand:
     """Thin: reads options, shows progress, prints the parity table. A ``Command`` of :mod:`splade_edge.runtime.cli`."""
 
-    help = "export a checkpoint or a pair to ONNX and OpenVINO, with proof of parity"
+    help = "export a checkpoint or a pair to ONNX and OpenVINO, compared with its library"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""

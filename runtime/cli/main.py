@@ -35,7 +35,8 @@ BUILT_IN: dict[str, Command] = {
 }
 # Known plug-ins are listed without importing them: name -> (help, extra that brings what they need).
 KNOWN_PLUG_INS = {
-    "export": ("export a checkpoint or a pair to ONNX and OpenVINO, with proof of parity", "export"),
+    "export": ("export a checkpoint or a pair to ONNX and OpenVINO, compared with its library", "export"),
+    "compare": ("compare an artifact with its checkpoint on your own texts", "export"),
     "train": ("train a query and a document encoder on your own retrieval sets", "train"),
 }
 ALIASES = {"check": ["verify"]}  # other names of commands

@@ -1,0 +1,162 @@
+"""An artifact's vectors beside those of the library that made its checkpoint, on texts of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..models.layout import Side
+from ..models.options import OpenOptions
+from ..runtime.artifact import Artifact, Backend, Precision
+from ..runtime.encoder import Encoder
+from .reopen import reopen
+from .witness import open_witness
+
+# Allowed difference of a weight, as a share of the largest weight of all texts.
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "int8": 0.1}
+_LARGEST_PLOTTED = 20_000
+
+Weights = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One text: terms with weight in the artifact's vector and in the witness's, the largest difference of a weight and
+    the term where it is, and the cosine. ``weights``: float32 ``[2, terms]``, the witness's first, of the terms that
+    either has.
+    """
+
+    side: Side
+    text: str
+    terms: int
+    witness_terms: int
+    difference: float
+    term: str
+    cosine: float
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the texts of one artifact gave. ``failed``: those that the witness cannot encode. ``graph`` is the one that
+    was run, ``largest`` the largest weight of the witness.
+    """
+
+    graph: str
+    witness: str
+    reason: str
+    texts: list[Compared]
+    failed: list[str]
+
+    @property
+    def largest(self) -> float:
+        """The largest weight of all texts."""
+        return max((float(text.weights[0].max(initial=0)) for text in self.texts), default=0.0)
+
+    @property
+    def worst(self) -> float:
+        """The largest difference of a weight, as a share of the largest weight."""
+        difference = max((text.difference for text in self.texts), default=0.0)
+        return difference / self.largest if self.largest else difference
+
+
+def compare(
+    artifact: Artifact,
+    spec: str,
+    texts: Iterable[str],
+    sides: Iterable[Side],
+    *,
+    backend: Backend | None = None,
+    precision: Precision | None = None,
+    options: OpenOptions | None = None,
+) -> Comparison:
+    """Encode texts with an artifact's graph and with its checkpoint's witness.
+
+    ``sides``: those that texts are encoded as; the artifact must serve them. By default a float32 graph is run, if there
+    is one. Raises CheckpointError, ArtifactError.
+    """
+    precisions = {variant.precision for variant in artifact.manifest.variants if backend in (None, variant.backend)}
+    variant = artifact.variant(backend, precision or ("fp32" if "fp32" in precisions else None))
+    encoder = Encoder(artifact, variant)
+    witness = open_witness(reopen(artifact, spec, options))
+    found: list[Compared] = []
+    failed: list[str] = []
+    for text in texts:
+        for side in sides:
+            expected = witness.encode(text, side)
+            if expected is None:
+                failed.append(text)
+            else:
+                found.append(_compared(encoder, side, text, expected))
+    return Comparison(f"{variant.backend} {variant.precision}", witness.name, witness.reason, found, failed)
+
+
+def _compared(encoder: Encoder, side: Side, text: str, expected: Weights) -> Compared:
+    vector = encoder.encode_text(text, side).vector
+    ours = np.zeros_like(expected)
+    ours[vector.indices] = vector.values
+    differences = np.abs(ours - expected)
+    worst = int(differences.argmax())
+    norms = float(np.linalg.norm(ours) * np.linalg.norm(expected))
+    either = np.flatnonzero((ours > 0) | (expected > 0))
+    return Compared(
+        side=side,
+        text=text,
+        terms=int(np.count_nonzero(ours)),
+        witness_terms=int(np.count_nonzero(expected)),
+        difference=float(differences[worst]),
+        term=encoder.vocabulary[worst] if differences[worst] else "",
+        cosine=float(ours @ expected) / norms if norms else float(not either.size),
+        weights=np.stack([expected[either], ours[either]]),
+    )
+
+
+def draw(comparison: Comparison, path: Path) -> None:
+    """Draw weight against weight, a point a term and text, into ``path`` (``.png``, ``.svg``, ``.pdf``)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    top = max(comparison.largest, 1e-6) * 1.05
+    axes.plot([0, top], [0, top], color="0.7", linewidth=1, label="equal")
+    for side in ("query", "document"):
+        points = np.concatenate([text.weights for text in comparison.texts if text.side == side] or [np.zeros((2, 0))], 1)
+        if points.shape[1]:
+            kept = points[:, np.linspace(0, points.shape[1] - 1, min(points.shape[1], _LARGEST_PLOTTED)).astype(int)]
+            axes.plot(*kept, ".", markersize=3, alpha=0.5, label=f"{side} weights ({points.shape[1]:,})")
+    axes.set(
+        xlabel=f"weight by {comparison.witness}",
+        ylabel=f"weight by splade-edge ({comparison.graph})",
+        title=f"largest difference: {comparison.worst:.1e} of the largest weight",
+        xlim=(0, top),
+        ylim=(0, top),
+        aspect="equal",
+    )
+    axes.legend(loc="upper left")
+    figure.savefig(path, dpi=150)
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The texts of a file: of a corpus or of queries (JSON lines, TSV, ``.gz``) title and text, else one a line.
+
+    Raises CorpusError, InputError.
+    """
+    from ..runtime.corpus import BadLines, read_corpus
+    from ..runtime.errors import InputError
+    from ..runtime.indexing import join_title
+
+    if path.suffix in (".jsonl", ".json", ".tsv", ".gz"):
+        for record in read_corpus([str(path)], BadLines("fail")):
+            yield join_title(record.document.title, record.document.text)
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8; convert it, one text a line") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    yield from (line for line in text.split("\n") if line)
