@@ -201,7 +201,9 @@ def _load(path: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         reason = str(error).partition("\n")[0]
-        raise ArtifactError(f"{path} is not a tokenizer this release of tokenizers reads ({reason})") from error
+        raise ArtifactError(
+            f"{path} is not a tokenizer this release of tokenizers reads ({reason}); upgrade it, or {export_again()}"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,15 @@ from ..oracle import numpy_alone
 from ..transformers import write_transformer_artifact
 
 TEXTS = ["cat", "", "the supersonic boundary layer of a river and the engine wing flow heat", "dog fish bird tree"]
-KINDS = {"graph": tiny.write_artifact, "split": split.write_split_artifact, "kernel": write_transformer_artifact}
+KINDS: dict[str, Callable[..., Path]] = {
+    "graph": tiny.write_artifact,
+    "split": split.write_split_artifact,
+    "kernel": write_transformer_artifact,
+}
+    "graph": tiny.write_artifact,
+    "split": split.write_split_artifact,
+    "kernel": write_transformer_artifact,
+}
 
 vectors = st.dictionaries(st.integers(0, 60), st.floats(2.0**-149, 2.0**100, width=32), max_size=30).map(
     lambda weights: SparseVector(
