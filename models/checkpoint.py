@@ -14,10 +14,13 @@ from ..runtime.errors import CheckpointError, InputError
 from ..runtime.idf import LARGEST_POWER, check_power
 from .custom_family import family_from
 from .families import DERIVED_SIDES, TABLE_SIDES, Evidence, Family, QuerySide, check_family, detect_family
+from .head import embedding_rows, logits_width
+from .head import max_positions as longest_input
 from .hub import Located, locate_checkpoint
 from .layout import EncoderFiles, Side, has_both_sides, locate_encoder, stated_role, two_sides
 from .look_up import Table, read_table
 from .options import OpenOptions
+from .padding import PADDING_NOTE, depends_on_padding
 from .tokenizing import load_tokenizer, special_token_ids
 from .weights import load_config, load_masked_lm, weights_sha256
 
@@ -59,6 +62,7 @@ class Checkpoint:
     weights_sha256: str
     notes: tuple[str, ...]
     query_idf: float = 0.0
+    depends_on_padding: bool = False
 
     @property
     def root(self) -> Path:
@@ -86,11 +90,15 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     )
     tokenizer = load_tokenizer(
         (files.directory, files.root),
-        int(model.get_input_embeddings().weight.shape[0]),
+        embedding_rows(model),
         trust_remote_code=options.trust_remote_code,
     )
     special_tokens = special_token_ids(tokenizer)
-    max_positions = _max_positions(model)
+    max_positions = longest_input(model) or _NO_LENGTH
+    max_length = _max_length(options.max_length, files, tokenizer, family, max_positions)
+    padded = depends_on_padding(model, special_tokens.get("pad_token", 0), max_length)
+    if padded:
+        notes += (PADDING_NOTE,)
     dropped = family.query_dropped if role == "query" else family.document_dropped
     return Checkpoint(
         located=located,
@@ -104,8 +112,8 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         table=None,
         own_terms=role == "query" and query_side == "masked encoder",
         tokenizer=tokenizer,
-        vocab_size=int(model.get_output_embeddings().weight.shape[0]),
-        max_length=_max_length(options.max_length, files, tokenizer, family, max_positions),
+        vocab_size=logits_width(model),
+        max_length=max_length,
         max_positions=max_positions,
         special_tokens=special_tokens,
         dropped_terms=_dropped_terms(dropped, special_tokens, tokenizer),
@@ -113,6 +121,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         weights_sha256=weights_sha256(files.directory),
         notes=notes,
         query_idf=_query_idf(options, stated_query_idf(config, files.directory)) if role != "document" else 0.0,
+        depends_on_padding=padded,
     )
 
 
@@ -231,15 +240,6 @@ def _only_role(name: str, query_side: QuerySide, stated: Side | None) -> Role:
     if query_side == "own encoder":
         raise CheckpointError(f"{name} is one side of a pair; say which with --role query or --role document")
     return "both"
-
-
-def _max_positions(model: Any) -> int:
-    """Longest input in tokens. Position tables with a padding row (RoBERTa) start counting after it."""
-    positions = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return int(module.num_embeddings - module.padding_idx - 1)
-    return positions or _NO_LENGTH
 
 
 def _max_length(asked: int | None, files: EncoderFiles, tokenizer: Any, family: Family, max_positions: int) -> int:

@@ -132,7 +132,7 @@ def _read_hub(root: Path, side: Side) -> EncoderFiles | None:
         if not (directory / _CONFIG).is_file():
             return None
         return EncoderFiles(root, directory, shared=False, query_side="own encoder")
-    if not (root / _CONFIG).is_file():
+    if not any((root / name).is_file() for name in (_CONFIG, "adapter_config.json")):
         return None
     if (root / _IDF).is_file():
         table = root / _IDF if side == "query" else None

@@ -38,7 +38,7 @@ class ReferenceEncoder:
         self.pooling = checkpoint.pooling
         self.dropped_terms = torch.tensor(checkpoint.dropped_terms, dtype=torch.long)
 
-    def encode(self, texts: Sequence[str], batch_size: int = 8) -> npt.NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], batch_size: int = 1) -> npt.NDArray[np.float32]:
         """Weights of each text: float32 ``[len(texts), vocab_size]``, non-negative.
 
         Texts are cut at the checkpoint's maximum length and padded on the right.
