@@ -47,10 +47,18 @@ def _show(result: ExportResult) -> None:
     from ..runtime.cli.console import cell, complain, new_console, new_table, write_out
     from .card import CHOICE_COLUMNS, COLUMNS, choice_rows, parity_rows
 
-    table = new_table(*(name if place < 4 else f">{name}" for place, name in enumerate(COLUMNS)))
+    # The witness is the same in every row of a side: it stands below the table, which has no room for it.
+    table = new_table(*(name if place < 4 else f">{name}" for place, name in enumerate(COLUMNS[:-1])))
     for row in parity_rows(result.report.graphs):
-        table.add_row(*map(cell, row))
+        table.add_row(*map(cell, row[:-1]))
     new_console().print(table)
+    named = dict.fromkeys(witness.name for witness in result.report.witnesses)
+    write_out(
+        "compared with "
+        + "; ".join(
+            f"{name} ({', '.join(w.role for w in result.report.witnesses if w.name == name)})" for name in named
+        )
+    )
     if result.report.choice:
         tried = new_table(*(f">{name}" if 2 < place < 8 else name for place, name in enumerate(CHOICE_COLUMNS)))
         for row in choice_rows(result.report.choice):

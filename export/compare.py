@@ -76,8 +76,8 @@ def compare(
 ) -> Comparison:
     """Encode texts with an artifact's graph and with its checkpoint's witness.
 
-    ``sides``: those that texts are encoded as; the artifact must serve them. By default a float32 graph is run, if there
-    is one. Raises CheckpointError, ArtifactError.
+    ``sides``: those that texts are encoded as; the artifact must serve them. By default a float32 graph is run, if
+    there is one. Raises CheckpointError, ArtifactError.
     """
     precisions = {variant.precision for variant in artifact.manifest.variants if backend in (None, variant.backend)}
     variant = artifact.variant(backend, precision or ("fp32" if "fp32" in precisions else None))
@@ -124,7 +124,8 @@ def draw(comparison: Comparison, path: Path) -> None:
     top = max(comparison.largest, 1e-6) * 1.05
     axes.plot([0, top], [0, top], color="0.7", linewidth=1, label="equal")
     for side in ("query", "document"):
-        points = np.concatenate([text.weights for text in comparison.texts if text.side == side] or [np.zeros((2, 0))], 1)
+        weights = [text.weights for text in comparison.texts if text.side == side]
+        points = np.concatenate([np.zeros((2, 0), np.float32), *weights], axis=1)
         if points.shape[1]:
             kept = points[:, np.linspace(0, points.shape[1] - 1, min(points.shape[1], _LARGEST_PLOTTED)).astype(int)]
             axes.plot(*kept, ".", markersize=3, alpha=0.5, label=f"{side} weights ({points.shape[1]:,})")

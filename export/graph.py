@@ -13,7 +13,6 @@ can be measured and makes left padding right; a row without any attended positio
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -21,9 +20,8 @@ from torch import Tensor, nn
 
 from ..models.checkpoint import Checkpoint
 from ..models.families import COMMUTING_POOLINGS
+from ..models.head import Decoder, HiddenTap, find_decoder
 from ..models.pooling import ACTIVATIONS, POOLINGS
-from ..models.weights import decoder_name
-from ..runtime.errors import CheckpointError
 
 
 def pooled_graph(checkpoint: Checkpoint) -> nn.Module:
@@ -31,33 +29,16 @@ def pooled_graph(checkpoint: Checkpoint) -> nn.Module:
 
     Both inputs are int64 ``[batch, length]``; ``weights`` is float32 ``[batch, vocab_size]``. Further inputs of an
     architecture (BERT's ``token_type_ids``) are left to its defaults, which are constants inside the graph. Parameters
-    are shared with ``checkpoint.model``, so tied weights stay tied; the checkpoint's model is not changed.
+    are those of ``checkpoint.model``, so tied weights stay tied; the checkpoint's model is not changed.
     """
-    kind = _PoolFirst if checkpoint.pooling in COMMUTING_POOLINGS else _PoolLast
-    return kind(checkpoint).eval()
+    if checkpoint.pooling not in COMMUTING_POOLINGS:
+        return _PoolLast(checkpoint).eval()
+    decoder = find_decoder(checkpoint.model)
+    return (_PoolLogits(checkpoint) if decoder is None else _PoolFirst(checkpoint, decoder)).eval()
 
 
-class _PoolFirst(nn.Module):
-    """max over the sequence, then bias, activation."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__()
-        self.encoder, self.decoder = _split_decoder(checkpoint.model)
-        self.pooling = POOLINGS[checkpoint.pooling]
-        self.activation = ACTIVATIONS[checkpoint.activation]
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
-        first = attention_mask.argmax(dim=1, keepdim=True).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-        hidden = torch.where(attention_mask.unsqueeze(-1) > 0, hidden, hidden.gather(1, first))
-        pooled = self.pooling(nn.functional.linear(hidden, self.decoder.weight))
-        if self.decoder.bias is not None:
-            pooled = pooled + self.decoder.bias
-        return self.activation(pooled) * attention_mask.amax(dim=1, keepdim=True)
-
-
-class _PoolLast(nn.Module):
-    """Activation of every logit, then pooling: for poolings that do not commute with the activation."""
+class _Pooled(nn.Module):
+    """A model with its pooling and activation."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
@@ -65,23 +46,46 @@ class _PoolLast(nn.Module):
         self.pooling = POOLINGS[checkpoint.pooling]
         self.activation = ACTIVATIONS[checkpoint.activation]
 
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Float ``[batch, length, vocab]``."""
+        logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits
+
+
+class _PoolFirst(_Pooled):
+    """max over the sequence, then bias, activation."""
+
+    def __init__(self, checkpoint: Checkpoint, decoder: Decoder) -> None:
+        super().__init__(checkpoint)
+        self.hidden = HiddenTap(checkpoint.model, decoder)
+        self.weight = decoder.weight
+        self.bias = decoder.bias
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        logits = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
-        return self.pooling(self.activation(logits) * attention_mask.unsqueeze(-1))
+        hidden = _attended_rows(self.hidden(input_ids, attention_mask), attention_mask)
+        pooled = self.pooling(nn.functional.linear(hidden, self.weight))
+        if self.bias is not None:
+            pooled = pooled + self.bias.reshape(-1)
+        return self.activation(pooled) * attention_mask.amax(dim=1, keepdim=True)
 
 
-def _split_decoder(model: Any) -> tuple[Any, nn.Linear]:
-    """A copy of ``model`` that stops before its decoder (its "logits" are the decoder's input), and the decoder.
+class _PoolLogits(_Pooled):
+    """max over the logits of the whole model, then activation."""
 
-    Only the module tree is copied; the parameters are the same objects. Raises CheckpointError if the logits do not
-    come out of one linear layer.
-    """
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    encoder = copy.deepcopy(model, tensors)
-    name = decoder_name(encoder)
-    decoder = encoder.get_submodule(name) if name else None
-    if name is None or not isinstance(decoder, nn.Linear):
-        raise CheckpointError(f"{type(model).__name__} has no linear decoder, so its graph cannot be pooled before it")
-    parent, _, leaf = name.rpartition(".")
-    setattr(encoder.get_submodule(parent), leaf, nn.Identity())
-    return encoder, decoder
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        pooled = self.pooling(_attended_rows(self.logits(input_ids, attention_mask), attention_mask))
+        return self.activation(pooled) * attention_mask.amax(dim=1, keepdim=True)
+
+
+class _PoolLast(_Pooled):
+    """Activation of every logit, then pooling: for poolings that do not commute with the activation."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        weights = self.activation(self.logits(input_ids, attention_mask))
+        return self.pooling(weights * attention_mask.unsqueeze(-1))
+
+
+def _attended_rows(values: Tensor, attention_mask: Tensor) -> Tensor:
+    """``values`` ``[batch, length, width]`` with those of the first attended position in place of padded ones'."""
+    first = attention_mask.argmax(dim=1, keepdim=True).unsqueeze(-1).expand(-1, -1, values.shape[-1])
+    return torch.where(attention_mask.unsqueeze(-1) > 0, values, values.gather(1, first))

@@ -17,6 +17,7 @@ from ..runtime.errors import ExportError, SpladeEdgeError
 from .graph import pooled_graph
 from .half_storage import halve_weights
 from .inputs import SpladeExporterConfig
+from .quantize_logits import quantize_logits
 from .quantize_openvino import compress_weights, quantize_activations
 from .quantize_ort import quantize_blocks, quantize_dynamic, quantize_static
 from .quantize_rows import quantize_rows
@@ -25,7 +26,7 @@ from .recipes import Function, Recipe
 from .source import Inputs, QuantizationSource
 from .split_decoder import split_decoder
 from .texts import SampleTexts
-from .to_onnx import write_onnx
+from .to_onnx import root_cause, write_onnx
 from .to_openvino import read_openvino, write_openvino
 from .write_kernel import write_kernel
 
@@ -33,6 +34,7 @@ _SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "kernel": ".bin"}
 _TABLE = "table.f32"
 FUNCTIONS: Mapping[Function, Callable[..., Any]] = {
     "quantize_vocabulary": quantize_vocabulary,
+    "quantize_logits": quantize_logits,
     "quantize_rows": quantize_rows,
     "quantize_blocks": quantize_blocks,
     "quantize_static": quantize_static,
@@ -59,7 +61,7 @@ def write_fp32(source: QuantizationSource, directory: Path, backend: Backend) ->
         write_openvino(read_openvino(source.path), target)
     elif target != source.path:
         shutil.copyfile(source.path, target)
-    return Variant(backend, "fp32", path, "", "any", True)
+    return Variant(backend, "fp32", path, "", "any", source.batch_invariant)
 
 
 def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name: str = "") -> Variant:
@@ -78,12 +80,12 @@ def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name
     except (SpladeEdgeError, OSError, MemoryError):
         raise
     except Exception as error:  # the quantizers of three libraries, each with errors of its own
-        reason = " ".join(str(error).split())[:200]
         raise ExportError(
             f"the recipe {recipe.name!r} does not quantize this architecture for {recipe.backend} "
-            f"({type(error).__name__}: {reason}); choose another --recipe"
+            f"({root_cause(error)}); choose another --recipe, or export with --no-int8"
         ) from error
-    variant = Variant(form, "int8", path, recipe.name, recipe.isa, recipe.batch_invariant)
+    invariant = recipe.batch_invariant and source.batch_invariant
+    variant = Variant(form, "int8", path, recipe.name, recipe.isa, invariant)
     if form == "kernel":
         return msgspec.structs.replace(variant, transformer=described)
     return split_decoder(directory, variant)

@@ -18,7 +18,7 @@ class SpladeExporterConfig(ExporterConfig):  # type: ignore[misc]  # optimum has
     DUMMY_INPUT_GENERATOR_CLASSES = (DummyTextInputGenerator,)
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config, task="fill-mask")
+        super().__init__(config.get_text_config(), task="fill-mask")
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:

@@ -178,7 +178,7 @@ class Job:
             for draft in drafts:
                 if draft.source is not None:
                     pooling, asked = draft.checkpoint.pooling, self.request.recipes.get(backend)
-                    recipe = choose_recipe(backend, pooling, asked)
+                    recipe = choose_recipe(backend, pooling, asked, pools_first=draft.source.pools_first)
                     recipes = [recipe]
                     if backend == "onnx" and asked is None and _is_for_kernels(draft.checkpoint):
                         recipes.append(recipe_named("onnx", KERNEL))

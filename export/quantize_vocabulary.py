@@ -118,12 +118,14 @@ def quantize_rows_of(
 
 
 def _gathered_rows(name: str, gather: onnx.NodeProto) -> list[onnx.NodeProto]:
+    # Encoder and decoder of a BART each look words up in the same matrix.
     ids, out = gather.input[1], gather.output[0]
+    rows = f"{name}_rows_{out}"
     return [
-        helper.make_node("Gather", [f"{name}_int8", ids], [f"{name}_rows_int8"], axis=0),
-        helper.make_node("Gather", [f"{name}_row_scale", ids], [f"{name}_rows_scale"], axis=0),
-        helper.make_node("Cast", [f"{name}_rows_int8"], [f"{name}_rows"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{name}_rows", f"{name}_rows_scale"], [out]),
+        helper.make_node("Gather", [f"{name}_int8", ids], [f"{rows}_int8"], axis=0),
+        helper.make_node("Gather", [f"{name}_row_scale", ids], [f"{rows}_scale"], axis=0),
+        helper.make_node("Cast", [f"{rows}_int8"], [rows], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [rows, f"{rows}_scale"], [out]),
     ]
 
 

@@ -29,9 +29,11 @@ ones where activations are quantized too, so that x86 without VNNI does not satu
 ``kernel`` is no graph: the encoder in int8 for our own kernels (:mod:`write_kernel`), which is as near as ``rows-vnni``
 and right on every CPU. Small query encoders get it beside the default.
 
+``logits`` is ``vocabulary`` for graphs that compute whole logits (sum pooling; decoders that are not one matrix).
+
 No recipe is right for every checkpoint: what costs nothing on a small encoder ruins a large one. The defaults,
-``vocabulary`` and ``weights``, keep the encoder's activations in float32 and are right on every CPU; ``--recipe auto``
-tries all on the checkpoint at hand (:mod:`choose`).
+``vocabulary`` (or ``logits``) and ``weights``, keep the encoder's activations in float32 and are right on every CPU;
+``--recipe auto`` tries all on the checkpoint at hand (:mod:`choose`).
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from ..runtime.errors import InputError
 
 Function = Literal[
     "quantize_vocabulary",
+    "quantize_logits",
     "quantize_rows",
     "quantize_blocks",
     "quantize_static",
@@ -67,7 +70,8 @@ class Recipe:
 
     ``function`` is one of the functions of the modules ``quantize_*`` and ``options`` its keyword arguments.
     ``batch_invariant``: whether a text's vector is the same in any batch. ``isa``: the CPUs it is right on, "any" or
-    "vnni" (x86 without it would saturate). ``poolings``: those it can be used with.
+    "vnni" (x86 without it would saturate). ``poolings``: those it can be used with. ``pools_first``: only for graphs
+    that take the maximum of what a decoder of one matrix gives.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Recipe:
     batch_invariant: bool = True
     isa: Literal["any", "vnni"] = "any"
     poolings: frozenset[str] = _EVERY_POOLING
+    pools_first: bool = False
 
 
 def _onnx(name: str, function: Function, *, pools_first: bool = True, **options: object) -> Recipe:
@@ -88,6 +93,7 @@ def _onnx(name: str, function: Function, *, pools_first: bool = True, **options:
         batch_invariant=function != "quantize_dynamic",
         isa="vnni" if name.endswith("-vnni") else "any",
         poolings=COMMUTING_POOLINGS if pools_first else _EVERY_POOLING,
+        pools_first=pools_first,
     )
 
 
@@ -103,9 +109,11 @@ def _openvino(name: str, function: Function, **options: object) -> Recipe:
     )
 
 
-# Of each backend, the first that can be used with a pooling is its default.
+# Of each backend, the first that can be used with a pooling and a graph is its default.
 RECIPES: tuple[Recipe, ...] = (
     _onnx("vocabulary", "quantize_vocabulary", weight_bits=7),
+    _onnx("logits", "quantize_logits", pools_first=False, weight_bits=7),
+    _onnx("logits-vnni", "quantize_logits", pools_first=False, weight_bits=8),
     _onnx("dynamic", "quantize_dynamic", pools_first=False, reduce_range=True),
     _onnx("vocabulary-vnni", "quantize_vocabulary", weight_bits=8),
     _onnx("rows", "quantize_rows", weight_bits=7),
@@ -137,24 +145,24 @@ RECIPES: tuple[Recipe, ...] = (
 )
 
 
-def recipes_for(backend: Backend, pooling: str) -> list[Recipe]:
-    """Those of a backend that can be used with a pooling."""
-    return [r for r in RECIPES if r.backend == backend and pooling in r.poolings]
+def recipes_for(backend: Backend, pooling: str, *, pools_first: bool = True) -> list[Recipe]:
+    """Those of a backend that can be used with a pooling, and with a graph that does not pool first."""
+    return [r for r in RECIPES if r.backend == backend and pooling in r.poolings and (pools_first or not r.pools_first)]
 
 
-def choose_recipe(backend: Backend, pooling: str, asked: str | None = None) -> Recipe:
+def choose_recipe(backend: Backend, pooling: str, asked: str | None = None, *, pools_first: bool = True) -> Recipe:
     """The recipe called ``asked``, or the default of a backend.
 
-    Raises InputError when there is no recipe of that name for the backend and the pooling.
+    Raises InputError when there is no recipe of that name for the backend, the pooling and the graph.
     """
-    fitting = recipes_for(backend, pooling)
+    fitting = recipes_for(backend, pooling, pools_first=pools_first)
     if asked is None:
         return fitting[0]
     recipe = recipe_named(backend, asked)
     if recipe not in fitting:
+        what = f"{pooling} pooling" if pooling not in recipe.poolings else "a decoder that is not one matrix"
         raise InputError(
-            f"the int8 recipe {asked!r} of {backend} is not for {pooling} pooling; "
-            f"there are: {', '.join(r.name for r in fitting)}"
+            f"the int8 recipe {asked!r} of {backend} is not for {what}; there are: {', '.join(r.name for r in fitting)}"
         )
     return recipe
 

@@ -35,10 +35,10 @@ def reopen(artifact: Artifact, spec: str, options: OpenOptions | None = None) ->
         checkpoint = open_checkpoint(spec, side, replace(options, family=_family(manifest)))
     if _formula(checkpoint) != (manifest.pooling, manifest.activation, manifest.dropped_terms):
         checkpoint = open_checkpoint(spec, side, replace(options, family=_family(manifest)))
-    lengths = {s: settings.max_length for s, settings in manifest.sides.items()} or {"": manifest.max_length}
-    if {text.max_length for text in checkpoint.sides.values()} != set(lengths.values()) and len(set(lengths.values())) == 1:
-        options = replace(checkpoint.options, max_length=manifest.max_length)
-        checkpoint = open_checkpoint(spec, side, options)
+    lengths = {settings.max_length for settings in manifest.sides.values()} or {manifest.max_length}
+    if len(lengths) == 1 and lengths != {text.max_length for text in checkpoint.sides.values()}:
+        # Those of two sides that differ can only be what the checkpoint states.
+        checkpoint = open_checkpoint(spec, side, replace(checkpoint.options, max_length=manifest.max_length))
     if checkpoint.weights_sha256 != manifest.source.weights_sha256:
         raise CheckpointError(f"{spec} has other weights than those this artifact was made from")
     # Those of a family file are known by their ids only.

@@ -40,6 +40,16 @@ class QuantizationSource:
         self.inputs = inputs
         self.checkpoint = checkpoint
 
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether the float32 graph gives a text the same vector in any batch."""
+        return self.checkpoint is None or not self.checkpoint.depends_on_padding
+
+    @cached_property
+    def pools_first(self) -> bool:
+        """Whether the maximum is taken of what the decoder gives, before its bias: the graph ends in one matrix."""
+        return splits(onnx.load(self.path).graph)
+
     @cached_property
     def products(self) -> list[str]:
         """Names of the encoder's products with a weight matrix, in the order of the graph; the decoder is not one."""
@@ -49,20 +59,7 @@ class QuantizationSource:
     def statistics(self) -> dict[str, Statistics]:
         """What goes into each of ``products``, by its name."""
         model = onnx.load(self.path)
-        entering = {node.name: node.input[0] for node in encoder_products(model.graph)}
-        tensors = sorted(set(entering.values()))
-        for name in tensors:
-            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        session = open_session(model)
-        total: dict[str, Any] = dict.fromkeys(tensors, 0.0)
-        largest: dict[str, Any] = dict.fromkeys(tensors, np.float32(0))
-        for inputs in self.inputs:
-            for name, values in zip(tensors, session.run(tensors, dict(inputs)), strict=True):
-                rows = values.reshape(-1, values.shape[-1])
-                total[name] = total[name] + rows.sum(axis=0, dtype=np.float64)
-                largest[name] = np.maximum(largest[name], np.abs(rows).max(axis=0))
-        tokens = sum(inputs["input_ids"].size for inputs in self.inputs)
-        return {product: Statistics(total[name] / tokens, largest[name]) for product, name in entering.items()}
+        return statistics_of(model, {node.name: node.input[0] for node in encoder_products(model.graph)}, self.inputs)
 
     @cached_property
     def by_sensitivity(self) -> list[str]:
@@ -96,6 +93,56 @@ def encoder_products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         for node in graph.node
         if node.op_type == "MatMul" and node.input[1] in matrices and node.output[0] not in decoded
     ]
+
+
+def statistics_of(
+    model: onnx.ModelProto, entering: Mapping[str, str], inputs: Sequence[Inputs]
+) -> dict[str, Statistics]:
+    """What goes into products over texts; ``entering`` names the tensor of each."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    tensors = sorted(set(entering.values()))
+    for name in tensors:
+        watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    session = open_session(watched)
+    total: dict[str, Any] = dict.fromkeys(tensors, 0.0)
+    largest: dict[str, Any] = dict.fromkeys(tensors, np.float32(0))
+    for text in inputs:
+        for name, values in zip(tensors, session.run(tensors, dict(text)), strict=True):
+            rows = values.reshape(-1, values.shape[-1])
+            total[name] = total[name] + rows.sum(axis=0, dtype=np.float64)
+            largest[name] = np.maximum(largest[name], np.abs(rows).max(axis=0))
+    tokens = sum(text["input_ids"].size for text in inputs)
+    return {product: Statistics(total[name] / tokens, largest[name]) for product, name in entering.items()}
+
+
+def splits(graph: onnx.GraphProto) -> bool:
+    """Whether a graph takes the maximum of a product with a stored matrix (or with a stored matrix's transpose)."""
+    stored = {tensor.name for tensor in graph.initializer}
+    producers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        product = producers.get(node.input[0]) if node.op_type == "ReduceMax" else None
+        if product is None or product.op_type != "MatMul":
+            continue
+        matrix = producers.get(product.input[1])
+        if product.input[1] in stored or (
+            matrix is not None and matrix.op_type == "Transpose" and matrix.input[0] in stored
+        ):
+            return True
+    return False
+
+
+def ancestors(nodes: list[onnx.NodeProto], values: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that these values depend on, in order."""
+    producers = {output: i for i, node in enumerate(nodes) for output in node.output}
+    found: set[int] = set()
+    waiting = list(values)
+    while waiting:
+        i = producers.get(waiting.pop())
+        if i is not None and i not in found:
+            found.add(i)
+            waiting += nodes[i].input
+    return [nodes[i] for i in sorted(found)]
 
 
 def open_session(model: onnx.ModelProto) -> Any:

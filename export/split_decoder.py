@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.artifact import BODY_OUTPUT_NAMES, DecoderPart, Variant
 from ..runtime.errors import ExportError
+from .source import ancestors
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _parts(
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in values]
     nodes = [node for node in graph.node if not set(node.output) & tensors.keys()]
-    inside = _ancestors(nodes, BODY_OUTPUT_NAMES)
+    inside = ancestors(nodes, BODY_OUTPUT_NAMES)
     used = {value for node in inside for value in node.input}
     body = onnx.ModelProto()
     body.CopyFrom(model)
@@ -146,19 +147,6 @@ def _parts(
     rest.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
     rest.graph.output.extend(graph.output)
     return body, rest
-
-
-def _ancestors(nodes: list[onnx.NodeProto], outputs: tuple[str, ...]) -> list[onnx.NodeProto]:
-    """The nodes that these values depend on, in order."""
-    producers = {output: i for i, node in enumerate(nodes) for output in node.output}
-    found: set[int] = set()
-    waiting = list(outputs)
-    while waiting:
-        i = producers.get(waiting.pop())
-        if i is not None and i not in found:
-            found.add(i)
-            waiting += nodes[i].input
-    return [nodes[i] for i in sorted(found)]
 
 
 def _place(data: bytes, array: npt.NDArray[np.generic]) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
-import warnings
+import re
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,16 +14,20 @@ import onnx
 import torch
 from torch import nn
 
+from ..models.quiet import quiet_transformers
 from ..runtime.errors import ExportError
 from .inputs import SpladeExporterConfig
 
 OPSET = 18
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# Lines of a message that say where in a library's source it was raised, and headings.
+_LOCATION = re.compile(r"(Exception from|Check '.*' failed at) |.*\.(cpp|hpp|h|cc):\d+|.*:$|=+$|-+$")
 
 
 def write_onnx(module: nn.Module, description: SpladeExporterConfig, path: Path) -> None:
     """Export ``module`` to ``path`` (opset 18, weights inside, batch and length dynamic, no metadata of this machine).
 
-    Raises ExportError if PyTorch cannot turn the module into a graph.
+    Raises ExportError if PyTorch cannot turn the module into a graph, with the innermost reason.
     """
     axes = {name: torch.export.Dim(name) for name in ("batch", "length")}
     shapes = {
@@ -43,9 +49,13 @@ def write_onnx(module: nn.Module, description: SpladeExporterConfig, path: Path)
             if program is None:
                 raise ExportError("torch.onnx.export gave no program; use torch 2.6 or newer")
             program.save(path, external_data=False)
-    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ExportError(f"PyTorch cannot export this architecture to ONNX ({reason})") from error
+    except Exception as error:  # whatever the model's own code raises while it is traced, and three libraries'
+        if isinstance(error, ExportError | OSError | MemoryError):
+            raise
+        raise ExportError(
+            f"PyTorch cannot turn {type(getattr(module, 'encoder', module)).__name__} into an ONNX graph "
+            f"({root_cause(error)}); this architecture cannot be exported"
+        ) from error
     model = onnx.load(path)
     _strip_metadata(model)
     onnx.checker.check_model(model)
@@ -67,17 +77,42 @@ def _strip_metadata(model: onnx.ModelProto) -> None:
             del item.metadata_props[:]
 
 
+def root_cause(error: BaseException, length: int = 160) -> str:
+    """The innermost error of a chain as plain text on one line: where in a model's code it was raised, its type, and
+    the first sentence of what it says.
+
+    PyTorch wraps an error in advice and program listings with terminal colours, OpenVINO in source locations.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    places = [
+        f"{Path(frame.filename).name} line {frame.lineno}: "
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).name.startswith("modeling_")
+    ]
+    return (places or [""])[-1] + _sentence(error, length)
+
+
+def _sentence(error: BaseException, length: int) -> str:
+    if type(error).__name__ == "GuardOnDataDependentSymNode":
+        return "its code branches on the values of a tensor"
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
+    telling = [line for line in lines if line and not _LOCATION.match(line)]
+    text = " ".join((telling or [""])[0].split())
+    text = text if len(text) <= length else text[:length] + "…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 @contextlib.contextmanager
 def _quiet_torch() -> Iterator[None]:
-    """Keep the exporter's notices (torchvision is absent, axes share names) off the terminal; errors are raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    """Keep what PyTorch, transformers and the exporter say while they trace off the terminal; errors are raised.
+
+    All logging is off meanwhile: PyTorch has dozens of loggers with handlers of their own, which are made on demand.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(disabled)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..runtime.errors import ExportError
 from ..runtime.telemetry import no_telemetry
+from .to_onnx import root_cause
 
 
 def read_openvino(onnx_path: Path) -> Any:
@@ -19,10 +20,9 @@ def read_openvino(onnx_path: Path) -> Any:
             import openvino as ov
 
             return ov.convert_model(onnx_path)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+    except (RuntimeError, ValueError, TypeError) as error:
         raise ExportError(
-            f"OpenVINO cannot convert this architecture ({reason}); export with --backend onnx"
+            f"OpenVINO cannot convert this architecture ({root_cause(error)}); export with --backend onnx"
         ) from error
 
 

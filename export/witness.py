@@ -23,9 +23,9 @@ import torch
 
 from ..models.checkpoint import Checkpoint
 from ..models.layout import Side
+from ..models.quiet import quiet_transformers
 from ..models.reference import ReferenceEncoder
 from ..models.tokenizing import read_backend
-from ..models.weights import quiet_transformers
 
 Vector = npt.NDArray[np.float32]
 LIBRARY = "sentence-transformers"

@@ -25,11 +25,14 @@ from .families import (
     detect_family,
     published_family,
 )
+from .head import embedding_rows, logits_width
+from .head import max_positions as longest_input
 from .hub import Located, locate_checkpoint
 from .keys import account
 from .layout import SIDES, EncoderFiles, Side, has_both_sides, locate_encoder, stated_role, two_sides
 from .look_up import Table, read_table
 from .options import OpenOptions
+from .padding import PADDING_NOTE, depends_on_padding
 from .tokenizing import LoadedTokenizer, load_tokenizer, special_token_ids
 from .weights import load_config, load_masked_lm, stored_dtype, weights_sha256
 
@@ -66,8 +69,8 @@ class Checkpoint:
     documents.
 
     ``stored_dtype``: of its weights on disk. ``library_root`` is what sentence-transformers opens for this side;
-    ``deviation`` says why its vectors are not to be compared with, "" where they are. ``unknown``: keys that stand in no
-    row of :mod:`keys` and were not to be ignored.
+    ``deviation`` says why its vectors are not to be compared with, "" where they are. ``unknown``: keys that stand
+    in no row of :mod:`keys` and were not to be ignored.
     ``options``: what it was opened with. ``notes`` say what was unusual about the files.
     """
 
@@ -99,6 +102,7 @@ class Checkpoint:
     options: OpenOptions
     notes: tuple[str, ...]
     query_idf: float = 0.0
+    depends_on_padding: bool = False
 
     @property
     def root(self) -> Path:
@@ -163,7 +167,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     )
     loaded = load_tokenizer(
         (files.directory, files.root),
-        int(model.get_input_embeddings().weight.shape[0]),
+        embedding_rows(model),
         trust_remote_code=options.trust_remote_code,
         arguments=files.transformer.tokenizer_arguments,
         lower_case=files.transformer.do_lower_case,
@@ -176,7 +180,16 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         )
     only_role = role or _only_role(located.name, identity.query_side, stated_role(files.directory))
     served = SIDES if only_role == "both" else (only_role,)
-    max_positions = _max_positions(model)
+    max_positions = longest_input(model) or _NO_LENGTH
+    sides = {
+        side: SideText(
+            _prompt(files, options, side),
+            _max_length(side, options, files, loaded.tokenizer, identity, max_positions),
+        )
+        for side in served
+    }
+    longest = max(text.max_length for text in sides.values())
+    padded = depends_on_padding(model, special_token_ids(loaded.tokenizer).get("pad_token", 0), longest)
     return _opened(
         located,
         files,
@@ -188,22 +201,17 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         table=None,
         own_terms=role == "query" and identity.query_side == "masked encoder",
         adds_special_tokens=True,
-        sides={
-            side: SideText(
-                _prompt(files, options, side),
-                _max_length(side, options, files, loaded.tokenizer, identity, max_positions),
-            )
-            for side in served
-        },
-        vocab_size=int(model.get_output_embeddings().weight.shape[0]),
+        sides=sides,
+        vocab_size=logits_width(model),
         max_positions=max_positions,
         weights_sha256=weights_sha256(files.directory),
-        stored_dtype=stored_dtype(files.directory),
+        stored_dtype=str(stored_dtype(files.directory)).removeprefix("torch."),
         unknown=_unknown(unknown, options),
-        notes=notes,
+        notes=(*notes, PADDING_NOTE) if padded else notes,
         query_idf=_query_idf(options, stated_query_idf(identity.config, files.directory))
         if role != "document"
         else 0.0,
+        depends_on_padding=padded,
     )
 
 
@@ -410,15 +418,6 @@ def _only_role(name: str, query_side: QuerySide, stated: Side | None) -> Role:
     if query_side == "own encoder":
         raise CheckpointError(f"{name} is one side of a pair; say which with --role query or --role document")
     return "both"
-
-
-def _max_positions(model: Any) -> int:
-    """Longest input in tokens. Position tables with a padding row (RoBERTa) start counting after it."""
-    positions = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return int(module.num_embeddings - module.padding_idx - 1)
-    return positions if positions > 0 else _NO_LENGTH
 
 
 def _max_length(

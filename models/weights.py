@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import math
 import pickle
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,50 @@ from safetensors import SafetensorError
 
 from ..runtime.errors import CheckpointError
 from ..runtime.files import sha256_file
+from .adapters import check_adapter, find_adapter, merge_adapter, without_adapter
+from .quiet import quiet_transformers
 
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
+# safetensors' names of what a model may be trained in; all others are quantized.
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# What a training framework puts before the names of all tensors, and what to save instead.
+_WRAPPERS = {
+    "module.": ("DataParallel or DistributedDataParallel", "model.module"),
+    "_orig_mod.": ("torch.compile", "model._orig_mod"),
+    "_fsdp_wrapped_module.": ("FullyShardedDataParallel", "the model inside"),
+    "_forward_module.": ("DeepSpeed", "the model inside"),
+    "model.": ("a Lightning module or another class with the encoder in an attribute", "its attribute model"),
+    "base_model.model.": ("a peft model that was not merged", "model.merge_and_unload()"),
+}
 # Tensors that training leaves behind and that no SPLADE encoder computes with.
 _HARMLESS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$|cls\.seq_relationship\.|nsp_head\.)")
 
 
 def load_config(directory: Path, *, trust_remote_code: bool) -> Any:
-    """The transformers configuration of ``directory``.
+    """The transformers configuration of ``directory``; of an adapter, that of its base.
 
-    Raises CheckpointError: absent or damaged, code of the checkpoint that is not trusted, or an architecture without a
-    masked-language-model head.
+    Raises CheckpointError: absent or damaged, code of the checkpoint that is not trusted or needs a package, weights
+    that are quantized, or an architecture without a masked-language-model head.
     """
+    adapter = find_adapter(directory)
+    if adapter is not None:
+        directory = adapter.base
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise _lacks_package(directory, error) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{directory} needs its own code to load; read that code, then pass --trust-remote-code"
             ) from error
         raise _damaged(directory / "config.json", error) from error
+    _check_full_precision(directory, config)
     custom = trust_remote_code and "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and not custom:
         raise CheckpointError(
@@ -55,18 +73,23 @@ def load_masked_lm(
 ) -> tuple[Any, tuple[str, ...]]:
     """The model of ``directory`` in float32 and evaluation mode, with eager attention, and notes on what was repaired.
 
-    ``config`` is that of :func:`load_config`. Raises CheckpointError: no weights, weights that are pickles, damaged
-    files, tensors missing, unexpected, of another shape or not finite.
+    An adapter is merged into its base. ``config`` is that of :func:`load_config`. Raises CheckpointError: no weights,
+    weights that are pickles, damaged files, tensors missing, unexpected, of another shape or not finite, an adapter
+    that cannot be merged, a package that the model's class needs; MissingExtraError: an adapter without peft.
     """
+    adapter = find_adapter(directory)
+    if adapter is not None:
+        check_adapter(adapter, allow_pickle=allow_pickle)
+        directory = adapter.base
     pickled = not any((directory / name).is_file() for name in _SAFE)
     if pickled:
         _check_pickle(directory, allow_pickle)
     from transformers import AutoModelForMaskedLM
 
     try:
-        with quiet_transformers():
+        with quiet_transformers(), without_adapter(directory) as place:
             model, info = AutoModelForMaskedLM.from_pretrained(
-                directory,
+                place,
                 config=config,
                 dtype=torch.float32,
                 attn_implementation="eager",
@@ -75,43 +98,76 @@ def load_masked_lm(
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, EOFError) as error:
+    except ImportError as error:
+        raise _lacks_package(directory, error) from error
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
         raise _damaged(directory, error) from error
     except (SafetensorError, pickle.UnpicklingError) as error:
         raise _damaged(directory, error) from error
-    notes = _check_loaded(directory, model, info)
-    return model.eval(), tuple(notes)
+    notes = tuple(_check_loaded(directory, model, info))
+    if adapter is not None:
+        model, note = merge_adapter(model.eval(), adapter)
+        notes += (note,)
+    return model.eval(), notes
 
 
 def weights_sha256(directory: Path) -> str:
-    """SHA-256 of a checkpoint's weights: of the one file, or of lines ``"name\\tsha256\\n"`` by shard name."""
-    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
-    if len(files) == 1:
+    """SHA-256 of a checkpoint's weights: of the one file, or of lines ``"name\\tsha256\\n"`` by shard name.
+
+    Of an adapter: of the lines of its base's files, then of its own tensors and its configuration, which scales them.
+    """
+    adapter = find_adapter(directory)
+    files = weight_files(directory if adapter is None else adapter.base)
+    if len(files) == 1 and adapter is None:
         return sha256_file(files[0])
-    lines = "".join(f"{path.name}\t{sha256_file(path)}\n" for path in files)
+    named = [(path.name, path) for path in files] + (adapter.files() if adapter else [])
+    lines = "".join(f"{name}\t{sha256_file(path)}\n" for name, path in named)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def stored_dtype(directory: Path) -> str:
-    """The dtype of most weights on disk, such as ``"float16"``; "float32" where it is not told (a pickle)."""
+def weight_files(directory: Path) -> list[Path]:
+    """The files of a model's own weights, by name: those in safetensors, or else the pickles."""
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        files = sorted(path for path in directory.glob(pattern) if not path.name.startswith("adapter_"))
+        if files:
+            return files
+    return []
+
+
+def stored_dtype(directory: Path) -> torch.dtype:
+    """The dtype that most of a checkpoint's numbers are stored in, from the tensors; of an adapter, its base's.
+
+    ``config.json`` may state another one. Raises CheckpointError: no weights, or damaged files.
+    """
+    adapter = find_adapter(directory)
+    base = directory if adapter is None else adapter.base
+    numbers: Counter[torch.dtype] = Counter()
+    try:
+        for path in weight_files(base):
+            for dtype, count in _stored(path):
+                numbers[dtype] += count
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise _damaged(base, error) from error
+    if not numbers:
+        raise CheckpointError(f"{base} has no weights (model.safetensors); download the checkpoint again")
+    return numbers.most_common(1)[0][0]
+
+
+def _stored(path: Path) -> Iterator[tuple[torch.dtype, int]]:
+    """The dtype and size of each tensor in a file; of safetensors, its header alone is read."""
+    if path.suffix != ".safetensors":
+        for tensor in torch.load(path, map_location="cpu", mmap=True, weights_only=True).values():
+            yield tensor.dtype, tensor.numel()
+        return
     from safetensors import safe_open
 
-    names = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-    sizes: dict[str, int] = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                tensor = file.get_slice(key)
-                name = names.get(tensor.get_dtype())
-                if name is not None:
-                    sizes[name] = sizes.get(name, 0) + math.prod(tensor.get_shape())
-    return max(sizes, key=lambda name: sizes[name], default="float32")
-
-
-def decoder_name(model: Any) -> str | None:
-    """Name of the linear layer that gives the logits, such as ``cls.predictions.decoder``; None if there is none."""
-    decoder = model.get_output_embeddings()
-    return next((name for name, module in model.named_modules() if module is decoder), None)
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no dictionary
+            part = file.get_slice(name)
+            count = 1
+            for size in part.get_shape():
+                count *= size
+            yield _DTYPES.get(part.get_dtype(), torch.uint8), count
 
 
 def _check_pickle(directory: Path, allow_pickle: bool) -> None:
@@ -126,6 +182,12 @@ def _check_pickle(directory: Path, allow_pickle: bool) -> None:
 
 def _check_loaded(directory: Path, model: Any, info: dict[str, Any]) -> Iterator[str]:
     """Notes on harmless differences between file and model. Raises CheckpointError on any other."""
+    if wrapper := _wrapper(info["unexpected_keys"], model):
+        cause, instead = _WRAPPERS.get(wrapper, ("a class that the encoder was wrapped in", "the model inside"))
+        raise CheckpointError(
+            f"{directory} has {wrapper!r} before the names of its tensors, which comes of {cause}; save {instead} with "
+            "save_pretrained(), or take the prefix off the names"
+        )
     missing = set(info["missing_keys"])
     notes = [note for key in sorted(missing) if (note := _repair_bias(model, key, missing))]
     missing -= {note.partition(" ")[0] for note in notes}
@@ -158,6 +220,45 @@ def _check_loaded(directory: Path, model: Any, info: dict[str, Any]) -> Iterator
     return iter(notes)
 
 
+def _wrapper(unexpected: Iterable[str], model: Any) -> str:
+    """What stands before the names of a model's tensors in the file, where that is so of most that it does not know."""
+    unknown = list(unexpected)
+    known = set(model.state_dict())
+    found: Counter[str] = Counter()
+    for key in unknown:
+        parts = key.split(".")
+        for cut in range(1, len(parts)):
+            if ".".join(parts[cut:]) in known:
+                found[".".join(parts[:cut]) + "."] += 1
+                break
+    prefix, count = found.most_common(1)[0] if found else ("", 0)
+    return prefix if 2 * count > len(unknown) else ""
+
+
+def _check_full_precision(directory: Path, config: Any) -> None:
+    """Raise CheckpointError for weights that another library stored in fewer bits."""
+    stated = getattr(config, "quantization_config", None)
+    if stated is None:
+        return
+    settings = stated if isinstance(stated, dict) else stated.to_dict()
+    method = settings.get("quant_method") or "unknown"
+    raise CheckpointError(
+        f"{directory / 'config.json'} has quantization_config (quant_method {str(method)!r}): these weights are "
+        "rounded already; export the checkpoint that they were made from, or one saved after model.dequantize()"
+    )
+
+
+def _lacks_package(directory: Path, error: ImportError) -> CheckpointError:
+    """transformers names the packages in a sentence of its own, Python the module that it did not find."""
+    text = " ".join(str(error).split())
+    listed = re.search(r"not found in your environment: ([\w., -]+?)\. Run", text)
+    quoted = re.search(r"requires the (?:`)?([\w.-]+)(?:`)? library", text)
+    packages = listed[1].replace(",", "") if listed else quoted[1].lower() if quoted else error.name
+    if not packages:
+        return CheckpointError(f"{directory} does not load ({text[:200]}); install what it names")
+    return CheckpointError(f"the model class of {directory} needs a package: pip install {packages}")
+
+
 def _repair_bias(model: Any, key: str, missing: set[str]) -> str | None:
     """Copy a decoder bias from its other name.
 
@@ -184,19 +285,3 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 def _listed(keys: list[str], shown: int = 6) -> str:
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
     return ", ".join(keys[:shown]) + more
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bar and its load report off the terminal: what it would say is raised or noted."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ...runtime.errors import CheckpointError, InputError
-from ..weights import load_config, load_masked_lm, quiet_transformers
+from ..quiet import quiet_transformers
+from ..weights import load_config, load_masked_lm
 from .encoder import SparseEncoder
 from .lexical_head import install_identity_head, install_lexical_head, lexical_map
 from .runfile import EncoderSettings

@@ -13,7 +13,7 @@ import torch
 from ...runtime.staging import staged_directory
 from ..checkpoint import stated_licence
 from ..layout import SIDES, TRAINING_FILE
-from ..weights import quiet_transformers
+from ..quiet import quiet_transformers
 from .side import Side
 
 PAIR_DIRECTORY = "pair"

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ...runtime.errors import CheckpointError
 from ...runtime.files import sha256_file, storage_errors
-from ..weights import quiet_transformers, weights_sha256
+from ..quiet import quiet_transformers
+from ..weights import weights_sha256
 from .bm25 import Bm25
 from .collections import Collection
 from .encoder import padded
