@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ..runtime.artifact import Side
 from ..runtime.encoder import Encoder
+from ..runtime.encoder.tokenizer import TextTokenizer
 from ..runtime.jit import use_kernels
 
 QUERY_TOKENS, DOCUMENT_TOKENS = 16, 128
@@ -22,27 +23,27 @@ def milliseconds(encoders: Mapping[str, Encoder], sides: Sequence[Side]) -> dict
     found: dict[str, dict[str, float]] = {name: {} for name in encoders}
     for side in sides:
         tokens = QUERY_TOKENS if side == "query" else DOCUMENT_TOKENS
-        some = next(iter(encoders.values()))
-        length = min(tokens, some.max_length)
-        text = _text_of(some, length)
+        tokenizer = next(iter(encoders.values())).tokenizer_of(side)
+        length = min(tokens, tokenizer.max_length)
+        text = _text_of(tokenizer, length)
         best = dict.fromkeys(encoders, float("inf"))
         for _ in range(_RUNS[side]):
             for name, encoder in encoders.items():
                 started = time.process_time()
-                next(encoder.encode([text]))
+                next(encoder.encode([text], side))
                 best[name] = min(best[name], time.process_time() - started)
         for name, seconds in best.items():
             found[name][f"{side} {length}"] = seconds * 1e3
     return found
 
 
-def _text_of(encoder: Encoder, length: int) -> str:
-    """A text of ``length`` tokens, special ones included, of common words; longer where a word takes several tokens."""
+def _text_of(tokenizer: TextTokenizer, length: int) -> str:
+    """A text of ``length`` tokens, prompt and special ones included, of common words."""
     words = "what is the name of the first country that had a river and a city in the north of it".split()  # noqa: SIM905
     text = ""
     for place in range(length):
         longer = f"{text} {words[place % len(words)]}".strip()
-        if len(encoder.tokenizer.encode(longer).ids) > length:
+        if len(tokenizer.encode(longer).ids) > length:
             break
         text = longer
     return text or words[0]
