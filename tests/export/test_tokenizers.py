@@ -27,9 +27,8 @@ TEXTS = ["Kenya KING kénya", "who was the king", "oil [SEP] war", ""]
 
 
 def run(source: Path, output: Path, **options: Any) -> ExportResult:
-    return export(
-        ExportRequest(output=output, checkpoint=str(source), backends=("onnx",), int8=False, options=OpenOptions(**options))
-    )
+    asked = OpenOptions(**options)
+    return export(ExportRequest(output, str(source), backends=("onnx",), int8=False, options=asked))
 
 
 def word_piece(*, lower: bool = False, types: int = 0) -> Tokenizer:

@@ -25,10 +25,6 @@ KINDS: dict[str, Callable[..., Path]] = {
     "split": split.write_split_artifact,
     "kernel": write_transformer_artifact,
 }
-    "graph": tiny.write_artifact,
-    "split": split.write_split_artifact,
-    "kernel": write_transformer_artifact,
-}
 
 vectors = st.dictionaries(st.integers(0, 60), st.floats(2.0**-149, 2.0**100, width=32), max_size=30).map(
     lambda weights: SparseVector(
