@@ -158,7 +158,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         raise two_sides(located.path)
     if role == "query" and identity.query_side in TABLE_SIDES:
         return _open_table(located, files, identity, options)
-    unknown = account(files, identity.config)
+    unknown = account(files, identity.config, identity.family.look_up)
     model, notes = load_masked_lm(
         files.directory,
         identity.config,
@@ -302,7 +302,7 @@ def _open_table(located: Located, files: EncoderFiles, identity: _Identity, opti
         max_positions=_UNLIMITED,
         weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
         stored_dtype="float32",
-        unknown=_unknown(account(files, None), options),
+        unknown=_unknown(account(files, None, family.look_up), options),
         notes=notes,
         query_idf=_query_idf(options, 0.0),  # a table has no config.json, and may be an idf itself
     )

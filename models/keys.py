@@ -205,14 +205,17 @@ FILES: tuple[Key, ...] = (
 )
 
 
-def account(files: EncoderFiles, config: Any | None) -> tuple[str, ...]:
+def account(files: EncoderFiles, config: Any | None, look_up: str | None = None) -> tuple[str, ...]:
     """The keys and files of one side that stand in no row, each as ``"file: key"``.
 
-    ``config``: the transformers configuration of its encoder, None for a table. Raises CheckpointError for the first
+    ``config``: the transformers configuration of its encoder, None for a table, which has none of its own. ``look_up``:
+    the name of the table's file, where a family gives it. Raises CheckpointError for the first
     that is refused, naming the file, the key and the way out.
     """
     unknown: list[str] = []
     for name, path in _configurations(files):
+        if name == CONFIG and config is None:
+            continue
         stated = read_json(path)
         if name == MODULES:
             stated = {key: None for module in stated for key in module}
@@ -224,7 +227,7 @@ def account(files: EncoderFiles, config: Any | None) -> tuple[str, ...]:
             unknown += _one(name, path, key, value, config)
     for directory in {files.directory, files.library_root}:
         for path in sorted(directory.glob("*.json")):
-            unknown += _file(path)
+            unknown += [] if path.name == look_up else _file(path)
     return tuple(dict.fromkeys(unknown))
 
 
@@ -259,8 +262,7 @@ def _configurations(files: EncoderFiles) -> Iterator[tuple[str, Path]]:
             named.append((_MODULE.format(module.kind), module.directory / CONFIG))
     if files.transformer.source is not None:
         named.append((_TRANSFORMER, files.transformer.source))
-    if files.table is None:
-        named.append((CONFIG, files.directory / CONFIG))
+    named.append((CONFIG, files.directory / CONFIG))
     named.append(("tokenizer_config.json", files.directory / "tokenizer_config.json"))
     named.append(("adapter_config.json", files.directory / "adapter_config.json"))
     return ((name, path) for name, path in named if path.is_file())

@@ -72,8 +72,7 @@ def load_tokenizer(
     if made_from == "file":
         if file is None:
             raise CheckpointError(f"{directory} has no {TOKENIZER_FILE}; leave out --tokenizer file")
-        tokenizer._tokenizer = read_tokenizer_file(file)
-        tokenizer._tokenizer.encode_special_tokens = bool(tokenizer.split_special_tokens)
+        tokenizer._tokenizer = _by_file(file, tokenizer)
     if lower_case:
         _lower_case(tokenizer.backend_tokenizer)
     largest = max(tokenizer.get_vocab().values(), default=-1)
@@ -85,25 +84,31 @@ def load_tokenizer(
     return LoadedTokenizer(tokenizer, made_from or "class", file, lower_case)
 
 
-def read_tokenizer_file(path: Path) -> Any:
-    """``tokenizer.json`` as the tokenizers library reads it, without truncation and padding. Raises CheckpointError."""
+def _by_file(path: Path, tokenizer: Any) -> Any:
+    """``tokenizer.json`` as the tokenizers library reads it, without truncation and padding, with what every release of
+    transformers adds to it from ``tokenizer_config.json``: the tokens it names. Raises CheckpointError.
+    """
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        by_file = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise _does_not_load(path.parent, error) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    by_file.no_truncation()
+    by_file.no_padding()
+    there = {str(token) for token in by_file.get_added_tokens_decoder().values()}
+    for _, token in sorted(tokenizer.added_tokens_decoder.items()):
+        if str(token) not in there:
+            (by_file.add_special_tokens if token.special else by_file.add_tokens)([token])
+    by_file.encode_special_tokens = bool(tokenizer.split_special_tokens)
+    return by_file
 
 
 def disagreement(loaded: LoadedTokenizer, texts: Sequence[str]) -> str | None:
     """The first of ``texts`` that ``tokenizer.json`` and the tokenizer of the class give other ids; None if none."""
     if loaded.file is None or loaded.made_from == "file":
         return None
-    by_file = read_tokenizer_file(loaded.file)
-    by_file.encode_special_tokens = bool(loaded.tokenizer.split_special_tokens)
+    by_file = _by_file(loaded.file, loaded.tokenizer)
     if loaded.lower_case:
         _lower_case(by_file)
     by_class = read_backend(loaded.tokenizer)

@@ -188,9 +188,10 @@ def test_without_judgements_the_overlap_decides(tmp_path: Path, bert: Path) -> N
 @pytest.mark.usefixtures("quick")
 def test_a_look_up_query_side_and_a_bundled_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the document side has recipes; the bundled words are mostly unknown to the tiny vocabulary."""
-    source = tmp_path / "opensearch-neural-sparse-encoding-doc-v2-mini"
+    source = tmp_path / "c"
     checkpoints.write_idf(source)
-    result = export(auto(tmp_path / "out", source, max_ndcg_drop=0.5))
+    options = OpenOptions(family="opensearch-doc")
+    result = export(auto(tmp_path / "out", source, max_ndcg_drop=0.5, options=options))
     assert {t.role for t in result.report.choice.trials} == {"document"}
     assert [s.name for s in result.report.choice.sets] == ["boolq/train"]
     assert len(open_artifact(tmp_path / "out", "query").manifest.variants) == 1

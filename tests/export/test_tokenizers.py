@@ -40,6 +40,7 @@ def word_piece(*, lower: bool = False, types: int = 0) -> Tokenizer:
         single=f"[CLS]:{types} $A:{types} [SEP]:{types}",
         special_tokens=[(token, VOCABULARY[token]) for token in ("[CLS]", "[SEP]")],
     )
+    tokenizer.add_special_tokens(list(NAMES.values()))  # as files of the hub have them
     return tokenizer
 
 

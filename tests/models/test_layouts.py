@@ -71,7 +71,9 @@ def test_a_query_side_without_an_encoder(tmp_path: Path, module: str, weight: fl
     assert (document.role, document.query_side, document.table) == ("document", side, None)
     assert (query.role, query.query_side, query.model, query.own_terms) == ("query", side, None, True)
     assert query.vocab_size == document.vocab_size
-    assert {2, 3} <= set(query.dropped_terms), "what every query gets has no weight"
+    assert query.dropped_terms == (), "what gets no weight is the table's to say"
+    assert not query.adds_special_tokens
+    assert query.token_ids("[SEP] steam", "query") == [3, query.tokenizer.convert_tokens_to_ids("steam")]
     expected = np.full(checkpoints.VOCABULARY, weight, np.float32)
     expected[-3:] = 0
     np.testing.assert_array_equal(query.table, expected)
@@ -104,11 +106,11 @@ def test_a_look_up_may_name_a_json_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_look_up(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "opensearch-neural-sparse-encoding-doc-v1"
+    path = tmp_path / "c"
     checkpoints.write_idf(path)
     (path / "idf.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
-        open_checkpoint(str(path), "query")
+        open_checkpoint(str(path), "query", OpenOptions(family="opensearch-doc"))
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,11 @@ def test_a_look_up_tensor_that_is_none(tmp_path: Path, weights: list, message: s
 def test_an_idf_file_means_a_look_up_query_side(tmp_path: Path) -> None:
     path = tmp_path / "opensearch-neural-sparse-encoding-doc-v2-distill"
     idf = checkpoints.write_idf(path)
-    assert holds_pair(str(path))
-    document, query = open_checkpoint(str(path), "document"), open_checkpoint(str(path), "query")
+    with pytest.raises(CheckpointError, match="choose --family opensearch-doc-v3 or --family opensearch-doc"):
+        open_checkpoint(str(path), "document")  # the name of a directory tells nothing
+    options = OpenOptions(family="opensearch-doc")
+    assert holds_pair(str(path), options)
+    document, query = (open_checkpoint(str(path), side, options) for side in ("document", "query"))
     assert document.family.name == query.family.name == "opensearch-doc"
     assert document.dropped_terms == query.dropped_terms == (0, 1, 2, 3, 4)
     assert query.table is not None
@@ -137,19 +142,21 @@ def test_an_idf_file_means_a_look_up_query_side(tmp_path: Path) -> None:
     assert query.max_length == 32
 
 
-def test_families_that_only_their_name_tells_have_two_sides(tmp_path: Path) -> None:
-    lexical = str(checkpoints.write_checkpoint(tmp_path / "splade-v3-lexical"))
-    assert holds_pair(lexical)
-    assert open_checkpoint(lexical, "query").own_terms
-    assert not open_checkpoint(lexical, "document").own_terms
-    doc = str(checkpoints.write_checkpoint(tmp_path / "splade-v3-doc"))
-    assert holds_pair(doc)
-    query = open_checkpoint(doc, "query")
+def test_families_that_have_to_be_named_have_two_sides(tmp_path: Path) -> None:
+    path = str(checkpoints.write_checkpoint(tmp_path / "splade-v3-lexical"))
+    assert not holds_pair(path), "the name of a directory tells nothing"
+    lexical = OpenOptions(family="splade-v3-lexical")
+    assert holds_pair(path, lexical)
+    assert open_checkpoint(path, "query", lexical).own_terms
+    assert not open_checkpoint(path, "document", lexical).own_terms
+    doc = OpenOptions(family="splade-v3-doc")
+    assert holds_pair(path, doc)
+    query = open_checkpoint(path, "query", doc)
     assert query.query_side == "bag of words"
     assert query.dropped_terms == (0, 2, 3), "[UNK] and [MASK] count, as in naver's code"
     assert (query.table == 1).all()
     with pytest.raises(CheckpointError, match="choose one with --role"):
-        open_checkpoint(doc)
+        open_checkpoint(path, options=doc)
 
 
 def test_a_mask_by_bag_of_words_in_the_sentence_transformers_layout(tmp_path: Path) -> None:
@@ -165,9 +172,9 @@ def test_a_mask_by_bag_of_words_in_the_sentence_transformers_layout(tmp_path: Pa
 
 
 def test_a_look_up_family_without_a_table(tmp_path: Path) -> None:
-    path = checkpoints.write_checkpoint(tmp_path / "opensearch-neural-sparse-encoding-doc-v1", "distilbert")
+    path = checkpoints.write_checkpoint(tmp_path / "c", "distilbert")
     with pytest.raises(CheckpointError, match=r"there is no table \(idf\.json\)"):
-        open_checkpoint(str(path), "query")
+        open_checkpoint(str(path), "query", OpenOptions(family="opensearch-doc"))
 
 
 def test_other_modules_are_refused(tmp_path: Path) -> None:
