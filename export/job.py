@@ -230,11 +230,11 @@ class Job:
 
 
 def _is_for_kernels(checkpoint: Checkpoint) -> bool:
-    """Whether an encoder gets a form for our kernels without being asked: a small one for queries.
+    """Whether an encoder gets a form for our kernels without being asked: a small one that encodes queries.
 
     There int8 costs nothing that can be measured, and each search gains. Larger ones are ``--recipe auto``'s to judge.
     """
-    small = checkpoint.role == "query" and checkpoint.model is not None
+    small = checkpoint.role != "document" and checkpoint.model is not None
     return small and not obstacle(checkpoint, LARGEST)
 
 

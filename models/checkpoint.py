@@ -14,7 +14,7 @@ from ..runtime.errors import CheckpointError, InputError
 from ..runtime.idf import LARGEST_POWER, check_power
 from .custom_family import family_from
 from .families import DERIVED_SIDES, TABLE_SIDES, Evidence, Family, QuerySide, check_family, detect_family
-from .head import embedding_rows, logits_width
+from .head import check_lengths, embedding_rows, logits_width
 from .head import max_positions as longest_input
 from .hub import Located, locate_checkpoint
 from .layout import EncoderFiles, Side, has_both_sides, locate_encoder, stated_role, two_sides
@@ -96,6 +96,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     special_tokens = special_token_ids(tokenizer)
     max_positions = longest_input(model) or _NO_LENGTH
     max_length = _max_length(options.max_length, files, tokenizer, family, max_positions)
+    check_lengths(model, max_length)
     padded = depends_on_padding(model, special_tokens.get("pad_token", 0), max_length)
     if padded:
         notes += (PADDING_NOTE,)

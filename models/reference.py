@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint
+from .head import run_model
 from .pooling import ACTIVATIONS, POOLINGS
 
 
@@ -63,7 +64,7 @@ class ReferenceEncoder:
         if self.table is not None:
             weights = self.table.expand(len(input_ids), -1)
         else:
-            logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            logits = run_model(self.model, input_ids, attention_mask)
             weights = POOLINGS[self.pooling](ACTIVATIONS[self.activation](logits) * attention_mask.unsqueeze(-1))
         if self.own_terms:
             present = torch.zeros(len(input_ids), self.vocab_size)
