@@ -10,8 +10,10 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from ..models.quiet import quiet_transformers
@@ -57,9 +59,25 @@ def write_onnx(module: nn.Module, description: SpladeExporterConfig, path: Path)
             f"({root_cause(error)}); this architecture cannot be exported"
         ) from error
     model = onnx.load(path)
+    _name_squeezed_axes(model)
     _strip_metadata(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _name_squeezed_axes(model: onnx.ModelProto) -> None:
+    """Say which axes a Squeeze removes, where PyTorch's ``squeeze()`` left it to the sizes.
+
+    A batch of one text would lose its batch axis, too (mBART's decoder start tokens).
+    """
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
+    for node in model.graph.node:
+        if node.op_type != "Squeeze" or len(node.input) != 1 or node.input[0] not in shapes:
+            continue
+        axes = [i for i, size in enumerate(shapes[node.input[0]]) if size.dim_value == 1]
+        name = f"{node.output[0]}_axes"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), name))
+        node.input.append(name)
 
 
 def _strip_metadata(model: onnx.ModelProto) -> None:

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 from onnx import numpy_helper
+from torch import nn
+from transformers.activations import get_activation
 
 from ..models.checkpoint import Checkpoint
 from ..runtime.artifact import TransformerPart
-from ..runtime.encoder.transformer import offsets, pack, problem_with, sections
+from ..runtime.encoder.transformer import matrices, offsets, pack, problem_with, sections
 from ..runtime.errors import ExportError
 from .quantize_vocabulary import quantize_rows_of
 from .source import QuantizationSource, encoder_products
@@ -97,19 +100,51 @@ def obstacle(checkpoint: Checkpoint, largest: int | None = None) -> str:
     names = _ARCHITECTURES.get(type(model).__name__)
     if names is None:
         return f"our kernels compute {', '.join(_ARCHITECTURES)}, not {type(model).__name__}"
+    if not type(model).__module__.startswith("transformers.models."):
+        return f"our kernels compute the {type(model).__name__} of transformers, not the checkpoint's own code"
     config = model.config
     if checkpoint.pooling != "max":
         return f"our kernels pool by the maximum, not by {checkpoint.pooling}"
-    if getattr(config, names.activation) != "gelu":
+    if not _is_gelu(getattr(config, names.activation)):
         return f"our kernels compute gelu, not {getattr(config, names.activation)}"
     if getattr(config, "position_embedding_type", None) not in (None, "absolute") or getattr(
         config, "is_decoder", False
     ):
         return "our kernels add absolute positions and look both ways"
+    if reason := _misfit(model, names):
+        return reason
     part = _part(model, names)
     if largest is not None and part.hidden > largest:
         return f"it has {part.hidden} hidden values"
     return problem_with(part)
+
+
+def _is_gelu(name: object) -> bool:
+    """Whether an activation of transformers is x (1 + erf(x / sqrt 2)) / 2, under whatever name."""
+    x = torch.linspace(-6, 6, 241)
+    with torch.inference_mode():
+        found: torch.Tensor = get_activation(name)(x)
+    return bool(torch.allclose(found, nn.functional.gelu(x), atol=1e-6))
+
+
+def _misfit(model: Any, names: _Names) -> str:
+    """What about a model's tensors and normalizations is not as its sizes say, "" if nothing."""
+    part, weights = _part(model, names), model.state_dict()
+    decoder = weights[f"{names.decoder}.weight"].shape
+    if weights[f"{names.words}.weight"].shape != decoder:
+        return f"it has {len(weights[f'{names.words}.weight'])} word embeddings and {decoder[0]} rows in its decoder"
+    shapes = iter(matrices(part))
+    for together in _products_of(names, part.layers):
+        rows, columns = next(shapes)
+        if any(weights[f"{name}.weight"].shape != (rows // len(together), columns) for name in together):
+            return f"{together[0]} is not of the size that config.json says"
+        if any(f"{name}.bias" not in weights for name in together):
+            return f"{together[0]} has no bias"
+    if f"{names.decoder}.bias" not in weights:
+        return "its decoder has no bias"
+    if any(model.get_submodule(name).eps != part.epsilon for name in _norms_of(names, part.layers)):
+        return "its normalizations have more than one epsilon"
+    return ""
 
 
 def write_kernel(source: QuantizationSource, target: Path) -> TransformerPart:
@@ -156,14 +191,28 @@ def _part(model: Any, names: _Names) -> TransformerPart:
         heads=int(getattr(config, names.heads)),
         inner=int(getattr(config, names.inner)),
         positions=len(weights[f"{names.positions}.weight"]),
-        epsilon=float(getattr(config, "layer_norm_eps", 1e-12)),
+        epsilon=float(model.get_submodule(names.norms[0]).eps),
         tied=words.shape == decoder.shape and bool((words == decoder).all()),
     )
 
 
-def _norms(weights: Mapping[str, F32], names: _Names, layers: int) -> F32:
+def _norms_of(names: _Names, layers: int) -> list[str]:
+    """The names of all normalizations, in the order of the file."""
     embeddings, attention, forward, head = names.norms
-    order = [embeddings, *(n.format(i) for i in range(layers) for n in (attention, forward)), head]
+    return [embeddings, *(n.format(i) for i in range(layers) for n in (attention, forward)), head]
+
+
+def _products_of(names: _Names, layers: int) -> list[list[str]]:
+    """The names of all linear layers, in the order of ``transformer.matrices``; those of one matrix together."""
+    order: list[list[str]] = []
+    for layer in range(layers):
+        order.append([name.format(layer) for name in names.mixed])
+        order += [[name.format(layer)] for name in names.others]
+    return [*order, [names.head]]
+
+
+def _norms(weights: Mapping[str, F32], names: _Names, layers: int) -> F32:
+    order = _norms_of(names, layers)
     return np.stack([np.stack([weights[f"{n}.weight"], weights[f"{n}.bias"]]) for n in order])
 
 
@@ -171,13 +220,8 @@ def _products(
     weights: Mapping[str, F32], names: _Names, layers: int, means: Mapping[bytes, npt.NDArray[np.float64]]
 ) -> dict[str, npt.NDArray[Any]]:
     """All matrices packed, in the order of ``transformer.matrices``; scale, corrected bias and offset of each row."""
-    order: list[list[str]] = []
-    for layer in range(layers):
-        order.append([name.format(layer) for name in names.mixed])
-        order += [[name.format(layer)] for name in names.others]
-    order.append([names.head])
     rows, scales, biases, sums = [], [], [], []
-    for together in order:
+    for together in _products_of(names, layers):
         quantized, scale, bias = [], [], []
         for name in together:
             matrix = weights[f"{name}.weight"]

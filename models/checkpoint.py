@@ -25,7 +25,7 @@ from .families import (
     detect_family,
     published_family,
 )
-from .head import embedding_rows, logits_width
+from .head import check_lengths, embedding_rows, logits_width
 from .head import max_positions as longest_input
 from .hub import Located, locate_checkpoint
 from .keys import account
@@ -189,6 +189,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         for side in served
     }
     longest = max(text.max_length for text in sides.values())
+    check_lengths(model, longest)
     padded = depends_on_padding(model, special_token_ids(loaded.tokenizer).get("pad_token", 0), longest)
     return _opened(
         located,

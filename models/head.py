@@ -20,6 +20,8 @@ from .quiet import quiet_transformers
 
 # Texts and tokens of the run that a decoder is found with.
 _SHAPE = (2, 7)
+# Logits of the longest text that a model is tried on: a quarter of a gigabyte.
+_LARGEST_RUN = 1 << 26
 # Allowed difference from the logits, as a share of the largest: the rounding of float32 sums in another order.
 _TOLERANCE = 1e-5
 
@@ -87,6 +89,25 @@ def max_positions(model: Any) -> int | None:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.weight.shape[0] - module.padding_idx - 1)
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0) or None
+
+
+def check_lengths(model: Any, longest: int) -> None:
+    """Run a model on its shortest text (two special tokens) and on one of ``longest`` tokens, if memory allows.
+
+    Raises CheckpointError: it does not run, or it computes otherwise from some length on and remembers that.
+    """
+    run_model(model, probe_tokens(model)[:1, :2], torch.ones(1, 2, dtype=torch.long))
+    config = model.config.get_text_config()
+    if getattr(config, "attention_type", None) == "block_sparse":
+        dense = (5 + 2 * config.num_random_blocks) * config.block_size
+        if longest > dense:
+            raise CheckpointError(
+                f"config.json has attention_type 'block_sparse', with which texts of more than {dense} tokens have "
+                f"other weights before a shorter text than after it; pass --max-length {dense}, or set 'original_full'"
+            )
+    elif longest * logits_width(model) <= _LARGEST_RUN:
+        ids = probe_tokens(model).reshape(1, -1).repeat(1, -(-longest // (_SHAPE[0] * _SHAPE[1])))[:, :longest]
+        run_model(model, ids, torch.ones_like(ids))
 
 
 def logits_width(model: Any) -> int:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint
+from .head import run_model
 from .layout import Side
 from .pooling import ACTIVATIONS, POOLINGS
 
@@ -59,7 +60,7 @@ class ReferenceEncoder:
         if c.table is not None:
             weights = torch.from_numpy(c.table).expand(len(input_ids), -1)
         else:
-            logits = c.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            logits = run_model(c.model, input_ids, attention_mask)
             weights = POOLINGS[c.pooling](ACTIVATIONS[c.activation](logits) * attention_mask.unsqueeze(-1))
         if c.own_terms:
             present = torch.zeros(len(input_ids), self.vocab_size)

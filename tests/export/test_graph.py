@@ -14,9 +14,9 @@ from splade_edge.export.inputs import SpladeExporterConfig
 from splade_edge.export.to_onnx import write_onnx
 from splade_edge.export.to_openvino import read_openvino, write_openvino
 from splade_edge.models.checkpoint import Checkpoint, open_checkpoint
+from splade_edge.models.head import find_decoder
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
-from splade_edge.runtime.errors import CheckpointError
 
 from .. import checkpoints
 
@@ -96,8 +96,19 @@ def test_the_checkpoint_is_not_changed(bert: Path) -> None:
     assert {id(p) for p in graph.parameters()} <= shared, "a parameter was copied"
 
 
-def test_a_model_without_a_linear_decoder_is_refused(bert: Path) -> None:
-    checkpoint = open_checkpoint(str(bert))
-    checkpoint.model.get_output_embeddings = lambda: None
-    with pytest.raises(CheckpointError, match="no linear decoder"):
-        pooled_graph(checkpoint)
+@pytest.mark.parametrize(("run", "file"), [(run_onnx, "g.onnx"), (run_openvino, "g.xml")])
+def test_a_head_that_is_not_one_matrix_pools_its_logits(tmp_path: Path, run, file: str) -> None:
+    """A scale after the decoder: what get_output_embeddings() names is linear, and does not give the logits."""
+    checkpoint = open_checkpoint(str(checkpoints.write_checkpoint(tmp_path / "c")))
+    head = checkpoint.model.cls
+    head.register_forward_hook(lambda module, args, logits: 0.5 * torch.tanh(logits))
+    assert find_decoder(checkpoint.model) is None
+    write_onnx(pooled_graph(checkpoint), SpladeExporterConfig(checkpoint.model.config), tmp_path / "g.onnx")
+    write_openvino(read_openvino(tmp_path / "g.onnx"), tmp_path / "g.xml")
+    ids = np.random.default_rng(0).integers(5, checkpoints.VOCABULARY, (3, 11))
+    mask = np.ones_like(ids)
+    mask[0, :4] = mask[1, 7:] = mask[2] = 0
+    found, expected = run(tmp_path / file, ids, mask), reference(checkpoint, ids, mask)
+    assert expected[:2].any()
+    np.testing.assert_allclose(found[:2], expected[:2], atol=2e-5)
+    assert not found[2].any()

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
+import torch
 from splade_edge.export import graphs
 from splade_edge.export import write_kernel as module
 from splade_edge.export.exporter import export
 from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.request import ExportRequest
 from splade_edge.export.texts import SampleTexts
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.checkpoint import Checkpoint, open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.tokenizing import write_tokenizer
@@ -88,7 +89,11 @@ def test_asked_for_by_name(tmp_path: Path) -> None:
         ("modernbert", {}, "not ModernBertForMaskedLM"),
         ("bert", {"hidden_act": "relu"}, "our kernels compute gelu, not relu"),
         ("bert", {"position_embedding_type": "relative_key"}, "absolute positions"),
+        ("bert", {"hidden_act": "gelu_new"}, "our kernels compute gelu, not gelu_new"),
+        ("bert", {"is_decoder": True}, "look both ways"),
+        ("bert", {"intermediate_size": 96}, "is not of the size that config.json says"),
         ("bert", {"num_attention_heads": 4}, "32 values in 4 heads"),
+        ("distilbert", {"activation": "relu"}, "our kernels compute gelu, not relu"),
     ],
 )
 def test_what_they_cannot_run(tmp_path: Path, architecture: str, changes: dict, message: str) -> None:
@@ -108,3 +113,46 @@ def test_too_large_to_be_a_default(tmp_path: Path) -> None:
     assert module.obstacle(checkpoint, 32) == ""
     assert module.obstacle(checkpoint, 31) == "it has 32 hidden values"
     assert msgspec.to_builtins(module._part(checkpoint.model, module._ARCHITECTURES["BertForMaskedLM"]))["inner"] == 64
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_python"])
+def test_names_of_the_same_gelu(tmp_path: Path, name: str) -> None:
+    checkpoint = opened(tmp_path, "bert")
+    checkpoint.model.config.hidden_act = name
+    assert module.obstacle(checkpoint) == ""
+
+
+def test_the_epsilon_is_that_of_the_normalizations(tmp_path: Path) -> None:
+    """DistilBERT's is 1e-12 whatever config.json says, and BERT's is what it says."""
+    checkpoint = opened(tmp_path / "d", "distilbert")
+    checkpoint.model.config.layer_norm_eps = 0.5
+    assert module._part(checkpoint.model, module._ARCHITECTURES["DistilBertForMaskedLM"]).epsilon == 1e-12
+    checkpoint = opened(tmp_path / "b", "bert")
+    checkpoint.model.cls.predictions.transform.LayerNorm.eps = 1e-3
+    assert module.obstacle(checkpoint) == "its normalizations have more than one epsilon"
+
+
+def test_word_embeddings_and_decoder_of_different_sizes(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, "bert", tied=False)
+    checkpoint.model.bert.embeddings.word_embeddings.weight = torch.nn.Parameter(torch.zeros(70, 32))
+    assert "70 word embeddings and 49 rows" in module.obstacle(checkpoint)
+
+
+def test_code_of_the_checkpoint_may_compute_anything(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, "bert")
+    own = type("BertForMaskedLM", (type(checkpoint.model),), {"__module__": "transformers_modules.c"})
+    checkpoint.model.__class__ = own
+    assert "the checkpoint's own code" in module.obstacle(checkpoint)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_an_encoder_for_both_sides_gets_one(tmp_path: Path, architecture: str) -> None:
+    path = checkpoints.write_checkpoint(tmp_path / "c", architecture, intermediate=64)
+    export(ExportRequest(tmp_path / "out", str(path), backends=("onnx",), fp32=False))
+    variants = open_artifact(tmp_path / "out").manifest.variants
+    assert [(v.backend, v.batch_invariant) for v in variants] == [("onnx", True), ("kernel", True)]
+
+
+def opened(path: Path, architecture: str, **options: bool) -> Checkpoint:
+    written = checkpoints.write_checkpoint(path / "c", architecture, intermediate=64, **options)
+    return open_checkpoint(str(written), options=OpenOptions(family="splade-other"))
