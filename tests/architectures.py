@@ -184,7 +184,7 @@ def write(path: Path, case: str, *, seed: int = 0, max_length: int | None = None
 
 def options(**more: Any) -> OpenOptions:
     """How a plain checkpoint of any type is opened."""
-    return OpenOptions(**{"family": "splade-other", "licence": "none", **more})
+    return OpenOptions(**{"licence": "none", **more})
 
 
 def transformers_vectors(path: Path, texts: list[str], max_length: int = POSITIONS) -> npt.NDArray[np.float32]:
