@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from .cpu import supports
-from .errors import ArtifactError
+from .errors import ArtifactError, IntegrityError
 from .files import safe_join
 from .idf import LARGEST_POWER
 from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_manifest, write_manifest
@@ -43,6 +43,7 @@ Form = Literal["onnx", "openvino", "kernel", "table"]
 Kind = Literal["encoder", "masked encoder", "look-up", "bag of words"]
 Precision = Literal["fp32", "int8"]
 _PREFERRED: tuple[Form, ...] = ("table", "kernel", "onnx", "openvino")
+MAX_LENGTH = 1 << 16  # tokens of a text: attention takes memory by their square
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "weights"
 BODY_OUTPUT_NAMES = ("activations", "activation_scale")
@@ -126,7 +127,7 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     activation: str
     vocab_size: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
     vocabulary_sha256: str
-    max_length: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+    max_length: Annotated[int, msgspec.Meta(ge=1, le=MAX_LENGTH)]
     special_tokens: dict[str, Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]]
     dropped_terms: list[Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]]
     variants: list[Variant]
@@ -203,12 +204,28 @@ def open_artifact(path: str | Path, side: Side | None = None, *, check: bool = T
     manifest = read_manifest(
         path / MANIFEST_NAME, ArtifactManifest, format=ARTIFACT_FORMAT, version=VERSION, error=ArtifactError
     )
+    _check_variants(path, manifest)
     artifact = Artifact(path, manifest)
     if side is not None and not artifact.serves(side):
         raise ArtifactError(f"{path} holds a {manifest.role} encoder, not a {side} encoder; name the pair's directory")
     if check:
         check_hashes(path, manifest.files)
     return artifact
+
+
+def _check_variants(path: Path, manifest: ArtifactManifest) -> None:
+    """That the files of each graph are listed, and have room for the vocabulary: memory is taken for that. Raises
+    IntegrityError.
+    """
+    for variant in manifest.variants:
+        for name in ("tokenizer.json", *variant_files(variant)):
+            if name not in manifest.files:
+                raise IntegrityError(f"{path}: its manifest does not list {name}; copy or make {path} again")
+        size = sum(manifest.files[name].size for name in variant_files(variant))
+        if size < manifest.vocab_size:
+            raise IntegrityError(
+                f"{path}: {variant.path} has {size} bytes, too few for {manifest.vocab_size} terms; export it again"
+            )
 
 
 def open_all(path: str | Path) -> list[Artifact]:

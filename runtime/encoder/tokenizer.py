@@ -11,6 +11,8 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from ..errors import ArtifactError, InputError
+from .foreign import tokenizers_errors
+from .tokenizer_check import check_tokenizer
 
 
 class TokenIds(NamedTuple):
@@ -120,11 +122,9 @@ def _load(path: Path) -> Tokenizer:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"cannot read {path} ({error}); export the encoder again") from None
-    try:
+    check_tokenizer(path, text)
+    with tokenizers_errors(path):
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-        reason = str(error).partition("\n")[0]
-        raise ArtifactError(f"{path} is not a tokenizer this release of tokenizers reads ({reason})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
