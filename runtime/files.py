@@ -93,8 +93,10 @@ def write_file_durably(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def storage_errors(target: Path) -> Iterator[None]:
-    """Turn an OSError of a write under ``target`` into a StorageError of one line."""
+def storage_errors(target: Path, allow: str = "choose another output") -> Iterator[None]:
+    """Turn an OSError of a write under ``target`` into a StorageError of one line; ``allow``: what to do where there is
+    no permission.
+    """
     try:
         yield
     except OSError as error:
@@ -103,7 +105,10 @@ def storage_errors(target: Path) -> Iterator[None]:
         elif error.errno == errno.EFBIG:
             reason = "the file would exceed the size the system allows (ulimit -f)"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            reason = "no permission to write there; choose another output"
+            why = "the file system is read-only" if error.errno == errno.EROFS else "no permission to write there"
+            reason = f"{why}; {allow}"
+        elif error.errno == errno.ENAMETOOLONG:
+            reason = "the name is too long; choose a shorter one"
         else:
             reason = error.strerror or str(error)
         raise StorageError(f"cannot write {target}: {reason}") from error

@@ -219,9 +219,7 @@ class DocumentReader:
 
     def _check_count(self) -> None:
         """That the file has the first and the last document, and room for those between: memory is taken for them."""
-        ends = self._file.query(
-            "SELECT (SELECT MIN(ordinal) FROM documents), (SELECT MAX(ordinal) FROM documents)"
-        )
+        ends = self._file.query("SELECT (SELECT MIN(ordinal) FROM documents), (SELECT MAX(ordinal) FROM documents)")
         if ends != [(0, self.count - 1) if self.count else (None, None)] or self.count * LEAST_ROW > self._file.size:
             self._file.close()
             raise self._file.damaged(f"it does not hold {self.count} documents")

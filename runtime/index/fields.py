@@ -197,7 +197,9 @@ class FieldReader:
             if len(summary) != 1 or summary[0][0] != self._documents:
                 raise self._file.damaged(f"it is not of {self._documents} documents")
             try:
-                names = self._file.query(f"SELECT name, numbers, strings, booleans, field FROM names LIMIT {_MOST_NAMES}")
+                names = self._file.query(
+                    f"SELECT name, numbers, strings, booleans, field FROM names LIMIT {_MOST_NAMES}"
+                )
                 if len(names) == _MOST_NAMES:
                     raise self._file.damaged("it has more names than any index")
                 for name, *counts in names:

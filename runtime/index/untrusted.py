@@ -16,7 +16,7 @@ Row = tuple[Any, ...]
 
 _PRAGMAS = ("trusted_schema=OFF", "query_only=ON", "cell_size_check=ON", "mmap_size=0")
 _STEPS_AT_A_TIME = 100_000  # between two looks at the budget
-# SQLite's virtual machine takes some 20 steps a row of our statements, and a row some 20 bytes; sorting is not asked for.
+# Our statements take some 20 steps of SQLite's virtual machine a row, and a row some 20 bytes; none sorts.
 _STEPS, _STEPS_A_BYTE = 2_000_000, 20
 _BYTES = 1 << 16
 _SQL_BYTES = 10_000  # our longest statement has 1,200

@@ -58,7 +58,7 @@ def test_unknown_measures(cli: Cli, index: Path, queries: Path, qrels: Path, mea
 def test_the_returned_order_is_what_is_measured() -> None:
     """Tools order equal scores by id; here rank decides, so the second of two equal documents has RR 1/2."""
     import ir_measures
-    from splade_edge.runtime.cli.eval import evaluate
+    from splade_edge.runtime.evaluation import evaluate
 
     measures = [ir_measures.parse_measure(name) for name in ("RR@10", "nDCG@10")]
     for ranking in (["a", "z"], ["z", "a"]):
