@@ -11,6 +11,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from ..errors import ArtifactError, InputError
+from .cutting import Cutter
 from .foreign import tokenizers_errors
 from .tokenizer_check import check_tokenizer
 
@@ -48,23 +49,28 @@ class TextTokenizer:
         self.path = path
         self.max_length = max_length
         self._tokenizer = _load(path)
-        special = self._tokenizer.num_special_tokens_to_add(False)
-        if max_length <= special:
-            raise ArtifactError(f"{path}: a maximum length of {max_length} has no room beside {special} special tokens")
-        self._tokenizer.enable_truncation(max_length)
-        self.special_tokens = special
-        self._unknown = {*self._tokenizer.encode("").ids, *_unknown_ids(self._tokenizer)}
+        with tokenizers_errors(path):
+            special = self._tokenizer.num_special_tokens_to_add(False)
+            if max_length <= special:
+                raise ArtifactError(
+                    f"{path}: a maximum length of {max_length} has no room beside {special} special tokens"
+                )
+            self._tokenizer.enable_truncation(max_length)
+            self.special_tokens = special
+            self._unknown = {*self._tokenizer.encode("").ids, *_unknown_ids(self._tokenizer)}
+            self._cutter = Cutter(self._tokenizer, path)
 
     def encode(self, text: str) -> TokenIds:
         """Token ids of ``text``. Raises InputError if it is not a str."""
         # One text a call: the library's batch call starts threads of its own, which our `threads` cannot bound.
-        encoding = self._tokenizer.encode(clean_text(text))
+        encoding, truncated = self._cutter.encode(self._tokenizer, text, clean_text)
         ids = encoding.ids
-        return TokenIds(ids, bool(encoding.overflowing), not self._unknown.issuperset(ids))
+        return TokenIds(ids, truncated, not self._unknown.issuperset(ids))
 
     def spans(self, text: str) -> TokenSpans:
         """Offsets of every token of ``text``, not truncated. Offsets refer to ``clean_text(text)``."""
-        encoding = self._whole.encode(clean_text(text), add_special_tokens=False)
+        with tokenizers_errors(self.path):
+            encoding = self._whole.encode(clean_text(text), add_special_tokens=False)
         return TokenSpans(encoding.offsets, encoding.word_ids)
 
     def vocabulary(self, vocab_size: int) -> list[str]:
