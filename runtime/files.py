@@ -148,17 +148,17 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
 def safe_join(root: Path, relative: str) -> Path:
     """``root / relative`` for a path that comes from a manifest. Raises IntegrityError if it leaves ``root``."""
     parts = relative.split("/")
-    # A NUL ends a path for the system, and a surrogate has no form there: no manifest of ours has either.
-    if not relative.isascii() and not _has_bytes(relative):
-        parts = [""]
-    if any(c in relative for c in "\\:\0") or any(p in ("", ".", "..") for p in parts):
-        raise IntegrityError(f"{root}: its manifest names a file outside the directory ({relative!r}); do not use it")
+    if any(c in relative for c in "\\:\0") or any(p in ("", ".", "..") for p in parts) or not _is_name(parts):
+        raise IntegrityError(
+            f"{root}: its manifest names a file outside the directory ({relative[:100]!r}); do not use it"
+        )
     return root.joinpath(*parts)
 
 
-def _has_bytes(text: str) -> bool:
+def _is_name(parts: list[str]) -> bool:
+    """Whether a system may have a file of this name: no surrogates, and no longer than any takes."""
     try:
-        text.encode()
+        lengths = [len(part.encode()) for part in parts]
     except UnicodeEncodeError:
         return False
-    return True
+    return max(lengths) <= 255 and sum(lengths) <= 1000

@@ -17,6 +17,7 @@ from . import bench, change, check, index, info, interrupts, search
 from . import eval as eval_command
 from .command import Command
 from .console import complain, drop_output, prepare_streams, printable, shortened, write_err, write_out
+from .early import INTERRUPTED
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -40,7 +41,6 @@ KNOWN_PLUG_INS = {
     "train": ("train a query and a document encoder on your own retrieval sets", "train"),
 }
 ALIASES = {"check": ["verify"]}  # other names of commands
-INTERRUPTED = interrupts.INTERRUPTED
 BROKEN_PIPE = 141
 
 
@@ -50,6 +50,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and where help is; exit with 2."""
         self.exit(2, f"{self.prog}: error: {printable(shortened(message))} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            write_out(message.removesuffix("\n"))  # argparse would drop what cannot be written
+        else:
+            write_err(message)
 
 
 class _ShowVersion(argparse.Action):
@@ -120,7 +126,7 @@ def guarded(action: Callable[[], int]) -> int:
         with interrupts.raised():
             try:
                 code = action()
-            except SystemExit:  # of argparse, which drops what cannot be written
+            except SystemExit:  # of argparse
                 _flush()
                 raise
             _flush()

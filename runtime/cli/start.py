@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from .early import leave
 
-from . import interrupts
-
-interrupts.leave()
+leave()
+TYPE_CHECKING = False  # typing takes longer to import than all of this
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def run() -> NoReturn:

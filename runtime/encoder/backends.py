@@ -101,7 +101,7 @@ class OnnxGraph:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         ort.disable_telemetry_events()
         try:
-            model = path if size is None else _first_bytes(path, size)
+            model = path if size is None and _is_utf8(path) else _first_bytes(path, size)
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # it has some ten classes of errors, and lets those of others through
             raise _does_not_load(path, f"ONNX Runtime {ort.__version__}", error) from error
@@ -117,7 +117,16 @@ class OnnxGraph:
             raise _fails(self.path, error) from error
 
 
-def _first_bytes(path: Path, size: int) -> bytes:
+def _is_utf8(path: Path) -> bool:
+    """Whether an engine can be given the path, which it takes in UTF-8 alone."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _first_bytes(path: Path, size: int | None) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(size)
@@ -135,6 +144,8 @@ class OpenVinoSession(Session):
                 import openvino as ov
         except ImportError:
             raise MissingExtraError("the OpenVINO backend", "openvino") from None
+        if not _is_utf8(path):
+            raise ArtifactError(f"{path} is not UTF-8, which OpenVINO needs; rename it, or use another backend")
         hints: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",

@@ -191,7 +191,8 @@ def _change(path: Path) -> None:
     """Become the writer of an index of a stranger."""
     with IndexUpdater.open(path, threads=1) as updater:
         updater.delete(["d1"], ignore_missing=True)
-        updater.add([Document("new", "", "cat dog")])
+        if updater.index.manifest.document_encoder is not None:
+            updater.add([Document("new", "", "cat dog")])
 
 
 def _address_space() -> int:
