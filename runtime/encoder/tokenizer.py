@@ -94,6 +94,8 @@ def clean_text(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InputError(f"a text to encode is of type {type(text).__name__}; give a str")
+    if text.isascii():  # for a long text that takes no memory
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

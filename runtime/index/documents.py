@@ -75,15 +75,17 @@ class Added(NamedTuple):
 
 def row_crc(ordinal: int, fields: Sequence[str]) -> int:
     """The checksum of a row: CRC-32, begun with the ordinal, over id, title, text and metadata as FORMAT.md says."""
-    parts = []
+    crc = ordinal
     for field in fields:
         data = field.encode()
-        parts += [_LENGTH(len(data)), data]
-    return zlib.crc32(b"".join(parts), ordinal)
+        crc = zlib.crc32(data, zlib.crc32(_LENGTH(len(data)), crc))
+    return crc
 
 
 def _is_unicode(text: str) -> bool:
     """Whether UTF-8 has it; lone surrogates come from command lines and file names in other encodings."""
+    if text.isascii():  # for a long text that takes no memory
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

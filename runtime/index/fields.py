@@ -27,6 +27,7 @@ from ..where.predicate import ABSENT, Among, Comparison, Field, Key, Like, Range
 from ..where.spelling import spell_field
 from ..where.values import STORED, keys_of
 from .documents import Added
+from .layout import MAX_FIELDS
 from .sqlite import SqliteReader, SqliteWriter
 
 SCHEMA = """
@@ -81,6 +82,8 @@ class FieldWriter:
 
     def __init__(self, path: Path, indexed: Sequence[Field]) -> None:
         self._indexed = list(dict.fromkeys(indexed))
+        if len(self._indexed) > MAX_FIELDS:
+            raise InputError(f"{len(self._indexed):,} fields are to get an index; name at most {MAX_FIELDS:,}")
         self._stored = [field.keys in _STORED_PATHS for field in self._indexed]
         # How many documents have a value of a type in a field.
         self._counts: Counter[tuple[tuple[str, ...], type]] = Counter()

@@ -17,8 +17,10 @@ from splade_edge.runtime.errors import ArtifactError, InputError, IntegrityError
 from splade_edge.runtime.files import safe_join
 from splade_edge.runtime.index import untrusted
 from splade_edge.runtime.index.documents import MAX_DEPTH, row_crc
+from splade_edge.runtime.index.fields import FieldWriter
 from splade_edge.runtime.index.sqlite import SqliteReader
 from splade_edge.runtime.index.untrusted import Limits, check_schema
+from splade_edge.runtime.where.predicate import Field
 from splade_edge.runtime.where.values import is_deep
 
 from tests import tiny
@@ -154,6 +156,12 @@ def test_numbers_and_names(tree: Tree, path: str, value: Any) -> None:
         Searcher.open(tree.root)
     assert str(tree.root) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_more_fields_than_are_read(tmp_path: Path) -> None:
+    """What a reader would refuse is not written."""
+    with pytest.raises(InputError, match="10,001 fields are to get an index; name at most 10,000"):
+        FieldWriter(tmp_path / "fields.sqlite", [Field((f"f{n}",)) for n in range(10_001)])
 
 
 @pytest.mark.parametrize(
