@@ -1,7 +1,8 @@
 # make demo    environment, export of the default pair with its parity table, an index of the sample corpus, five searches
 # make test    environment, all tests (kernels also with the JIT off) but those that take minutes each
 # make test-full   those too: both Efficient SPLADE pairs at their real sizes (6 GB, 10 minutes)
-# make fuzz    10,000 random mutations of indexes and artifacts: an error that names the file, or the very same answers
+# make fuzz    10,000 random mutations of indexes and artifacts: an error that names the file, or the very same answers;
+#              10,000 forgeries whose checksums fit: an error or answers, within 60 s and 2 GB, nothing outside touched
 # make soak    a writer of an index, killed 1,000 times and cut at every file operation (15 minutes)
 # make lint    ruff and mypy        make bench   the figures of the README (see benchmarks/README.md)
 # make dist    dist/*.whl with the default pair inside, tried in an environment of its own
@@ -31,7 +32,7 @@ soak: .venv-test/ready
 	$(TEST)/python -m benchmarks.soak --kills 1000 --cuts
 
 fuzz: .venv-test/ready
-	$(TEST)/python -m tests.fuzz --mutations 10000
+	$(TEST)/python -m tests.fuzz --mutations 10000 --forgeries 10000
 
 lint: .venv-test/ready
 	$(TEST)/ruff check .

@@ -23,6 +23,7 @@ class ExportCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Export, and print the parity table to standard output."""
+        from ..runtime.cli.console import finished
         from ..runtime.cli.progress import Progress
         from .request import check_request
 
@@ -39,7 +40,8 @@ class ExportCommand:
                 bar.update(done)
 
             result = export(request, step)
-        _show(result)
+        with finished(f"{result.path} is written"):
+            _show(result)
         return 0
 
 

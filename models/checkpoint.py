@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..runtime.artifact import MAX_LENGTH, UNLIMITED
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.idf import LARGEST_POWER, check_power
 from .custom_family import family_from
@@ -40,8 +41,6 @@ Role = Literal["query", "document", "both"]
 Normalization = Literal["none", "all terms", "kept terms"]
 # A tokenizer that states no maximum length reports a number of this size.
 _NO_LENGTH = 1_000_000
-# A text of any length, where no model has to read it.
-_UNLIMITED = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         )
     only_role = role or _only_role(located.name, identity.query_side, stated_role(files.directory))
     served = SIDES if only_role == "both" else (only_role,)
-    max_positions = longest_input(model) or _NO_LENGTH
+    max_positions = min(longest_input(model) or MAX_LENGTH, MAX_LENGTH)
     sides = {
         side: SideText(
             _prompt(files, options, side),
@@ -300,7 +299,7 @@ def _open_table(located: Located, files: EncoderFiles, identity: _Identity, opti
         adds_special_tokens=False,
         sides={"query": SideText(_prompt(files, options, "query"), _table_length(files, options, tokenizer, identity))},
         vocab_size=vocab_size,
-        max_positions=_UNLIMITED,
+        max_positions=UNLIMITED,
         weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
         stored_dtype="float32",
         unknown=_unknown(account(files, None, family.look_up), options),
@@ -439,7 +438,7 @@ def _max_length(
 def _table_length(files: EncoderFiles, options: OpenOptions, tokenizer: Any, identity: _Identity) -> int:
     """Tokens of a query that a table is looked up for; no special ones among them."""
     stated = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LENGTH else None
-    return int(options.max_length or stated or identity.family.max_length or _UNLIMITED)
+    return int(options.max_length or stated or identity.family.max_length or UNLIMITED)
 
 
 def _check_room(checkpoint: Checkpoint, files: EncoderFiles) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .approximation import Approximation, measure_approximation
     from .artifact import Artifact, open_artifact
     from .corpus import Document, Record, read_corpus

@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from .cpu import supports
-from .errors import ArtifactError, export_again
+from .errors import ArtifactError, IntegrityError, export_again
 from .files import safe_join
 from .idf import LARGEST_POWER
 from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_manifest, write_manifest
@@ -57,6 +57,7 @@ _FLAGS: dict[Form | None, list[str]] = {
     "kernel": ["--recipe onnx=kernel"],
 }
 _PREFERRED: tuple[Form, ...] = ("table", "kernel", "onnx", "openvino")
+MAX_LENGTH = 1 << 16  # tokens of a text: attention takes memory by their square
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "weights"
 BODY_OUTPUT_NAMES = ("activations", "activation_scale")
@@ -251,6 +252,7 @@ def open_artifact(path: str | Path, side: Side | None = None, *, check: bool = T
     manifest = read_manifest(
         path / MANIFEST_NAME, ArtifactManifest, format=ARTIFACT_FORMAT, version=VERSION, error=ArtifactError
     )
+    _check_variants(path, manifest)
     artifact = Artifact(path, manifest)
     _check_sides(artifact)
     if side is not None and not artifact.serves(side):
@@ -263,6 +265,11 @@ def open_artifact(path: str | Path, side: Side | None = None, *, check: bool = T
 def _check_sides(artifact: Artifact) -> None:
     """Raise ArtifactError where a manifest's ``sides`` do not fit the rest of it."""
     m, file = artifact.manifest, artifact.path / MANIFEST_NAME
+    if m.max_length > MAX_LENGTH and m.kind in ("encoder", "masked encoder"):
+        raise ArtifactError(
+            f"{file} has a maximum length of {m.max_length}; an encoder reads at most {MAX_LENGTH} tokens: "
+            f"{export_again('--max-length N')}"
+        )
     for side, settings in m.sides.items():
         if not artifact.serves(side):
             raise ArtifactError(
@@ -276,6 +283,21 @@ def _check_sides(artifact: Artifact) -> None:
     for side in artifact.sides:
         if m.sides and side not in m.sides:
             raise ArtifactError(f"{file} has no settings for the {side} side that it serves; {export_again()}")
+
+
+def _check_variants(path: Path, manifest: ArtifactManifest) -> None:
+    """That the files of each graph are listed, and have room for the vocabulary: memory is taken for that. Raises
+    IntegrityError.
+    """
+    for variant in manifest.variants:
+        for name in ("tokenizer.json", *variant_files(variant)):
+            if name not in manifest.files:
+                raise IntegrityError(f"{path}: its manifest does not list {name}; copy or make {path} again")
+        size = sum(manifest.files[name].size for name in variant_files(variant))
+        if size < manifest.vocab_size:
+            raise IntegrityError(
+                f"{path}: {variant.path} has {size} bytes, too few for {manifest.vocab_size} terms; {export_again()}"
+            )
 
 
 def open_all(path: str | Path) -> list[Artifact]:

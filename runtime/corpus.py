@@ -58,12 +58,16 @@ def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | 
                     continue
                 else:
                     parse = _from_tsv
+            location = line.location
             try:
                 document = parse(line)
             except ValueError as error:
-                bad_lines.report(line.location, str(error))
-            else:
-                yield Record(document, line.location)
+                bad_lines.report(location, str(error))
+                continue
+            finally:
+                del line  # it may be large, and so may what is made of it
+            yield Record(document, location)
+            del document
 
 
 def looks_like_json(first_line: bytes) -> bool:

@@ -24,6 +24,10 @@ class SpladeEdgeError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    def __init__(self, message: str = "") -> None:
+        # What it quotes (a name in a manifest, the words of a library) may have line ends.
+        super().__init__(" ".join(message.splitlines()))
+
 
 class InputError(SpladeEdgeError):
     """The caller gave something that cannot be used: an option, a path, a query, a vector."""

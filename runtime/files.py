@@ -93,8 +93,10 @@ def write_file_durably(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def storage_errors(target: Path) -> Iterator[None]:
-    """Turn an OSError of a write under ``target`` into a StorageError of one line."""
+def storage_errors(target: Path, allow: str = "choose another output") -> Iterator[None]:
+    """Turn an OSError of a write under ``target`` into a StorageError of one line; ``allow``: what to do where there is
+    no permission.
+    """
     try:
         yield
     except OSError as error:
@@ -103,7 +105,10 @@ def storage_errors(target: Path) -> Iterator[None]:
         elif error.errno == errno.EFBIG:
             reason = "the file would exceed the size the system allows (ulimit -f)"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            reason = "no permission to write there; choose another output"
+            why = "the file system is read-only" if error.errno == errno.EROFS else "no permission to write there"
+            reason = f"{why}; {allow}"
+        elif error.errno == errno.ENAMETOOLONG:
+            reason = "the name is too long; choose a shorter one"
         else:
             reason = error.strerror or str(error)
         raise StorageError(f"cannot write {target}: {reason}") from error
@@ -143,6 +148,17 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
 def safe_join(root: Path, relative: str) -> Path:
     """``root / relative`` for a path that comes from a manifest. Raises IntegrityError if it leaves ``root``."""
     parts = relative.split("/")
-    if "\\" in relative or ":" in relative or any(p in ("", ".", "..") for p in parts):
-        raise IntegrityError(f"{root}: its manifest names a file outside the directory ({relative!r}); do not use it")
+    if any(c in relative for c in "\\:\0") or any(p in ("", ".", "..") for p in parts) or not _is_name(parts):
+        raise IntegrityError(
+            f"{root}: its manifest names a file outside the directory ({relative[:100]!r}); do not use it"
+        )
     return root.joinpath(*parts)
+
+
+def _is_name(parts: list[str]) -> bool:
+    """Whether a system may have a file of this name: no surrogates, and no longer than any takes."""
+    try:
+        lengths = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        return False
+    return max(lengths) <= 255 and sum(lengths) <= 1000

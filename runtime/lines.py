@@ -113,7 +113,10 @@ def read_lines(source: str, bad_lines: BadLines, meter: ReadMeter | None = None)
                 continue
             if number == 1:
                 data = data.removeprefix(b"\xef\xbb\xbf")
-            yield Line(location, data.rstrip(b"\r\n"))
+            # A line may have 64 MB: it is not held here while it is used.
+            line = [Line(location, data.rstrip(b"\r\n"))]
+            del data
+            yield line.pop()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise CorpusError(f"{name}: damaged gzip after line {number} ({error}); copy the file again") from None
     except OSError as error:

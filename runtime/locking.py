@@ -30,7 +30,7 @@ def writer_lock(path: Path) -> Iterator[None]:
     written, or the file system has no locks.
     """
     while True:
-        with storage_errors(path):
+        with storage_errors(path, "let this user write to the index, or change a copy of it"):
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _try(fd, path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -16,13 +16,13 @@ from .errors import IntegrityError, SpladeEdgeError
 from .files import safe_join, sha256_file, write_file_durably
 
 M = TypeVar("M", bound="Manifest")
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 8 << 20  # of a manifest: in memory it takes some fifty times as much at worst
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file as the manifest describes it: ``size`` in bytes, ``sha256`` as 64 hex digits."""
 
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
     sha256: str
 
 
@@ -78,11 +78,11 @@ def read_manifest(
         raise error(f"{path} has {format} version {found}; this release reads up to {version}: upgrade splade-edge")
     if not isinstance(found, int) or found < 1:
         raise IntegrityError(f"{path} is damaged (its version is {found!r}); copy or make the directory again")
-    if digest != hashlib.sha256(_indented(body)).hexdigest():
+    if digest is None or digest != _digest(body):
         raise IntegrityError(f"{path} is damaged or was edited (its digest does not match); copy or make it again")
     try:
         return msgspec.convert(body, kind)
-    except msgspec.ValidationError as failure:
+    except (msgspec.ValidationError, RecursionError) as failure:
         raise IntegrityError(f"{path} is damaged ({failure}); copy or make the directory again") from None
 
 
@@ -131,6 +131,14 @@ def _wrong_size(path: Path, entry: FileEntry) -> str | None:
     if not path.is_file():
         return "is not a file"
     return None if size == entry.size else f"has {size} bytes instead of {entry.size}"
+
+
+def _digest(body: dict[str, Any]) -> str | None:
+    """The digest of a manifest that was read; None for what has none (numbers and depths that we never write)."""
+    try:
+        return hashlib.sha256(_indented(body)).hexdigest()
+    except (msgspec.MsgspecError, RecursionError, OverflowError, ValueError):
+        return None
 
 
 def _indented(body: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from .encoder.cutting import MOST_CHARACTERS, first_part
 from .encoder.tokenizer import TextTokenizer, TokenSpans, clean_text
 from .errors import InputError
 
@@ -36,9 +37,22 @@ def split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0
     half of a passage has some, else between words, else (in a word longer than a passage) anywhere; so a passage may be
     shorter, and may share fewer tokens than ``overlap`` with the one before. Raises InputError for sizes that
     :class:`Passages` refuses.
+
+    A text of more than :data:`MOST_CHARACTERS` is split in parts of about so many, which share no tokens.
     """
     Passages(max_tokens, overlap)
     text = clean_text(text)
+    found: list[tuple[int, int]] = []
+    at = 0
+    while at < len(text) or not found:
+        part = first_part(text[at : at + 2 * MOST_CHARACTERS], MOST_CHARACTERS)[0]
+        if not (found and part.isspace()):
+            found += ((at + start, at + end) for start, end in _split(part, tokenizer, max_tokens, overlap))
+        at += len(part)
+    return found
+
+
+def _split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int) -> list[tuple[int, int]]:
     spans = tokenizer.spans(text)
     if len(spans.offsets) <= max_tokens:
         return [(0, len(text))]

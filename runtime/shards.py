@@ -2,6 +2,7 @@
 
     OUT.partial/splade_edge_partial.json   says what the directory is
     OUT.partial/000000.shard …             the vectors of consecutive texts, written one after the other
+    OUT.partial/000007.journal             those of the shard that is being encoded, see journal.py
 
 The input is cut by position alone, and a shard is encoded on its own: what is batched together, and with it the last
 bit of every vector, depends on the shard's texts and on nothing else. A shard names the digest of the encoder that made
@@ -27,8 +28,9 @@ import numpy as np
 from .artifact import variant_files
 from .encoder import Encoder
 from .encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
-from .errors import InputError
+from .errors import InputError, StorageError
 from .files import storage_errors, write_file_durably
+from .journal import Journal
 from .numerics import NUMERICS
 from .vectors import SparseBatch
 from .version import MADE_BY
@@ -37,6 +39,8 @@ if sys.platform != "win32":
     import fcntl
 
 PARTIAL_SUFFIX = ".partial"
+JOURNAL_SUFFIX = ".journal"
+KEPT_FILES = "[0-9]*.*[dl]"  # shards and journals
 SHARD_TEXTS = 1024
 SHARD_CHARACTERS = 4 << 20  # long texts make a shard shorter, so that it can be held
 MARKER_NAME = "splade_edge_partial.json"
@@ -120,11 +124,12 @@ def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore |
             yield from kept
             continue
         encoded = []
-        for one in encoder.encode(part, "document"):
-            encoded.append(one)
-            if len(encoded) < len(part):  # the last one is given out when all are safe
-                yield one
-        store.write(number, key, encoded)
+        with store.journal(number) as journal:
+            for one in encoder.through(journal.run).encode(part, "document"):
+                encoded.append(one)
+                if len(encoded) < len(part):  # the last one is given out when all are safe
+                    yield one
+            store.write(number, key, encoded)
         yield encoded[-1]
     if store is not None:
         store.end()
@@ -147,6 +152,22 @@ class ShardStore:
         self._lock: int | None = None
         if os.path.lexists(directory):
             self._take()
+
+    @contextlib.contextmanager
+    def journal(self, number: int) -> Iterator[Journal]:
+        """What is kept of a shard while it is encoded; it goes when the shard is written. Raises StorageError."""
+        path = self.directory / f"{number:06d}{JOURNAL_SUFFIX}"
+        journal = Journal(path, self._encoder, self._prepare)
+        try:
+            yield journal
+        except BaseException:
+            with contextlib.suppress(StorageError):  # a full disk, which is told already
+                journal.keep()
+            raise
+        finally:
+            self._reused += journal.reused
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
 
     @property
     def shards(self) -> int:
@@ -183,25 +204,30 @@ class ShardStore:
 
     def write(self, number: int, texts: bytes, encoded: list[Encoded]) -> None:
         """Keep a shard's vectors. Raises StorageError."""
+        self._prepare()
+        write_file_durably(self._path(number), Shard(self._encoder, texts, encoded).to_bytes())
+
+    def _prepare(self) -> None:
+        """Make the directory, and take it."""
         if self._lock is None:
             with storage_errors(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
             self._take()
         if not (self.directory / MARKER_NAME).exists():
             write_file_durably(self.directory / MARKER_NAME, _MARKER)
-        write_file_durably(self._path(number), Shard(self._encoder, texts, encoded).to_bytes())
 
     def end(self) -> None:
         """The input has ended."""
         self._tell()
 
     def close(self, *, keep: bool) -> None:
-        """Let go of the directory; without ``keep`` (or without a shard in it) remove what we wrote there."""
+        """Let go of the directory; without ``keep`` (or with nothing in it) remove what we wrote there."""
         if self._lock is None:
             return
-        if not keep or not self.shards:
+        kept = sorted(self.directory.glob(KEPT_FILES))
+        if not keep or not kept:
             with contextlib.suppress(OSError):  # what is not ours stays, and the directory with it
-                for path in self._paths():
+                for path in kept:
                     path.unlink()
                 (self.directory / MARKER_NAME).unlink(missing_ok=True)
                 self.directory.rmdir()
@@ -271,7 +297,8 @@ def _texts_digest(texts: list[str]) -> bytes:
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
     return digest.digest()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from . import numerics
 from .artifact import Artifact, Variant, encoding_sha256, open_artifact
+from .bundled import bundled_pair
 from .corpus import BadLines, Document, Record
 from .encoder import Encoder
 from .errors import INDEX_AGAIN, ArtifactError, IndexFormatError, InputError, export_again
@@ -183,7 +185,7 @@ class IndexUpdater:
         if self._encoder is None:
             self._encoder = open_document_encoder(self.index, self._given, self._threads)
         text = self.index.manifest.text
-        assert text is not None
+        assert text is not None  # open_document_encoder refuses an index without
         passages = Passages(text.passages.tokens, text.passages.overlap) if text.passages else None
         bad_lines = bad_lines or BadLines("fail")
         skipped = bad_lines.count
@@ -225,10 +227,7 @@ def open_document_encoder(index: Index, given: str | Path | None, threads: int |
     if manifest.text.join != JOIN:
         raise IndexFormatError(f"{index.path} joins title and text in a way this release does not know; upgrade")
     if given is None and manifest.document_encoder is None:
-        raise ArtifactError(
-            f"{index.path} carries no document encoder; name the artifact it was made with (--artifact), "
-            f"of {manifest.document_vectors.checkpoint}"
-        )
+        given = _bundled_pair(index)
     path = Path(given) if given is not None else safe_join(index.path, manifest.document_encoder or "")
     artifact = open_artifact(path, "document")
     _check_numerics(index, artifact)
@@ -246,6 +245,19 @@ def _check_numerics(index: Index, artifact: Artifact) -> None:
     raise ArtifactError(
         f"{index.path} has vectors of numerics {numbers[0]}, {artifact.path} was exported with {numbers[1]} and this "
         f"release computes with {numbers[2]}, so new vectors would not fit those of the index; {fix}"
+    )
+
+
+def _bundled_pair(index: Index) -> Path:
+    """The pair of this installation, if the index was made with it. Raises ArtifactError that says what is needed."""
+    manifest = index.manifest
+    with contextlib.suppress(InputError, ArtifactError):  # there is none, or it is another
+        pair = bundled_pair()
+        _same_variant(open_artifact(pair, "document", check=False), manifest, carried=False)
+        return pair
+    made_with = "" if manifest.document_vectors is None else f", of {manifest.document_vectors.checkpoint}"
+    raise ArtifactError(
+        f"{index.path} carries no document encoder; name the artifact it was made with (--artifact){made_with}"
     )
 
 

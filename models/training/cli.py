@@ -47,7 +47,7 @@ class TrainCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Train; 130 after Ctrl-C, with the state kept."""
-        from ...runtime.cli.console import complain, write_out
+        from ...runtime.cli.console import complain, finished, write_out
         from ...runtime.cli.progress import Progress
         from ...runtime.errors import InputError
         from ...runtime.files import storage_errors
@@ -102,7 +102,8 @@ class TrainCommand:
         if run.step < run_file.training.steps:
             write_out(f"stopped after step {run.step:,}; the same command goes on from there")
             return 130
-        write_out(f"wrote {args.output / 'pair'}")
+        with finished(f"the pair is in {args.output / 'pair'}"):
+            write_out(f"wrote {args.output / 'pair'}")
         return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import add_json_argument, byte_size, positive_int
-from .console import complain, human_bytes, human_seconds, json_line, key_values, new_console, write_out
+from .console import complain, finished, human_bytes, human_seconds, json_line, key_values, new_console, write_out
 from .index import IndexingProgress
 from .info import bytes_below
 from .progress import Progress
@@ -45,7 +45,7 @@ class AddCommand:
             "--artifact",
             metavar="PATH",
             help="the pair or document encoder that the index was made with; another is refused (default: the one the "
-            "index carries, if it does)",
+            "index carries, else the pair this installation carries)",
         )
         parser.add_argument(
             "--on-error",
@@ -225,10 +225,11 @@ def _report(args: argparse.Namespace, commit: Commit, seconds: float, skipped: i
         "generation": commit.generation,
     }
     size = bytes_below(path)
-    if args.json:
-        write_out(json_line({"path": str(path), **numbers, "bytes": size, "seconds": round(seconds, 3)}))
-        return
-    rows = [(name, f"{value:,}") for name, value in numbers.items() if value or name in ("documents", "generation")]
-    new_console().print(
-        key_values([("index", str(path)), *rows, ("size", human_bytes(size)), ("time", human_seconds(seconds))])
-    )
+    with finished(f"the change of {path} is committed"):
+        if args.json:
+            write_out(json_line({"path": str(path), **numbers, "bytes": size, "seconds": round(seconds, 3)}))
+            return
+        rows = [(name, f"{value:,}") for name, value in numbers.items() if value or name in ("documents", "generation")]
+        new_console().print(
+            key_values([("index", str(path)), *rows, ("size", human_bytes(size)), ("time", human_seconds(seconds))])
+        )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 # Joiners are format characters too, but scripts and emoji need them, and they move no cursor.
 _HARMLESS = {"\u200c", "\u200d", "\u00ad"}
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_NARROWEST = 20  # columns of a table
+_LONGEST = 1000  # characters of a message
 _ASCII = re.compile(r"[\x20-\x7e]*")
 _TRAILING = re.compile(" +\n")
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -37,16 +42,64 @@ def json_line(value: Any) -> str:
 
 def write_out(line: str) -> None:
     """A line to standard output."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     sys.stdout.write(line + "\n")
 
 
+def write_err(text: str) -> None:
+    """Text to standard error. That nobody can read it is no reason to end the work that it is about."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # full or gone; closed; absent
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
 def complain(kind: str, message: str) -> None:
-    """``splade-edge: kind: message`` to standard error, on one line."""
-    sys.stderr.write(f"splade-edge: {kind}: {printable(message)}\n")
+    """``splade-edge: kind: message`` to standard error, on one line. Of a very long one, the beginning and the end,
+    which names the fix.
+    """
+    write_err(f"splade-edge: {kind}: {printable(shortened(message))}\n")
+
+
+def shortened(message: str) -> str:
+    """A message without its middle, if it is longer than anyone reads."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 400]} … {message[-300:]}"
+
+
+@contextlib.contextmanager
+def finished(what: str | None) -> Iterator[None]:
+    """Printing about work that is done: ``what`` says so, should standard output not take it, and the exit code stays
+    that of success. None: what is printed is itself the work.
+    """
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, KeyboardInterrupt) as error:
+        if what is None:
+            raise
+        drop_output()
+        if not isinstance(error, BrokenPipeError):  # whose reader has gone, as after | head
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else "interrupted"
+            complain("warning", f"{what}, but standard output does not take the summary: {reason}")
+
+
+def drop_output() -> None:
+    """What is in the buffer of standard output, and whatever comes, goes nowhere; else Python tries again at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        sys.stdout.flush()
 
 
 def prepare_streams() -> None:
-    """Never fail on a character the terminal cannot show; pipes and files get UTF-8 on every system."""
+    """Never fail on a character the terminal cannot show; pipes and files get UTF-8 on every system. Streams that the
+    caller has closed get descriptors that refuse to be used, so that no file of ours takes their numbers.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            _refuse(number, name)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # absent where a test or a GUI replaced the stream
         if reconfigure is not None:
@@ -54,6 +107,20 @@ def prepare_streams() -> None:
                 reconfigure(errors="backslashreplace")
             else:
                 reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def _refuse(number: int, name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.fstat(number)
+        return  # something else has the number by now
+    with contextlib.suppress(OSError):
+        # opened the other way round: to read from it, or to write to it, is an error, as it is on a closed one
+        opened = os.open(os.devnull, os.O_WRONLY if name == "stdin" else os.O_RDONLY)
+        if opened != number:
+            os.close(opened)
+            return
+        mode = "r" if name == "stdin" else "w"
+        setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
 
 
 def cell(text: str, style: str = "") -> Text:
@@ -95,9 +162,16 @@ def new_console(*, stderr: bool = False) -> Console:
             raise
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else 120
+    width = _columns() or (None if stream.isatty() and "COLUMNS" not in os.environ else 120)
     file = stream if stream.isatty() else cast(TextIO, _Trimmed(stream))
     return PlainConsole(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def _columns() -> int | None:
+    """The width that the environment states, if it is one."""
+    stated = os.environ.get("COLUMNS", "")
+    width = int(stated) if re.fullmatch("[0-9]{1,5}", stated) else 0
+    return max(width, _NARROWEST) if width else None
 
 
 def key_values(pairs: list[tuple[str, str]]) -> Table:

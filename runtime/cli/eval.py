@@ -1,48 +1,91 @@
-"""``splade-edge eval``: search all queries and compare with judgements."""
+"""``splade-edge eval``: search all queries, or take a run, and compare with judgements; compare two runs."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .answers import add_searcher_arguments, answers, open_searcher
 from .command import add_json_argument, positive_int
-from .console import complain, json_line, key_values, new_console, write_out
+from .console import (
+    cell,
+    complain,
+    finished,
+    json_line,
+    key_values,
+    new_console,
+    new_table,
+    plural,
+    printable,
+    write_out,
+)
 from .progress import Progress
 
+if TYPE_CHECKING:
+    from ..searcher import Searcher
+    from ..trec import Qrels, Query
+
+DEFAULT_MEASURES, DEFAULT_DEPTH = "nDCG@10 RR@10 R@100", 1000
+_DESCRIPTION = """\
+Search all queries that have judgements, and print measures (ir-measures names). With --from-run a TREC run of any
+engine is measured in place of an index. With --compare the measures of another run stand beside them, with p of a
+two-sided paired randomisation test: how often random signs of the queries' differences give a mean as far from 0."""
 _EXAMPLES = """\
 formats:
   queries  BEIR queries.jsonl(.gz) ("_id", "text") or TSV id<TAB>text
   qrels    BEIR TSV (query-id, corpus-id, score) or the four columns of TREC
+  runs     TREC: query Q0 document rank score tag (scores decide the order, ranks that of equal scores)
 
 examples:
   splade-edge eval index/ --queries queries.jsonl --qrels qrels/test.tsv
   splade-edge eval index/ --queries queries.tsv --qrels qrels.txt --measures "nDCG@10 R@1000" --save-run run.txt
-  splade-edge eval index/ --queries queries.jsonl --qrels qrels/test.tsv --where 'lang = "en"'"""
-DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
-DEFAULT_DEPTH = 1000
+  splade-edge eval index/ --queries queries.jsonl --qrels qrels/test.tsv --where 'lang = "en"'
+  splade-edge eval index/ --queries queries.jsonl --qrels qrels/test.tsv --exclude-self     (ArguAna, Quora, …)
+  splade-edge eval --from-run bm25.txt --qrels qrels/test.tsv
+  splade-edge eval index/ --queries queries.jsonl --qrels qrels/test.tsv --compare bm25.txt"""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is measured: the judgements of the queries that count, ``queries`` (None: those of the run), and counts of
+    those left out.
+    """
+
+    qrels: Qrels
+    queries: list[Query] | None
+    unjudged: int
+    unasked: int
 
 
 class EvalCommand:
-    """Thin: Searcher.search_many, then ir-measures."""
+    """Thin: Searcher.search_many or read_run, then the functions of evaluation.py."""
 
-    help = "measure an index against judged queries"
+    help = "measure an index or a run against judged queries; compare two runs"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """See :class:`Command`."""
-        parser.description = "Search all queries that have judgements, and print measures (ir-measures names)."
-        parser.epilog = _EXAMPLES
-        parser.add_argument("index", metavar="DIR", help="the index directory")
-        parser.add_argument("--queries", metavar="FILE", required=True, help="queries; - is standard input")
+        parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
+        parser.add_argument("index", metavar="DIR", nargs="?", help="the index directory (unless --from-run)")
+        parser.add_argument(
+            "--queries", metavar="FILE", help="queries; - is standard input (with --from-run: optional)"
+        )
         parser.add_argument("--qrels", metavar="FILE", required=True, help="judgements")
         parser.add_argument("--measures", default=DEFAULT_MEASURES, help="names of measures, separated by spaces")
+        parser.add_argument("--from-run", metavar="RUN", help="measure this TREC run; nothing is searched")
+        parser.add_argument("--compare", metavar="RUN", help="a TREC run to compare with, by a paired test")
         parser.add_argument(
             "-k",
             type=positive_int,
             metavar="K",
             help=f"results a query (default: the largest cutoff of the measures, {DEFAULT_DEPTH} where one has none)",
+        )
+        parser.add_argument(
+            "--exclude-self",
+            action="store_true",
+            help="leave out the document that has the query's own id, as BEIR does where queries are documents",
         )
         parser.add_argument("--save-run", metavar="OUT", help="also write the results as a TREC run")
         add_searcher_arguments(parser)
@@ -50,66 +93,180 @@ class EvalCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Print the measures; counts of queries left out go to standard error."""
-        from ..errors import InputError
-        from ..files import staged_file
-        from ..trec import read_qrels, read_queries, write_run
+        from ..evaluation import check_computable, evaluate, parse_measures
 
-        measures = _parse_measures(args.measures)
-        qrels = read_qrels(args.qrels)
-        queries = list(read_queries(args.queries))
-        judged = [query for query in queries if query.id in qrels]
-        unjudged, unasked = len(queries) - len(judged), len(qrels) - len(judged)
-        if not judged:
-            raise InputError(f"no query of {args.queries} has a judgement in {args.qrels}; do they belong together?")
-        if unjudged:
-            complain("warning", f"{unjudged} of {len(queries)} queries have no judgement and are left out")
-        if unasked:
-            complain("warning", f"{unasked} of {len(qrels)} judged queries are not in {args.queries} and are left out")
-        depth = args.k or max((m.params.get("cutoff", DEFAULT_DEPTH) for m in measures), default=DEFAULT_DEPTH)
-        searcher = open_searcher(args)
-        results: dict[str, list[str]] = {}
-        with contextlib.ExitStack() as stack:
-            out = stack.enter_context(staged_file(Path(args.save_run))) if args.save_run else None
-            progress = stack.enter_context(Progress("Searching", "query", lambda: len(results) / len(judged)))
-            for query, hits in answers(searcher, judged, depth, args.where):
-                results[query.id] = [hit.id for hit in hits]
-                if out is not None:
-                    write_run(out, query.id, ((hit.id, hit.score) for hit in hits), args.tag)
-                progress.update(len(results))
-        values = evaluate(measures, {query.id: qrels[query.id] for query in judged}, results)
-        if args.json:
-            summary: dict[str, Any] = {"queries": len(judged), "unjudged": unjudged, "unasked": unasked, "k": depth}
-            write_out(json_line({**summary, "measures": values}))
+        _check_arguments(args)
+        measures = parse_measures(args.measures)
+        depth = _depth(measures, args.k)
+        asked = _asked(args)
+        check_computable(measures, asked.qrels)
+        other = None if args.compare is None else _from_run(args.compare, asked, depth, exclude_self=args.exclude_self)
+        if args.from_run is None:
+            results = _searched(args, asked, depth)
         else:
-            rows = [("queries", f"{len(judged):,}"), *((name, f"{value:.4f}") for name, value in values.items())]
-            new_console().print(key_values(rows))
+            results = _from_run(args.from_run, asked, depth, exclude_self=args.exclude_self)
+        values = evaluate(measures, asked.qrels, results)
+        compared = None if other is None else _compared(args.compare, measures, asked.qrels, results, other, values)
+        with finished(f"the run is written to {args.save_run}" if args.save_run else None):
+            _print(args, asked, depth, values, compared)
         return 0
 
 
-def evaluate(measures: list[Any], qrels: dict[str, dict[str, int]], results: dict[str, list[str]]) -> dict[str, float]:
-    """Means over the queries of ``qrels`` of ranked document ids; a query without results counts as 0."""
-    import ir_measures
+def _check_arguments(args: argparse.Namespace) -> None:
+    from ..errors import InputError
 
-    # The tools behind ir-measures order equal scores by document id; ranks as scores keep the order that was returned.
-    run = {query: {doc: float(-rank) for rank, doc in enumerate(docs)} for query, docs in results.items()}
-    values = ir_measures.calc_aggregate(measures, qrels, run)
-    return {str(measure): float(values[measure]) for measure in measures}
+    if (args.index is None) == (args.from_run is None):
+        raise InputError("give either the directory of an index or --from-run RUN")
+    if args.index is not None and args.queries is None:
+        raise InputError("name the queries: --queries FILE")
+    if args.from_run is not None:
+        for option in ("save_run", "where", "query_encoder", "approximate", "idf"):
+            if getattr(args, option) is not None:
+                raise InputError(f"--{option.replace('_', '-')} is for searching, and --from-run searches nothing")
 
 
-def _parse_measures(names: str) -> list[Any]:
-    """Measures of ir-measures. Raises MissingExtraError, InputError."""
-    from ..errors import InputError, MissingExtraError
+def _depth(measures: list[Any], k: int | None) -> int:
+    """Results a query. Raises InputError where ``k`` is less than a measure looks at."""
+    from ..errors import InputError
+    from ..evaluation import depth_of
 
-    try:
-        import ir_measures
-    except ModuleNotFoundError:
-        raise MissingExtraError("splade-edge eval", "eval") from None
-    measures = []
-    for name in names.split():
-        try:
-            measures.append(ir_measures.parse_measure(name))
-        except (NameError, ValueError, SyntaxError, TypeError, AttributeError) as error:
-            raise InputError(f"unknown measure {name!r} ({error}); try {DEFAULT_MEASURES!r}") from None
-    if not measures:
-        raise InputError(f"no measure is named; try {DEFAULT_MEASURES!r}")
-    return measures
+    for measure in measures:
+        if k is not None and (depth_of(measure) or 0) > k:
+            raise InputError(f"-k {k} is less than {measure} looks at; leave -k out, or name a measure of that depth")
+    return k or max(depth_of(measure) or DEFAULT_DEPTH for measure in measures)
+
+
+def _asked(args: argparse.Namespace) -> _Asked:
+    from ..errors import InputError
+    from ..trec import read_qrels, read_queries
+
+    qrels = read_qrels(args.qrels)
+    if args.queries is None:
+        return _Asked(qrels, None, 0, 0)
+    queries = list(read_queries(args.queries))
+    judged = [query for query in queries if query.id in qrels]
+    unjudged, unasked = len(queries) - len(judged), len(qrels) - len(judged)
+    if not judged:
+        documents = {document for judgements in qrels.values() for document in judgements}
+        if any(query.id in documents for query in queries):
+            raise InputError(
+                f"{args.qrels} has the query ids of {args.queries} in its column of documents; the order is query, "
+                "document, grade"
+            )
+        raise InputError(f"no query of {args.queries} has a judgement in {args.qrels}; do they belong together?")
+    if unjudged:
+        complain("warning", f"{unjudged} of {len(queries)} queries have no judgement and are left out")
+    if unasked:
+        complain("warning", f"{unasked} of {len(qrels)} judged queries are not in {args.queries} and are left out")
+    return _Asked({query.id: qrels[query.id] for query in judged}, judged, unjudged, unasked)
+
+
+def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, list[str]]:
+    """The ids that a search finds, by query."""
+    from ..files import staged_file
+    from ..trec import write_run
+
+    searcher = open_searcher(args)
+    queries = asked.queries or []
+    results: dict[str, list[str]] = {}
+    own = 0
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(staged_file(Path(args.save_run))) if args.save_run else None
+        progress = stack.enter_context(Progress("Searching", "query", lambda: len(results) / len(queries)))
+        for query, hits in answers(searcher, queries, depth + args.exclude_self, args.where):
+            if args.exclude_self:
+                hits = [hit for hit in hits if hit.id != query.id][:depth]
+            else:
+                own += any(hit.id == query.id and query.text.strip() in (hit.text, hit.title) for hit in hits)
+            results[query.id] = [hit.id for hit in hits]
+            if out is not None:
+                write_run(out, query.id, ((hit.id, hit.score) for hit in hits), args.tag)
+            progress.update(len(results))
+    if own:
+        complain(
+            "warning",
+            f"{plural(own, 'query')} found {'itself' if own == 1 else 'themselves'}, a document with its id and text; "
+            "BEIR leaves these out: --exclude-self",
+        )
+    _refuse_others(searcher, asked, results, args)
+    return results
+
+
+def _refuse_others(searcher: Searcher, asked: _Asked, results: dict[str, list[str]], args: argparse.Namespace) -> None:
+    """Raise InputError for judgements of documents that the index has not."""
+    from ..errors import InputError
+
+    if any(document in asked.qrels[query] for query, found in results.items() for document in found):
+        return
+    judged = {document for judgements in asked.qrels.values() for document in judgements}
+    if not searcher.index.known(judged):
+        raise InputError(
+            f"none of the {plural(len(judged), 'document')} judged in {args.qrels} is in {args.index}; "
+            "do they belong together?"
+        )
+    complain("warning", f"no document that was found is judged in {args.qrels}")
+
+
+def _from_run(source: str, asked: _Asked, depth: int, *, exclude_self: bool) -> dict[str, list[str]]:
+    """The ids that a run has found, by query."""
+    from ..errors import InputError
+    from ..trec import read_run
+
+    run = read_run(source)
+    results = {}
+    for query in asked.qrels:
+        documents = [document for document, _ in run.get(query, ()) if not (exclude_self and document == query)]
+        results[query] = documents[:depth]
+    absent = sum(query not in run for query in asked.qrels)
+    if absent == len(asked.qrels):
+        raise InputError(f"{source} has none of the judged queries; do they belong together?")
+    if absent:
+        complain(
+            "warning", f"{absent} of {plural(len(asked.qrels), 'judged query')} are not in {source} and count as 0"
+        )
+    if not any(document in asked.qrels[query] for query, found in results.items() for document in found):
+        complain("warning", f"no document of {source} is judged")
+    return results
+
+
+def _compared(
+    source: str,
+    measures: list[Any],
+    qrels: Qrels,
+    results: dict[str, list[str]],
+    other: dict[str, list[str]],
+    values: dict[str, float],
+) -> dict[str, Any]:
+    """Another run's measures, the differences, and p of the paired randomisation test."""
+    from ..evaluation import by_query, evaluate, randomisation_test
+
+    theirs = evaluate(measures, qrels, other)
+    p = {str(m): randomisation_test(by_query(m, qrels, results) - by_query(m, qrels, other)) for m in measures}
+    differences = {name: value - theirs[name] for name, value in values.items()}
+    return {"run": source, "test": "paired randomisation", "measures": theirs, "differences": differences, "p": p}
+
+
+def _print(
+    args: argparse.Namespace, asked: _Asked, depth: int, values: dict[str, float], compared: dict[str, Any] | None
+) -> None:
+    queries = len(asked.qrels)
+    if args.json:
+        summary: dict[str, Any] = {"queries": queries, "unjudged": asked.unjudged, "unasked": asked.unasked, "k": depth}
+        more = {} if compared is None else {"compared": compared}
+        write_out(json_line({**summary, "measures": values, **more}))
+        return
+    rows = [("queries", f"{queries:,}")]
+    if compared is None:
+        new_console().print(key_values([*rows, *((name, f"{value:.4f}") for name, value in values.items())]))
+        return
+    new_console().print(key_values(rows))
+    table = new_table(
+        "measure",
+        *(f">{printable(str(name))}" for name in (args.index or args.from_run, compared["run"])),
+        ">difference",
+        ">p",
+    )
+    for name, value in values.items():
+        theirs, difference, p = (compared[key][name] for key in ("measures", "differences", "p"))
+        table.add_row(cell(name, "bold"), f"{value:.4f}", f"{theirs:.4f}", f"{difference:+.4f}", f"{p:.4f}")
+    new_console().print(table)

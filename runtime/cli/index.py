@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import add_engine_arguments, add_json_argument, byte_size, non_negative_int, positive_int
-from .console import complain, human_bytes, human_seconds, json_line, key_values, new_console, plural, write_out
+from .console import (
+    complain,
+    finished,
+    human_bytes,
+    human_seconds,
+    json_line,
+    key_values,
+    new_console,
+    plural,
+    write_out,
+)
 from .info import FIELDS_SHOWN, KINDS, bytes_below, describe
 from .progress import Progress
 
@@ -190,10 +200,11 @@ class IndexCommand:
         about = describe(output)
         for name in args.fields:
             _warn_of_an_empty_field(name, about["fields"])
-        if args.json:
-            write_out(json_line({**about, "seconds": round(seconds, 3)}))
-        else:
-            new_console().print(key_values(_summary(manifest, output, seconds)))
+        with finished(f"the index {output} is made"):
+            if args.json:
+                write_out(json_line({**about, "seconds": round(seconds, 3)}))
+            else:
+                new_console().print(key_values(_summary(manifest, output, seconds)))
         return 0
 
 
@@ -214,10 +225,12 @@ def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
 @contextmanager
 def _kept(partial: Path | None) -> Iterator[None]:
     """Say where the vectors are, should the command end early."""
+    from ..shards import KEPT_FILES
+
     try:
         yield
     except BaseException:
-        if partial is not None and any(partial.glob("*.shard")):
+        if partial is not None and any(partial.glob(KEPT_FILES)):
             complain("note", f"what was encoded is kept in {partial}; the same command goes on from there")
         raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -12,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
-from . import bench, change, check, index, info, search
+from . import bench, change, check, index, info, interrupts, search
 from . import eval as eval_command
 from .command import Command
-from .console import complain, prepare_streams, printable, write_out
+from .console import complain, drop_output, prepare_streams, printable, shortened, write_err, write_out
+from .early import INTERRUPTED
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -40,7 +42,6 @@ KNOWN_PLUG_INS = {
     "train": ("train a query and a document encoder on your own retrieval sets", "train"),
 }
 ALIASES = {"check": ["verify"]}  # other names of commands
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
@@ -49,7 +50,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and where help is; exit with 2."""
-        self.exit(2, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(shortened(message))} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            write_out(message.removesuffix("\n"))  # argparse would drop what cannot be written
+        else:
+            write_err(message)
 
 
 class _ShowVersion(argparse.Action):
@@ -76,6 +83,7 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console script."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = main(arguments)
+    interrupts.ignore()  # all is done and said
     if arguments and arguments[0] in BUILT_IN and not _watched():
         _leave_at_once(code)
     sys.exit(code)
@@ -116,8 +124,13 @@ def guarded(action: Callable[[], int]) -> int:
     warnings.simplefilter("always", SpladeEdgeWarning)
     warnings.showwarning = _show_warning
     try:
-        code = action()
-        sys.stdout.flush()
+        with interrupts.raised():
+            try:
+                code = action()
+            except SystemExit:  # of argparse
+                _flush()
+                raise
+            _flush()
     except SpladeEdgeError as error:
         complain("error", str(error))
         return error.exit_code
@@ -125,16 +138,24 @@ def guarded(action: Callable[[], int]) -> int:
         complain("error", "interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone (| head). Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()  # the reader has gone (| head)
         return BROKEN_PIPE
     except OSError as error:
-        complain("error", f"{error.filename or 'standard output'}: {error.strerror or error}")
-        return 1
+        if error.filename is None:
+            drop_output()
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "standard output"
+        too_long = error.errno == errno.ENAMETOOLONG
+        complain("error", f"{name}: {error.strerror or error}" + "; use a shorter name" * too_long)
+        return 2 if too_long else 1
     except MemoryError:
         complain("error", "out of memory; close other programs, or give a smaller --memory")
         return 1
     return code
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _run(arguments: list[str]) -> int:
@@ -221,7 +242,7 @@ def _show_warning(
     if issubclass(category, SpladeEdgeWarning):
         complain("warning", str(message))
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+        write_err(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 if __name__ == "__main__":

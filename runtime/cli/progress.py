@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .console import human_seconds, new_console, plural
+from .console import human_seconds, new_console, plural, write_err
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -29,7 +30,7 @@ class Progress:
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             from rich import progress as rich_progress
 
             self._bar = rich_progress.Progress(
@@ -45,25 +46,35 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with self._visible():
+                self._bar.stop()
 
     def update(self, done: int) -> None:
         """``done`` items so far."""
         if self._bar is not None:
             fraction = self._fraction()
-            self._bar.update(
-                self._task, total=None if fraction is None else 1.0, completed=fraction, state=self._state(done)
-            )
+            with self._visible():
+                self._bar.update(
+                    self._task, total=None if fraction is None else 1.0, completed=fraction, state=self._state(done)
+                )
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            sys.stderr.write(f"{self._what}: {self._state(done)}\n")
-            sys.stderr.flush()
+            write_err(f"{self._what}: {self._state(done)}\n")
 
     def phase(self, what: str) -> None:
         """Name the next step; its items are counted by the same :meth:`update`."""
         self._what = what
         if self._bar is not None:
-            self._bar.update(self._task, description=what)
+            with self._visible():
+                self._bar.update(self._task, description=what)
+
+    @contextlib.contextmanager
+    def _visible(self) -> Iterator[None]:
+        """Drawing of the bar; where its terminal has gone, the work goes on without it."""
+        try:
+            yield
+        except OSError:
+            self._bar = None
 
     def _state(self, done: int) -> str:
         elapsed = time.monotonic() - self._started

@@ -44,6 +44,7 @@ from an index; for others the documents are read (--explain shows it).
 
 A query that begins with a dash goes behind --, as in: splade-edge search index/ -- "-1 as an exponent\""""
 _SNIPPET = 300
+_COLLAPSED = 1 << 20  # characters of a query whose white space is collapsed: the words of a longer one take much memory
 _TERMS_SHOWN = 8
 
 
@@ -120,7 +121,9 @@ def _query_from_stdin() -> str:
             parts.append(decode_line(line.data))
         except ValueError as error:
             raise InputError(f"{line.location}: {error}") from None
-    query = " ".join(" ".join(parts).split())
+    query = " ".join(parts).strip()
+    if len(query) <= _COLLAPSED:
+        query = " ".join(query.split())
     if not query:
         raise InputError("standard input holds no query")
     return query

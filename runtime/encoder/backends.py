@@ -88,34 +88,22 @@ class OnnxGraph:
     def __init__(self, path: Path, threads: int, outputs: tuple[str, ...], size: int | None = None) -> None:
         with no_telemetry():
             import onnxruntime as ort
-            from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         self.path = path
         self._outputs = list(outputs)
-        self._errors: tuple[type[Exception], ...] = (
-            state.EPFail,
-            state.Fail,
-            state.InvalidArgument,
-            state.InvalidGraph,
-            state.InvalidProtobuf,
-            state.NoModel,
-            state.NoSuchFile,
-            state.NotImplemented,
-            state.RuntimeException,
-        )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3  # errors only; they are raised as well
+        options.log_severity_level = 4  # errors are raised as well, and told in one line
         # Worker threads may spin while a text is encoded (half the latency with two threads), but not between two
         # texts: a device has other things to do.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         ort.disable_telemetry_events()
         try:
-            model = path if size is None else _first_bytes(path, size)
+            model = path if size is None and _is_utf8(path) else _first_bytes(path, size)
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except self._errors as error:
+        except Exception as error:  # it has some ten classes of errors, and lets those of others through
             raise _does_not_load(path, f"ONNX Runtime {ort.__version__}", error) from error
         names = [[i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]]
         check_names(path, *names, expected=outputs)
@@ -125,11 +113,20 @@ class OnnxGraph:
         feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
         try:
             return [np.asarray(output) for output in self._session.run(self._outputs, feed)]
-        except self._errors as error:
+        except Exception as error:  # it has some ten classes of errors, and lets those of others through
             raise _fails(self.path, error) from error
 
 
-def _first_bytes(path: Path, size: int) -> bytes:
+def _is_utf8(path: Path) -> bool:
+    """Whether an engine can be given the path, which it takes in UTF-8 alone."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _first_bytes(path: Path, size: int | None) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(size)
@@ -147,6 +144,8 @@ class OpenVinoSession(Session):
                 import openvino as ov
         except ImportError:
             raise MissingExtraError("the OpenVINO backend", "openvino") from None
+        if not _is_utf8(path):
+            raise ArtifactError(f"{path} is not UTF-8, which OpenVINO needs; rename it, or use another backend")
         hints: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -155,7 +154,7 @@ class OpenVinoSession(Session):
         try:
             # The compiled model's own reference keeps the core alive; no CACHE_DIR, so nothing is written.
             compiled = ov.Core().compile_model(path, "CPU", hints)
-        except RuntimeError as error:
+        except Exception as error:
             raise _does_not_load(path, f"OpenVINO {ov.__version__}", error) from error
         names = [[next(iter(port.get_names()), "") for port in ports] for ports in (compiled.inputs, compiled.outputs)]
         check_names(path, *names, expected=(OUTPUT_NAME,))
@@ -168,7 +167,7 @@ class OpenVinoSession(Session):
             try:
                 # The next call overwrites the output tensor, so it is copied out.
                 weights = self._request.infer(feed, share_inputs=True, share_outputs=True)[OUTPUT_NAME].copy()
-            except RuntimeError as error:
+            except Exception as error:
                 raise _fails(self.path, error) from error
         return np.asarray(weights)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -27,6 +27,9 @@ from .tokenizer import TextTokenizer, TokenIds
 WINDOW = 256
 # Bound on batch x length x vocabulary, the size of the largest tensor (float32) inside the graph.
 LOGITS_BUDGET_BYTES = 64 << 20
+
+Batch = list[list[int]]  # token ids of texts that are encoded together
+Run = Callable[[Batch], list[SparseVector]]
 
 _NO_TERMS = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
 
@@ -156,6 +159,14 @@ class Encoder:
     def max_length(self) -> int:
         """Tokens that are read of a text of the side that None stands for, its prompt and special tokens included."""
         return self.tokenizer_of().max_length
+
+    def through(self, run: Callable[[Run, Batch], list[SparseVector]]) -> Encoder:
+        """This encoder, whose batches (the token ids of each text) go through ``run``, which is given what computes
+        their vectors too. What a batch gets depends on its ids alone.
+        """
+        encoder = copy.copy(self)
+        encoder._run = partial(run, self._run)  # type: ignore[method-assign]
+        return encoder
 
     @cached_property
     def vocabulary(self) -> list[str]:

@@ -6,12 +6,15 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from ..artifact import UNLIMITED, Artifact, Side, TruncationSide
 from ..errors import ArtifactError, InputError, export_again
+from .cutting import Cut, Cutter
+from .foreign import tokenizers_errors
+from .tokenizer_check import check_tokenizer
 
 
 class TokenIds(NamedTuple):
@@ -73,8 +76,11 @@ class TextTokenizer:
         self._adds_special_tokens = adds_special_tokens
         self._split_special_tokens = split_special_tokens
         self._tokenizer = self._load()
-        self.special_tokens = self._tokenizer.num_special_tokens_to_add(False) if adds_special_tokens else 0
-        self.prompt_tokens = len(self._tokenizer.encode(self.prompt, add_special_tokens=False).ids) if prompt else 0
+        with tokenizers_errors(path):
+            self.special_tokens = self._tokenizer.num_special_tokens_to_add(False) if adds_special_tokens else 0
+            self.prompt_tokens = len(self._tokenizer.encode(self.prompt, add_special_tokens=False).ids) if prompt else 0
+            self._unknown = {*self._tokenizer.encode("").ids, *_unknown_ids(self._tokenizer)}
+            self._cutter = Cutter(self._tokenizer, path, add_special_tokens=adds_special_tokens)
         self.room = max_length - self.special_tokens - self.prompt_tokens
         # The library neither raises nor cuts where the limit is below the number of special tokens.
         if max_length <= self.special_tokens:
@@ -90,7 +96,6 @@ class TextTokenizer:
             )
         if max_length < UNLIMITED:
             self._tokenizer.enable_truncation(max_length, direction=truncation_side)
-        self._unknown = {*self._tokenizer.encode("").ids, *_unknown_ids(self._tokenizer)}
 
     @classmethod
     def of(cls, artifact: Artifact, side: Side) -> TextTokenizer:
@@ -108,30 +113,29 @@ class TextTokenizer:
     def encode(self, text: str) -> TokenIds:
         """Token ids of ``text`` behind its prompt. Raises InputError if it is not a str."""
         # One text a call: the library's batch call starts threads of its own, which our `threads` cannot bound.
-        encoding = self._encode(text)
-        ids = encoding.ids
-        own = ids
-        if self.prompt:
+        cut = self._encode(text)
+        ids = own = cut.encoding.ids
+        if self.prompt and not cut.starts_late:
             start = len(self.prompt)
-            own = [term for term, (_, end) in zip(ids, encoding.offsets, strict=True) if end > start]
-        return TokenIds(ids, bool(encoding.overflowing), not self._unknown.issuperset(own))
+            own = [term for term, (_, end) in zip(ids, cut.encoding.offsets, strict=True) if end > start]
+        return TokenIds(ids, cut.truncated, not self._unknown.issuperset(own))
 
     def read(self, text: str) -> ReadText:
         """What :meth:`encode` reads of ``text``, as text. Raises InputError if it is not a str."""
-        encoding = self._encode(text)
-        whole = self.prompt + clean_text(text)
-        if not encoding.overflowing:
-            return ReadText(whole, truncated=False)
-        spans = [(start, end) for start, end in encoding.offsets if end > start]  # special tokens have none
+        cut = self._encode(text)
+        if not cut.truncated:
+            return ReadText(cut.text, truncated=False)
+        spans = [(start, end) for start, end in cut.encoding.offsets if end > start]  # special tokens have none
         if not spans:
             return ReadText("", truncated=True)
-        first = 0 if self.truncation_side == "right" else min(start for start, _ in spans)
-        last = max(end for _, end in spans) if self.truncation_side == "right" else len(whole)
-        return ReadText(whole[first:last], truncated=True)
+        if self.truncation_side == "right":
+            return ReadText(cut.text[: max(end for _, end in spans)], truncated=True)
+        return ReadText(cut.text[min(start for start, _ in spans) :], truncated=True)
 
     def spans(self, text: str) -> TokenSpans:
         """Offsets of every token of ``text``, without prompt, not truncated. They refer to ``clean_text(text)``."""
-        encoding = self._whole.encode(clean_text(text), add_special_tokens=False)
+        with tokenizers_errors(self.path):
+            encoding = self._whole.encode(clean_text(text), add_special_tokens=False)
         return TokenSpans(encoding.offsets, encoding.word_ids)
 
     def vocabulary(self, vocab_size: int) -> list[str]:
@@ -147,8 +151,10 @@ class TextTokenizer:
         # Truncation is a state of the object, so whole texts need a second one.
         return self._load()
 
-    def _encode(self, text: str) -> Any:
-        return self._tokenizer.encode(self.prompt + clean_text(text), add_special_tokens=self._adds_special_tokens)
+    def _encode(self, text: str) -> Cut:
+        # Of a long text only the part is looked at, and made harmless, that decides the tokens.
+        whole = self.prompt + text if self.prompt and isinstance(text, str) else text
+        return self._cutter.encode(self._tokenizer, whole, clean_text)
 
     def _load(self) -> Tokenizer:
         tokenizer = _load(self.path)
@@ -163,6 +169,8 @@ def clean_text(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InputError(f"a text to encode is of type {type(text).__name__}; give a str")
+    if text.isascii():  # for a long text that takes no memory
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -197,13 +205,9 @@ def _load(path: Path) -> Tokenizer:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"cannot read {path} ({error}); {export_again()}") from None
-    try:
+    check_tokenizer(path, text)
+    with tokenizers_errors(path):
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-        reason = str(error).partition("\n")[0]
-        raise ArtifactError(
-            f"{path} is not a tokenizer this release of tokenizers reads ({reason}); upgrade it, or {export_again()}"
-        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -9,6 +9,7 @@ and normalizations are float32. The last activations are bytes with one scale a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def offsets(part: TransformerPart, vocab_size: int) -> tuple[dict[str, int], int
     for name, (dtype, shape) in sections(part, vocab_size).items():
         at = -(-at // _ALIGNED) * _ALIGNED
         found[name] = at
-        at += int(np.prod(shape)) * np.dtype(dtype).itemsize
+        at += math.prod(shape) * np.dtype(dtype).itemsize
     return found, at
 
 
@@ -99,6 +100,8 @@ def problem_with(part: TransformerPart) -> str:
     """What keeps a transformer of these sizes from running here, "" if nothing."""
     if min(part.layers, part.hidden, part.heads, part.inner, part.positions) < 1:
         return "a size below 1"
+    if part.layers > 1000 or max(part.hidden, part.heads, part.inner, part.positions) > 1 << 20:
+        return "a size beyond any encoder"
     if part.hidden % BLOCK or part.inner % BLOCK or part.hidden % (part.heads * LANES):
         return f"{part.hidden} values in {part.heads} heads, {part.inner} between; multiples of 32, and of 16 a head"
     if not 0 < part.epsilon < 1:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from ..corpus import Document
 from ..errors import InputError
 from ..where.predicate import Key
-from ..where.values import all_keys
+from ..where.values import all_keys, is_deep
 from .sqlite import SqliteReader, SqliteWriter
 
 _SCHEMA = """
@@ -44,6 +44,9 @@ _INSERT = f"INTO documents ({_ROW}) VALUES (?, ?, ?, ?, ?, ?)"
 _BATCH = 500  # rows a SELECT … IN, below SQLite's limit on parameters
 _DECODER = msgspec.json.Decoder(dict[str, Any])
 _LENGTH = struct.Struct("<Q").pack
+MAX_DEPTH = 64  # of metadata that is stored
+_MAX_DEPTH_READ = 500  # of metadata that earlier releases stored
+LEAST_ROW = 8  # bytes that a document takes at least
 _SCAN = 1000  # rows read at a time, so that other threads have their turn
 
 
@@ -72,15 +75,17 @@ class Added(NamedTuple):
 
 def row_crc(ordinal: int, fields: Sequence[str]) -> int:
     """The checksum of a row: CRC-32, begun with the ordinal, over id, title, text and metadata as FORMAT.md says."""
-    parts = []
+    crc = ordinal
     for field in fields:
         data = field.encode()
-        parts += [_LENGTH(len(data)), data]
-    return zlib.crc32(b"".join(parts), ordinal)
+        crc = zlib.crc32(data, zlib.crc32(_LENGTH(len(data)), crc))
+    return crc
 
 
 def _is_unicode(text: str) -> bool:
     """Whether UTF-8 has it; lone surrogates come from command lines and file names in other encodings."""
+    if text.isascii():  # for a long text that takes no memory
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -92,6 +97,8 @@ def _metadata(document: Document) -> tuple[str, dict[tuple[str, ...], list[Key]]
     """Metadata as JSON text, and its values. Raises InputError for what is not JSON."""
     if not isinstance(document.metadata, dict):
         raise InputError(f"the metadata of document {document.id!r} is not a dictionary with names as keys; mend it")
+    if is_deep(document.metadata, MAX_DEPTH):
+        raise InputError(f"the metadata of document {document.id!r} is nested more than {MAX_DEPTH} deep; flatten it")
     try:
         keys = all_keys(document.metadata)
         try:
@@ -195,8 +202,10 @@ class DocumentReader:
     """Reads a segment's documents; safe from several threads. ``sha256`` is the file's, as the manifest has it."""
 
     def __init__(self, path: Path, count: int, sha256: str | None = None) -> None:
-        self._file = SqliteReader(path)
+        self._file = SqliteReader(path, None if sha256 is None else _SCHEMA.format(unique=""))
         self.count = count
+        if sha256 is not None:
+            self._check_count()
         self._sha256 = sha256
         self._lock = threading.Lock()
         try:
@@ -209,6 +218,13 @@ class DocumentReader:
         """Close the file; nothing can be read afterwards."""
         self._file.close()
         self._bytes.close()
+
+    def _check_count(self) -> None:
+        """That the file has the first and the last document, and room for those between: memory is taken for them."""
+        ends = self._file.query("SELECT (SELECT MIN(ordinal) FROM documents), (SELECT MAX(ordinal) FROM documents)")
+        if ends != [(0, self.count - 1) if self.count else (None, None)] or self.count * LEAST_ROW > self._file.size:
+            self._file.close()
+            raise self._file.damaged(f"it does not hold {self.count} documents")
 
     def get(self, ordinals: Sequence[int]) -> list[Document]:
         """The documents of these ordinals, in this order.
@@ -305,6 +321,9 @@ class DocumentReader:
         ):  # the first indexes began all checksums with 0
             raise self._file.damaged(f"document {ordinal} does not match its checksum")
         try:
-            return Document(document_id, title, text, _DECODER.decode(metadata))
-        except msgspec.MsgspecError as error:
+            decoded = _DECODER.decode(metadata)
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise self._file.damaged(f"metadata of document {ordinal}: {error}") from None
+        if metadata.count("{") + metadata.count("[") > _MAX_DEPTH_READ and is_deep(decoded, _MAX_DEPTH_READ):
+            raise self._file.damaged(f"metadata of document {ordinal} is nested too deeply")
+        return Document(document_id, title, text, decoded)

@@ -27,6 +27,7 @@ from ..where.predicate import ABSENT, Among, Comparison, Field, Key, Like, Range
 from ..where.spelling import spell_field
 from ..where.values import STORED, keys_of
 from .documents import Added
+from .layout import MAX_FIELDS
 from .sqlite import SqliteReader, SqliteWriter
 
 SCHEMA = """
@@ -47,6 +48,7 @@ CREATE TABLE field_values (
 CREATE TABLE summary (documents INTEGER NOT NULL, all_names INTEGER NOT NULL);
 """
 MAX_NAMES = 10_000  # metadata keyed by user or by date would have a name for each
+_MOST_NAMES = 2 * MAX_NAMES + 1  # no file has so many: names, and fields with an index
 _MAX_BYTES = 32 << 20  # of values held before they are written
 _BYTES_A_VALUE = 256  # of a dictionary's entry and its array
 _ROWS = 4096  # of a range, fetched at a time
@@ -80,6 +82,8 @@ class FieldWriter:
 
     def __init__(self, path: Path, indexed: Sequence[Field]) -> None:
         self._indexed = list(dict.fromkeys(indexed))
+        if len(self._indexed) > MAX_FIELDS:
+            raise InputError(f"{len(self._indexed):,} fields are to get an index; name at most {MAX_FIELDS:,}")
         self._stored = [field.keys in _STORED_PATHS for field in self._indexed]
         # How many documents have a value of a type in a field.
         self._counts: Counter[tuple[tuple[str, ...], type]] = Counter()
@@ -159,7 +163,7 @@ class FieldReader:
         self._documents = documents
         self._sha256: str | None = sha256
         self._lock = threading.Lock()
-        self._file = SqliteReader(path)
+        self._file = SqliteReader(path, SCHEMA)
         try:
             self._bytes = path.open("rb")  # to be hashed at first use, whatever lies at the path by then
         except OSError as error:
@@ -196,7 +200,12 @@ class FieldReader:
             if len(summary) != 1 or summary[0][0] != self._documents:
                 raise self._file.damaged(f"it is not of {self._documents} documents")
             try:
-                for name, *counts in self._file.query("SELECT name, numbers, strings, booleans, field FROM names"):
+                names = self._file.query(
+                    f"SELECT name, numbers, strings, booleans, field FROM names LIMIT {_MOST_NAMES}"
+                )
+                if len(names) == _MOST_NAMES:
+                    raise self._file.damaged("it has more names than any index")
+                for name, *counts in names:
                     types = [type(value) for value in (name, *counts)]
                     if types[:4] != [str, int, int, int] or types[4] not in (int, type(None)):
                         raise self._file.damaged("its table of names holds other types")

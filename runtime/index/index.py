@@ -266,6 +266,11 @@ class Index:
                 return live.number(ordinal)
         return None
 
+    def known(self, document_ids: Iterable[str]) -> set[str]:
+        """Those of the ids that a document has."""
+        asked = list(document_ids)
+        return {found for live in self.segments for found in live.find(asked)}
+
     def span(self, unit: int) -> tuple[int, int] | None:
         """(start, end) of a passage in characters of its document's text; None where units are documents."""
         return self._with_unit(unit).span(unit)

@@ -32,6 +32,7 @@ INDEX_FORMAT = "splade-edge-index"
 VERSION = 3
 
 MAX_UNITS = 1 << 32
+MAX_FIELDS = 10_000  # that get an index
 MAX_IMPACT = 255
 # term_impacts[t, j] is the KTH_LEVELS[j]-th largest impact of term t (0 where it has fewer postings).
 KTH_LEVELS = (1, 10, 100, 1000)
@@ -84,6 +85,9 @@ DOCUMENTS_FILE = "documents.sqlite"
 FIELDS_FILE = "fields.sqlite"  # absent in indexes made before it was thought of
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+
+
 class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One immutable segment: its directory below the index, and what it holds.
 
@@ -95,10 +99,10 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     documents: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
     units: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
-    postings: Annotated[int, msgspec.Meta(ge=0)]
-    blocks: Annotated[int, msgspec.Meta(ge=0)]
-    rows: Annotated[int, msgspec.Meta(ge=0)]
-    occupied: Annotated[int, msgspec.Meta(ge=0)]
+    postings: Count
+    blocks: Count
+    rows: Count
+    occupied: Count
     passages: bool
     reordered: bool
     tombstones: str | None = None
@@ -115,7 +119,7 @@ class SegmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``passages``, whether frequent terms get block-max data, whether similar units are put next to each other.
     """
 
-    fields: list[str]
+    fields: Annotated[list[str], msgspec.Meta(max_length=MAX_FIELDS)]
     passages: bool
     block_max: bool
     reorder: bool
@@ -124,8 +128,8 @@ class SegmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PassageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How documents were split: tokens a passage (without special tokens), tokens shared by neighbours."""
 
-    tokens: int
-    overlap: int
+    tokens: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+    overlap: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
 class TextSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,11 +161,11 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     impact rounds to 0; ``clipped``: weights above 255 steps; ``bad_lines``: lines skipped under ``--on-error skip``.
     """
 
-    truncated: int = 0
-    empty: int = 0
-    below_half_a_step: int = 0
-    clipped: int = 0
-    bad_lines: int = 0
+    truncated: Count = 0
+    empty: Count = 0
+    below_half_a_step: Count = 0
+    clipped: Count = 0
+    bad_lines: Count = 0
 
 
 class IndexManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,11 +176,11 @@ class IndexManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     below the index; None in an index of bare vectors.
     """
 
-    generation: int
+    generation: Count
     features: list[str]
     vocab_size: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
     vocabulary_sha256: str | None
-    scale: Annotated[float, msgspec.Meta(gt=0)]
+    scale: Annotated[float, msgspec.Meta(gt=0, lt=1e37)]  # times 255 it is a float32
     window_bits: int
     segments: list[SegmentEntry]
     statistics: Statistics

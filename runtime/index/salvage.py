@@ -23,7 +23,7 @@ from ..files import safe_join
 from ..where.parser import parse_field
 from ..where.predicate import Field
 from ..where.values import all_keys
-from .documents import Added, DocumentReader, DocumentWriter
+from .documents import LEAST_ROW, Added, DocumentReader, DocumentWriter
 from .fields import FieldWriter
 from .layout import (
     DOCUMENTS_FILE,
@@ -37,7 +37,6 @@ from .salvage_postings import Bools, PostingSalvage, UnusableSegmentError
 from .sqlite import SqliteReader
 
 _DOCUMENTS = 1000  # read and written at a time
-_LEAST_ROW = 8  # bytes
 _NAMED = 5  # of what was lost, so many are named
 
 
@@ -226,7 +225,7 @@ def _documents_in(file: Path) -> int:
     finally:
         reader.close()
     # A damaged ordinal may be any number; a row takes more bytes than this.
-    return min(last + 1, file.stat().st_size // _LEAST_ROW) if isinstance(last, int) else 0
+    return min(last + 1, file.stat().st_size // LEAST_ROW) if isinstance(last, int) else 0
 
 
 def _readable(reader: DocumentReader, start: int, stop: int) -> Iterator[tuple[int, Document]]:

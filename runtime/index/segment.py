@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -125,7 +126,7 @@ class Segment:
         relative = f"{self.entry.path}/{name}"
         path = safe_join(self.root, relative)
         listed = self._manifest.files.get(relative)
-        expected = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
+        expected = math.prod(shape) * np.dtype(spec.dtype).itemsize
         if listed is None or listed.size != expected:
             raise IntegrityError(f"{self.root}: its manifest does not give {relative} the {expected} bytes it needs")
         try:
@@ -138,7 +139,7 @@ class Segment:
     ) -> npt.NDArray[np.generic]:
         if spec.pointer and sha256_file(path) != sha256:
             raise self._damaged(name, "its SHA-256 does not match")
-        if int(np.prod(shape)) * np.dtype(spec.dtype).itemsize <= SMALL:
+        if math.prod(shape) * np.dtype(spec.dtype).itemsize <= SMALL:
             array: npt.NDArray[np.generic] = np.fromfile(path, spec.dtype).reshape(shape)
             array.flags.writeable = False  # as mapped ones are: to Numba that is another type
             return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -110,3 +111,43 @@ def test_another_writer(cli: Cli, living: Path) -> None:
         f"splade-edge: error: {living} is being changed by another process (process {os.getpid()}); "
         "wait until it has ended\n"
     )
+
+
+def test_add_finds_the_bundled_pair(
+    cli: Cli, tiny_pair: Path, index: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As index does, where the index was made with it."""
+    from splade_edge.runtime import bundled
+
+    from tests import tiny
+
+    mine = Path(shutil.copytree(index, tmp_path / "index"))
+    (tmp_path / "new.jsonl").write_text('{"_id": "new", "text": "a bird"}\n', "utf-8")
+    refusal = "carries no document encoder; name the artifact it was made with (--artifact), of tiny"
+    assert refusal in cli("add", mine, tmp_path / "new.jsonl", check=2).stderr
+    other = tiny.write_artifact(tmp_path / "other", seed=3)
+    for place in (other, tmp_path / "none"):
+        monkeypatch.setattr(bundled, "_PLACE", place)
+        assert refusal in cli("add", mine, tmp_path / "new.jsonl", check=2).stderr
+    monkeypatch.setattr(bundled, "_PLACE", tiny_pair)
+    assert "added" in cli("add", mine, tmp_path / "new.jsonl", "--threads", 1).stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.EACCES, "no permission to write there"), (errno.EROFS, "the file system is read-only")],
+)
+def test_an_index_that_may_not_be_changed(
+    cli: Cli, index: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    """To choose another output is no advice for an index."""
+    opened = os.open
+
+    def refuse(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & os.O_RDWR:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    process = cli("delete", index, "cats", check=1)
+    assert process.stderr.endswith(f"{reason}; let this user write to the index, or change a copy of it\n")

@@ -55,10 +55,167 @@ def test_unknown_measures(cli: Cli, index: Path, queries: Path, qrels: Path, mea
     assert len(process.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("qrels", "options", "message"),
+    [
+        (
+            "q1\tcats\t1\nq1\tcats\t0\n",
+            (),
+            "qrels.tsv:2: the document 'cats' was judged 1 for the same query; keep one",
+        ),
+        ("q1 0 cats 1\nq1 0 cats 2\n", (), "qrels.tsv:2: the document 'cats' was judged 1"),
+        ("q1\tother\t1\n", (), "none of the 1 document judged in"),
+        ("cats\tq1\t1\n", (), "in its column of documents; the order is query, document, grade"),
+        ("q1\tcats\t1\n", ("--measures", "RBP"), "ir-measures cannot compute RBP here (Unsupported measures"),
+        ("q1\tcats\t1\n", ("--measures", "INST"), "INST"),
+        ("q1\tcats\t1\n", ("-k", 5), "-k 5 is less than nDCG@10 looks at; leave -k out"),
+        ("q1\tcats\t99999999999\n", (), "is beyond 31 bits"),
+        ("q1\tcats\t1\n", ("--from-run", "x"), "give either the directory of an index or --from-run RUN"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    cli: Cli, index: Path, queries: Path, tmp_path: Path, qrels: str, options: tuple[object, ...], message: str
+) -> None:
+    (tmp_path / "qrels.tsv").write_text(qrels, "utf-8")
+    process = cli("eval", index, "--queries", queries, "--qrels", tmp_path / "qrels.tsv", *options, check=2)
+    [line] = [line for line in process.stderr.splitlines() if ": error: " in line]
+    assert message in line
+    assert process.stdout == ""
+
+
+def test_a_tool_that_writes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """What the programs behind ir-measures write is dropped; what they raise is told in one line."""
+    import os
+
+    from splade_edge.runtime import evaluation
+    from splade_edge.runtime.errors import InputError
+
+    def fail() -> None:
+        with evaluation._library("M"):
+            os.write(2, b"format error\n")
+            raise RuntimeError("it is\nbroken")
+
+    with pytest.raises(InputError, match=r"cannot compute M here \(it is broken\)"):
+        fail()
+    assert capfd.readouterr().err == ""
+
+
+def test_columns_by_their_header(cli: Cli, index: Path, queries: Path, tmp_path: Path) -> None:
+    (tmp_path / "qrels.tsv").write_text("corpus-id\tscore\tquery-id\ncats\t1\tq1\n", "utf-8")
+    process = cli("eval", index, "--queries", queries, "--qrels", tmp_path / "qrels.tsv", "--json")
+    assert json.loads(process.stdout)["measures"]["RR@10"] == 1.0
+
+
+def test_judged_documents_that_are_not_found(cli: Cli, index: Path, queries: Path, tmp_path: Path) -> None:
+    (tmp_path / "qrels.tsv").write_text("q4\tcats\t1\nq1\tother\t1\n", "utf-8")
+    process = cli("eval", index, "--queries", queries, "--qrels", tmp_path / "qrels.tsv")
+    assert "warning: no document that was found is judged" in process.stderr
+
+
+def test_judged_only_looks_deeper(cli: Cli, index: Path, queries: Path, qrels: Path) -> None:
+    process = cli(
+        "eval", index, "--queries", queries, "--qrels", qrels, "--measures", "nDCG(judged_only=True)@1", "--json"
+    )
+    assert json.loads(process.stdout)["k"] == 1000
+
+
+def test_queries_that_are_documents(cli: Cli, index: Path, tmp_path: Path) -> None:
+    """BEIR leaves out the document that has the query's id."""
+    text = "a recipe of bread is flour water salt and an oven"
+    (tmp_path / "queries.tsv").write_text(f"bread\t{text}\n", "utf-8")
+    (tmp_path / "qrels.tsv").write_text("bread\twings\t1\n", "utf-8")
+    arguments = ("eval", index, "--queries", tmp_path / "queries.tsv", "--qrels", tmp_path / "qrels.tsv", "--json")
+    before = cli(*arguments)
+    assert (
+        "1 query found itself, a document with its id and text; BEIR leaves these out: --exclude-self" in before.stderr
+    )
+    after = cli(*arguments, "--exclude-self", "--save-run", tmp_path / "run.txt")
+    assert after.stderr == ""
+    ranks = [json.loads(result.stdout)["measures"]["RR@10"] for result in (before, after)]
+    assert 0 < ranks[0] < ranks[1]
+    found = [line.split()[2] for line in (tmp_path / "run.txt").read_text("utf-8").splitlines()]
+    assert "bread" not in found
+    (tmp_path / "other.txt").write_text("bread Q0 bread 1 9 x\nbread Q0 wings 2 8 x\n", "utf-8")
+    run = cli("eval", "--from-run", tmp_path / "other.txt", *arguments[4:], "--exclude-self")
+    assert json.loads(run.stdout)["measures"]["RR@10"] == 1.0
+
+
+def test_a_foreign_run(cli: Cli, index: Path, queries: Path, qrels: Path, tmp_path: Path) -> None:
+    """The measures of our own run, saved and read again, are the same; scores decide, then ranks."""
+    arguments = ("--queries", queries, "--qrels", qrels, "--json", "--measures", "nDCG@10 AP P@1")
+    searched = json.loads(cli("eval", index, *arguments, "--save-run", tmp_path / "run.txt").stdout)
+    read = cli("eval", "--from-run", tmp_path / "run.txt", *arguments)
+    assert json.loads(read.stdout) == searched
+    assert "1 of 4 judged queries are not in" in read.stderr  # q4 finds nothing
+    lines = (tmp_path / "run.txt").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "run.txt").write_text("".join(reversed(lines)), "utf-8")
+    assert json.loads(cli("eval", "--from-run", tmp_path / "run.txt", *arguments).stdout) == searched
+    from splade_edge.runtime.trec import read_run
+
+    (tmp_path / "run.txt").write_text("q Q0 b 2 1 x\nq Q0 a 1 1 x\nq Q0 c 9 1.5 x\n", "utf-8")
+    assert read_run(str(tmp_path / "run.txt")) == {"q": [("c", 1.5), ("a", 1.0), ("b", 1.0)]}
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("q1 Q0 cats 1 2.0\n", "run.txt:1: 5 columns where a TREC run has 6"),
+        ("q1 Q0 cats 1 x t\n", "run.txt:1: the score 'x' is not a number; the columns are query Q0 document rank"),
+        ("q1 Q0 cats 1 nan t\n", "run.txt:1: the score 'nan' is not a number"),
+        ("q1 Q0 cats 1 2 t\nq1 Q0 cats 2 1 t\n", "run.txt:2: the document 'cats' is there twice for the query 'q1'"),
+        ("", "holds no run"),
+        ("other Q0 cats 1 2 t\n", "has none of the judged queries; do they belong together?"),
+    ],
+)
+def test_bad_runs(cli: Cli, qrels: Path, tmp_path: Path, run: str, message: str) -> None:
+    (tmp_path / "run.txt").write_text(run, "utf-8")
+    process = cli("eval", "--from-run", tmp_path / "run.txt", "--qrels", qrels, check=2)
+    assert message in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    process = cli("eval", "--from-run", "x", "--qrels", qrels, "--where", "a = 1", check=2)
+    assert "--where is for searching" in process.stderr
+
+
+def test_two_runs_are_compared(cli: Cli, index: Path, queries: Path, qrels: Path, tmp_path: Path) -> None:
+    (tmp_path / "worse.txt").write_text("".join(f"q{n} Q0 music 1 1 x\n" for n in range(1, 5)), "utf-8")
+    arguments = ("eval", index, "--queries", queries, "--qrels", qrels, "--compare", tmp_path / "worse.txt")
+    compared = json.loads(cli(*arguments, "--json").stdout)["compared"]
+    assert compared["measures"]["RR@10"] == 0.0
+    assert compared["differences"]["RR@10"] == 0.75
+    assert compared["p"]["RR@10"] == pytest.approx(4 / 16)  # 3 of 4 differ: all three signs the same, and either of q4
+    shown = cli(*arguments).stdout
+    assert shown.split("\n")[1].split()[-2:] == ["difference", "p"]
+    assert "+0.7500  0.2500" in shown
+
+
+@pytest.mark.parametrize("queries", [5, 12, 60])
+def test_the_paired_test(queries: int) -> None:
+    """Against SciPy's permutation test: exact where it is, else within what 100,000 random signs can tell."""
+    import numpy as np
+    from scipy.stats import permutation_test
+    from splade_edge.runtime.evaluation import randomisation_test
+
+    rng = np.random.default_rng(queries)
+    differences = rng.normal(0.2, 0.5, queries)
+    theirs = permutation_test(
+        (differences, np.zeros(queries)),
+        lambda x, y: x.mean() - y.mean(),
+        permutation_type="samples",
+        n_resamples=20_000,
+        rng=rng,
+    )
+    tolerance = 1e-12 if queries < 16 else 0.01
+    if queries >= 14:  # SciPy samples where there are more assignments than n_resamples
+        assert abs(randomisation_test(differences) - theirs.pvalue) < tolerance
+    else:
+        assert randomisation_test(differences) == pytest.approx(theirs.pvalue, abs=tolerance)
+    assert randomisation_test(np.zeros(queries)) == 1.0
+
+
 def test_the_returned_order_is_what_is_measured() -> None:
     """Tools order equal scores by id; here rank decides, so the second of two equal documents has RR 1/2."""
     import ir_measures
-    from splade_edge.runtime.cli.eval import evaluate
+    from splade_edge.runtime.evaluation import evaluate
 
     measures = [ir_measures.parse_measure(name) for name in ("RR@10", "nDCG@10")]
     for ranking in (["a", "z"], ["z", "a"]):

@@ -23,7 +23,7 @@ WORDS = [word for word in tiny.WORDS if not word.startswith("##")]
 # Kills itself at the n-th event: a shard is about to be written, is half written, or postings are merged.
 DRIVER = """
 import os, signal, sys
-from splade_edge.runtime import files, shards
+from splade_edge.runtime import files, journal, shards
 from splade_edge.runtime.cli import index, main
 
 when, count, *arguments = sys.argv[1:]
@@ -44,6 +44,9 @@ if when == "writing":
     shards.ShardStore.write = killing(shards.ShardStore.write)
 elif when == "half written":
     os.fsync = killing(os.fsync)
+elif when == "within a shard":
+    shards.SHARD_TEXTS, journal.SECONDS = 1024, 0.0
+    journal.Journal.run = killing(journal.Journal.run)
 elif when == "merging":
     index.IndexingProgress.show = killing(index.IndexingProgress.show, only=lambda _, __, state: state.merged)
 main.run(arguments)
@@ -102,6 +105,63 @@ def test_a_killed_run_goes_on(
     assert len(resumed.stderr.splitlines()) == 1
     assert files(out) == files(tmp_path / "whole")
     assert names(tmp_path) == ["out", "whole"]
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_work_within_a_shard_is_kept(
+    cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    """A slow machine takes long for 1,024 texts: what it has done is in a journal, batch by batch."""
+    monkeypatch.setattr(shards, "SHARD_TEXTS", 1024)
+    # 43 terms of float32: two dozen tokens a batch
+    monkeypatch.setattr("splade_edge.runtime.encoder.encoder.LOGITS_BUDGET_BYTES", 43 * 4 * 64)
+    monkeypatch.setattr(shards, "LOGITS_BUDGET_BYTES", 43 * 4 * 64)
+    arguments = ("index", tiny_pair, corpus, "--threads", 1)
+    cli(*arguments, "-o", tmp_path / "whole")
+    driver = DRIVER.replace("left = int", "from splade_edge.runtime.encoder import encoder\n"
+        "encoder.LOGITS_BUDGET_BYTES = shards.LOGITS_BUDGET_BYTES = 43 * 4 * 64\nleft = int")  # fmt: skip
+    monkeypatch.setitem(globals(), "DRIVER", driver)
+    for count in (6, 10):  # the second gets further, since the first's work is not done again
+        run_killed("within a shard", count, *arguments, "-o", tmp_path / "out")
+    [journal] = (tmp_path / "out.partial").glob("*.journal")
+    assert not list((tmp_path / "out.partial").glob("*.shard"))
+    if torn:
+        journal.write_bytes(journal.read_bytes()[:-5])
+    resumed = cli(*arguments, "-o", tmp_path / "out").stderr
+    assert "texts were encoded before and are taken from" in resumed
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert names(tmp_path) == ["out", "whole"]
+
+
+def test_journals(tmp_path: Path) -> None:
+    """A record that is not whole is written over; those of another encoder are passed over."""
+    from splade_edge.runtime.journal import SECONDS, Journal
+    from splade_edge.runtime.vectors import SparseVector
+
+    def encode(batch: list[list[int]]) -> list[SparseVector]:
+        made.append(batch)
+        return [SparseVector(np.array(sorted(set(ids)), np.int32), np.ones(len(set(ids)), np.float32)) for ids in batch]
+
+    made: list[list[list[int]]] = []
+    path, batches = tmp_path / "000000.journal", [[[1, 2], [3]], [[4]], [[5, 6]]]
+
+    def go(encoder: bytes, which: list[list[list[int]]]) -> int:
+        journal = Journal(path, encoder, lambda: None)
+        for batch in which:
+            journal._latest -= SECONDS  # as if so long had passed
+            got = journal.run(encode, batch)
+            assert [v.indices.tolist() for v in got] == [sorted(set(ids)) for ids in batch]
+        return journal.reused
+
+    mine, other = b"m" * 32, b"o" * 32
+    assert go(mine, batches[:2]) == 0
+    assert go(mine, batches) == 3
+    assert made == batches
+    assert go(other, batches) == 0
+    path.write_bytes(path.read_bytes()[:-1])  # half of the last record of the other
+    assert go(mine, [*batches, [[7]]]) == 4
+    assert go(mine, [[[7]]]) == 1
+    assert go(other, batches[:2]) == 3
 
 
 def test_what_was_kept_is_not_encoded_again(

@@ -19,6 +19,8 @@ from splade_edge.runtime.passages import Passages
 
 from tests import split, tiny
 
+from .forge import run_forgeries
+
 SECONDS = 60.0  # after which a mutation counts as a hang
 _WORDS = [word for word in tiny.WORDS if not word.startswith("##")]
 # Kernels as Python: an index that is out of bounds raises there, where compiled code would read on.
@@ -28,20 +30,25 @@ _MODES: tuple[dict[str, str], ...] = ({}, {"NUMBA_DISABLE_JIT": "1"})
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--mutations", type=int, default=10_000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--forgeries", type=int, default=10_000, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other mutations")
     args = parser.parse_args()
     # Many small writes: in memory, where there is such a place.
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=place) as scratch:
+        (Path(scratch) / "forged").mkdir()
         defects = run(Path(scratch), args.mutations, args.seed, progress=True)
+        defects += run_forgeries(Path(scratch) / "forged", args.forgeries, args.seed, write_directories, progress=True)
     for defect in defects:
         print(defect)
-    print(f"{args.mutations:,} mutations, {len(defects)} defects")
+    print(f"{args.mutations:,} mutations, {args.forgeries:,} forgeries, {len(defects)} defects")
     return 1 if defects else 0
 
 
 def run(scratch: Path, mutations: int, seed: int = 0, *, progress: bool = False) -> list[str]:
     """The defects that so many mutations bring to light."""
+    if not mutations:
+        return []
     directories = write_directories(scratch / "originals")
     defects: list[str] = []
     runs = [(directory, mode) for mode in _MODES for directory in directories]
@@ -59,7 +66,7 @@ def run(scratch: Path, mutations: int, seed: int = 0, *, progress: bool = False)
 
 def write_directories(root: Path) -> list[Path]:
     """Small directories of each kind."""
-    root.mkdir()
+    root.mkdir(parents=True)
     pair = tiny.write_pair(root / "pair", query_idf=0.4)
     table = tiny.write_table_artifact(root / "table", np.linspace(0, 2, len(tiny.VOCABULARY)))
     whole = split.write_split_artifact(root / "split")

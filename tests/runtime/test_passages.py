@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from splade_edge.runtime.encoder.tokenizer import TextTokenizer, clean_text
+from splade_edge.runtime.encoder.tokenizer import TextTokenizer, TokenSpans, clean_text
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.passages import Break, Passages, split, token_ranges
 
@@ -85,3 +85,25 @@ def test_passages_are_slices_in_order(tokenizer: TextTokenizer, parts: list[str]
 def test_bad_sizes(size: int, overlap: int) -> None:
     with pytest.raises(InputError, match="tokens; give"):
         Passages(size, overlap)
+
+
+def test_a_text_that_is_split_in_parts(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long text is never tokenized at once: every token is in a passage, and no passage reaches over a part's end."""
+    from splade_edge.runtime import passages
+
+    text = "the cat and dog  in rain " * 40 + "x" * 300
+    monkeypatch.setattr(passages, "MOST_CHARACTERS", 100)
+    seen: list[int] = []
+    spans = tokenizer.spans
+
+    def look(part: str) -> TokenSpans:
+        seen.append(len(part))
+        return spans(part)
+
+    monkeypatch.setattr(tokenizer, "spans", look)
+    found = split(text, tokenizer, 6, 2)
+    assert max(seen) <= 200
+    covered = {place for start, end in found for place in range(start, end)}
+    assert all(place in covered for place, character in enumerate(text) if not character.isspace())
+    assert all(start < end <= len(text) for start, end in found)
+    assert split("", tokenizer, 6) == [(0, 0)]

@@ -515,8 +515,8 @@ class TestReaders:
         opened = sqlite.SqliteReader.__init__
         seen = []
 
-        def meet(self, path):
-            opened(self, path)
+        def meet(self, path, *schema):
+            opened(self, path, *schema)
             seen.append(path)
             if len(seen) == nth:
                 with IndexUpdater.open(tmp_path / "index") as updater:
