@@ -59,13 +59,18 @@ class _PoolFirst(_Pooled):
         super().__init__(checkpoint)
         self.hidden = HiddenTap(checkpoint.model, decoder)
         self.weight = decoder.weight
-        self.bias = decoder.bias
+        # In one dimension here and not in forward(): PyTorch folds small constants only, and a decoder is found in an
+        # int8 graph by its bias being stored.
+        bias = decoder.bias
+        if bias is not None and bias.dim() > 1:
+            bias = nn.Buffer(bias.detach().reshape(-1))
+        self.bias = bias
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden = _attended_rows(self.hidden(input_ids, attention_mask), attention_mask)
         pooled = self.pooling(nn.functional.linear(hidden, self.weight))
         if self.bias is not None:
-            pooled = pooled + self.bias.reshape(-1)
+            pooled = pooled + self.bias
         return self.activation(pooled) * attention_mask.amax(dim=1, keepdim=True)
 
 

@@ -165,7 +165,7 @@ def write(path: Path, case: str, *, seed: int = 0, max_length: int | None = None
     torch.manual_seed(seed)
     settings = config(case, **changes)
     model: Any = transformers.AutoModelForMaskedLM.from_config(settings).eval()
-    vocabulary = len(tokenizer(case))
+    vocabulary = int(settings.get_text_config().vocab_size)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
@@ -174,6 +174,9 @@ def write(path: Path, case: str, *, seed: int = 0, max_length: int | None = None
                 parameter.copy_(torch.randn(vocabulary) * 0.3 - 0.9)
             elif name.endswith("bias"):
                 parameter.normal_(0, 0.05)
+        for name, buffer in model.named_buffers():
+            if name == "final_logits_bias":  # BART's bias after its decoder
+                buffer.normal_(-0.9, 0.3)
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(path)
     words = tokenizer(case)

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from splade_edge.export.exporter import export
-from splade_edge.export.graphs import trace
+from splade_edge.export.graphs import trace, write_int8
 from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.request import ExportRequest
+from splade_edge.export.source import open_session
 from splade_edge.export.texts import SampleTexts
 from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.models.head import find_decoder
@@ -159,6 +161,32 @@ def test_a_decoder_as_wide_as_the_vocabulary_is_not_mistaken(tmp_path: Path) -> 
     assert decoder is not None
     assert decoder.module == "cls.predictions.decoder"
     assert decoder.weight is model.cls.predictions.decoder.weight
+
+
+@pytest.mark.parametrize("case", ["bert", "bart", "deberta/new-head", "mobilebert"])
+def test_int8_of_a_large_vocabulary(tmp_path: Path, case: str) -> None:
+    """PyTorch's exporter folds small constants only: one tensor of a tiny graph may be computed in a real one."""
+    path = architectures.write(tmp_path / "c", case, vocab_size=5000)
+    checkpoint = open_checkpoint(str(path), options=architectures.options())
+    decoder = find_decoder(checkpoint.model)
+    if case == "bart":
+        assert decoder is not None
+        assert decoder.bias is checkpoint.model.final_logits_bias
+    source = trace(checkpoint, tmp_path / "onnx/fp32.onnx", SampleTexts(tuple(TEXTS), tuple(TEXTS)))
+    assert source.pools_first is (decoder is not None)
+    recipe = choose_recipe("onnx", "max", pools_first=source.pools_first)
+    variant = write_int8(recipe, source, tmp_path)
+    assert (variant.decoder is not None) is (decoder is not None)
+    expected = architectures.transformers_vectors(path, TEXTS)
+    for row, text in zip(expected, TEXTS, strict=True):
+        ids = checkpoint.tokenizer(text, truncation=True, max_length=64, return_tensors="np")["input_ids"]
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        exact, int8 = (
+            open_session(onnx.load(file)).run(["weights"], feeds)[0][0]
+            for file in (source.path, tmp_path / variant.path)
+        )
+        np.testing.assert_allclose(exact, row, atol=1e-5)
+        assert int8 @ row / np.linalg.norm(int8) / np.linalg.norm(row) > 0.99
 
 
 def test_recipes_of_a_graph_that_does_not_pool_first(tmp_path: Path) -> None:

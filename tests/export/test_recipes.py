@@ -39,9 +39,9 @@ def test_every_row_names_a_function_and_every_pooling_has_a_default() -> None:
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(InputError, match="there are: auto, vocabulary, dynamic"):
+    with pytest.raises(InputError, match="there are: auto, vocabulary, logits, logits-vnni, dynamic"):
         choose_recipe("onnx", "max", "nope")
-    with pytest.raises(InputError, match="not for sum pooling; there are: dynamic"):
+    with pytest.raises(InputError, match="not for sum pooling; there are: logits, logits-vnni, dynamic"):
         choose_recipe("onnx", "sum", "vocabulary")
 
 
