@@ -24,7 +24,7 @@ from splade_edge.models.options import OpenOptions
 from splade_edge.runtime.artifact import is_pair, open_artifact
 from splade_edge.runtime.errors import CheckpointError
 
-from .. import library
+from .. import architectures, library, matrix
 from ..library import Normalize, Router, SpladePooling, bert, mlm, splade, table, word_piece
 
 pytestmark = pytest.mark.usefixtures("traced_once")
@@ -352,3 +352,19 @@ def test_a_table_keeps_the_weight_of_special_tokens_and_of_unknown_ones(tmp_path
     run(tmp_path / "c", tmp_path / "out")
     expected = library.vectors(tmp_path / "c", "query", ["oil [SEP] \u732b"])[0]
     assert np.flatnonzero(expected).tolist() == sorted(library.VOCABULARY.index(t) for t in ("[UNK]", "[SEP]", "oil"))
+
+
+@pytest.mark.parametrize("layout", matrix.LAYOUTS)
+@pytest.mark.parametrize("architecture", ["distilbert"])
+def test_layouts_of_an_architecture(layout: str, architecture: str, tmp_path: Path) -> None:
+    row = matrix.measure(layout, architecture, tmp_path)
+    assert row.fp32 < LIMIT
+    assert row.int8_onnx >= 0.99
+    assert row.int8_kernel is None or row.int8_kernel >= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", matrix.LAYOUTS)
+@pytest.mark.parametrize("architecture", [name for name in architectures.REQUIRED if name != "distilbert"])
+def test_all_layouts_of_all_architectures(layout: str, architecture: str, tmp_path: Path) -> None:
+    test_layouts_of_an_architecture(layout, architecture, tmp_path)
