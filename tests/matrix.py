@@ -33,7 +33,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Row:
-    """The largest difference of a float32 weight, as a share of the largest weight, and the least mean cosine of int8."""
+    """The largest difference of a float32 weight, as a share of the largest, and the least mean cosine of int8."""
 
     layout: str
     architecture: str
