@@ -108,6 +108,12 @@ KEYS: tuple[Key, ...] = (
     ),
     _row(CONFIG, "", "applied", "by transformers", besides="the keys of the architecture's configuration class"),
     _row(CONFIG, "architectures model_type tie_weights_", "applied", "which model, and which of its matrices are one"),
+    _row(
+        CONFIG,
+        "per_layer_config rope_theta rope_scaling global_rope_theta local_rope_theta partial_rotary_factor",
+        "applied",
+        "by transformers for every class, under newer names where there are some",
+    ),
     _row(CONFIG, "auto_map", "applied", "code of the checkpoint, with --trust-remote-code alone"),
     _row(CONFIG, "query_idf", "applied", "what splade-edge train writes: see --query-idf"),
     _row(CONFIG, "tokenizer_class", "applied", "where tokenizer_config.json has none"),
