@@ -25,6 +25,11 @@ T = TypeVar("T")
 # (steps done, steps in all, what runs next)
 Progress = Callable[[int, int, str], None]
 _BUNDLED_SET = f"{BUNDLED}:train"
+# By model type: those that must export, to both backends, in every release.
+TESTED_ARCHITECTURES = frozenset(
+    {"bert", "distilbert", "roberta", "xlm-roberta", "camembert", "mpnet", "deberta", "deberta-v2", "albert", "electra",
+     "modernbert", "eurobert", "nomic_bert", "gte", "jina_embeddings_v3"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,12 @@ def _check_pair(checkpoints: list[Checkpoint]) -> None:
 
 def _witness_notes(checkpoint: Checkpoint, witness: WitnessReport) -> list[str]:
     notes = []
+    model_type = None if checkpoint.model is None else checkpoint.model.config.model_type
+    if model_type is not None and model_type not in TESTED_ARCHITECTURES:
+        notes.append(
+            f"{model_type} is not among the architectures that every release is tested with; its vectors are "
+            f"{witness.name}'s on all parity texts"
+        )
     if witness.reason:
         notes.append(f"compared with {witness.name}, since {witness.reason}")
     if checkpoint.unknown:

@@ -102,7 +102,7 @@ def vectors(path: Path, side: str, texts: Sequence[str]) -> np.ndarray:
 
 def difference(artifact: Path, side: str, texts: Sequence[str], expected: np.ndarray, **graph: Any) -> float:
     """The largest difference of the runtime's vectors, relative to the largest weight."""
-    encoder = Encoder.open(artifact, side, threads=1, **graph)  # type: ignore[arg-type]
+    encoder = Encoder.open(artifact, side, threads=1, **graph)
     found = np.zeros((len(texts), encoder.vocab_size), np.float32)
     encode = encoder.encode_query if side == "query" else encoder.encode_document
     for row, vector in zip(found, encode(list(texts)), strict=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from splade_edge.export.exporter import export
+from splade_edge.export.exporter import TESTED_ARCHITECTURES, export
 from splade_edge.export.graphs import trace, write_int8
 from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.request import ExportRequest
@@ -51,7 +51,9 @@ def dense(encoder: Encoder, text: str) -> np.ndarray:
 
 def check(case: str, directory: Path) -> None:
     path = architectures.write(directory / "c", case)
-    export(ExportRequest(directory / "out", str(path), options=architectures.options()))
+    result = export(ExportRequest(directory / "out", str(path), options=architectures.options()))
+    tested = case.partition("/")[0] in TESTED_ARCHITECTURES
+    assert any("not among the architectures" in note for note in result.notes) is not tested
     expected = architectures.transformers_vectors(path, TEXTS)
     assert len({row.tobytes() for row in expected}) == len(TEXTS)
     artifact = open_artifact(directory / "out")
@@ -84,6 +86,7 @@ def test_all_others_give_the_vectors_of_transformers(tmp_path: Path, case: str) 
 
 def test_nothing_that_has_to_work_is_refused() -> None:
     assert set(architectures.REQUIRED) <= set(EXPORTED)
+    assert {case.partition("/")[0] for case in architectures.REQUIRED} == TESTED_ARCHITECTURES
 
 
 def refusal(case: str, directory: Path) -> str:
