@@ -114,6 +114,12 @@ KEYS: tuple[Key, ...] = (
         "applied",
         "by transformers for every class, under newer names where there are some",
     ),
+    _row(
+        CONFIG,
+        "classifier_activation classifier_bias *_token_id",
+        "applied",
+        "by transformers: ModernBERT's head; positions counted from the padding token (RoBERTa), shifts (BART)",
+    ),
     _row(CONFIG, "auto_map", "applied", "code of the checkpoint, with --trust-remote-code alone"),
     _row(CONFIG, "query_idf", "applied", "what splade-edge train writes: see --query-idf"),
     _row(CONFIG, "tokenizer_class", "applied", "where tokenizer_config.json has none"),
@@ -138,12 +144,12 @@ KEYS: tuple[Key, ...] = (
         "transformers_version _name_or_path name_or_path _commit_hash use_cache return_dict output_* torchscript "
         "use_bfloat16 tf_legacy_loss gradient_checkpointing id2label label2id num_labels problem_type finetuning_task "
         "task_specific_params classifier_* summary_* pooler_* directionality attn_implementation _attn_implementation* "
-        "_experts_implementation seq_classif_dropout qa_dropout initializer_range *_token_id",
+        "_experts_implementation seq_classif_dropout qa_dropout initializer_range",
         "no effect",
         "for training, other heads, generation and other formats",
         besides="parameters of text generation",
     ),
-    _row("tokenizer_config.json", "model_max_length", "applied", "the limit of a text in tokens"),
+    _row("tokenizer_config.json", "model_max_length max_len", "applied", "the limit of a text in tokens"),
     _row("tokenizer_config.json", "truncation_side", "applied", "which end of a long text is cut"),
     _row("tokenizer_config.json", "split_special_tokens", "applied", "whether [SEP] in a text is text"),
     _row(
@@ -159,7 +165,7 @@ KEYS: tuple[Key, ...] = (
     ),
     _row(
         "tokenizer_config.json",
-        "padding_side padding pad_to_multiple_of pad_token_type_id max_length max_len stride truncation "
+        "padding_side padding pad_to_multiple_of pad_token_type_id max_length stride truncation "
         "truncation_strategy clean_up_tokenization_spaces spaces_between_special_tokens name_or_path tokenizer_file "
         "special_tokens_map_file from_slow backend is_local local_files_only _commit_hash _name_or_path token "
         "transformers_version",

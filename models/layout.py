@@ -35,8 +35,8 @@ from .modules import (
     inside,
     listed,
     read_chain,
-    read_json,
     read_model_settings,
+    read_object,
     read_transformer_settings,
 )
 
@@ -226,9 +226,9 @@ def _parts(root: Path, chain: Sequence[Module]) -> _Parts:
 
 def _read_pooling(directory: Path) -> tuple[str, str]:
     path = directory / CONFIG
-    stated = read_json(path) if path.is_file() else {}
+    stated = read_object(path)
     activation, strategy = stated.get("activation_function", "relu"), stated.get("pooling_strategy", "max")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise CheckpointError(f"{path} has activation_function {activation!r}; known: {', '.join(_ACTIVATIONS)}")
     if strategy not in _POOLINGS:
         raise CheckpointError(f"{path} has pooling_strategy {strategy!r}; known: {', '.join(_POOLINGS)}")
@@ -236,7 +236,7 @@ def _read_pooling(directory: Path) -> tuple[str, str]:
 
 
 def _check_normalize(directory: Path) -> None:
-    config = read_json(directory / CONFIG) if (directory / CONFIG).is_file() else {}
+    config = read_object(directory / CONFIG)
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
             raise CheckpointError(
@@ -260,8 +260,7 @@ def _query_side(root: Path, chains: dict[Side, list[Module]]) -> QuerySide:
 
 def _table_file(root: Path, table: Path) -> Path:
     """Where a look-up module keeps its weights: its own tensor, or a JSON file that its configuration names."""
-    config = read_json(table / CONFIG) if (table / CONFIG).is_file() else {}
-    named = config.get("path") if isinstance(config, dict) else None
+    named = read_object(table / CONFIG).get("path")
     if not (table / _TENSORS).is_file() and isinstance(named, str) and named.endswith(".json"):
         for directory in (table, root):
             if (path := inside(directory, named, table / CONFIG)).is_file():

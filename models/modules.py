@@ -171,7 +171,10 @@ def read_transformer_settings(directory: Path, kind: str) -> TransformerSettings
         asked = _processing_length(path, processing)
         if asked or length:
             lengths[side] = asked or length or 0
-    arguments = {**(config.get("tokenizer_args") or {}), **(config.get("processor_kwargs") or {})}
+    arguments = {
+        **_object(path, "tokenizer_args", config.get("tokenizer_args")),
+        **_object(path, "processor_kwargs", config.get("processor_kwargs")),
+    }
     return TransformerSettings(
         max_seq_length=_length(path, "max_seq_length", config.get("max_seq_length")),
         lengths=lengths,
@@ -200,7 +203,7 @@ def _processing_length(path: Path, processing: object) -> int | None:
         raise CheckpointError(f"{path} has processing_kwargs {processing!r}, which is not an object; remove it")
     found = None
     for group in ("text", "common"):
-        for key, value in (processing.get(group) or {}).items():
+        for key, value in _object(path, f"processing_kwargs.{group}", processing.get(group)).items():
             if key == "max_length":
                 found = _length(path, f"processing_kwargs.{group}.max_length", value) or found
             elif (key, value) not in _HARMLESS_PROCESSING:
@@ -220,6 +223,13 @@ _HARMLESS_PROCESSING = (
     ("return_tensors", "pt"),
     ("add_special_tokens", True),
 )
+
+
+def _object(path: Path, key: str, value: object) -> dict[str, Any]:
+    """A value that is an object or absent. Raises CheckpointError for any other."""
+    if not isinstance(value, dict | None):
+        raise CheckpointError(f"{path} has {key} {value!r}, which is not an object; correct it")
+    return value or {}
 
 
 def _length(path: Path, key: str, value: object) -> int | None:
@@ -287,6 +297,14 @@ def read_json(path: Path) -> Any:
         return msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"cannot read {path} ({error}); download the checkpoint again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object, {} where there is no file. Raises CheckpointError."""
+    stated = read_json(path) if path.is_file() else {}
+    if not isinstance(stated, dict):
+        raise CheckpointError(f"{path} is not an object; download the checkpoint again")
+    return stated
 
 
 def _last_name(path: str) -> str:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from splade_edge.export.compare import compare
 from splade_edge.export.exporter import export
 from splade_edge.export.request import ExportRequest
 from splade_edge.models.families import FAMILIES
-from splade_edge.models.keys import support_table
+from splade_edge.models.keys import KEYS, support_table
 from splade_edge.models.options import OpenOptions
 from splade_edge.runtime import Encoder
 from splade_edge.runtime.artifact import open_artifact
@@ -145,6 +146,13 @@ def test_the_python_in_the_card_gives_the_runtimes_vector(name: str, tmp_path: P
 
 def test_the_table_of_keys_in_the_readme_is_the_tables() -> None:
     assert support_table() in (REPOSITORY / "export" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("key", ["classifier_activation", "classifier_bias", "pad_token_id", "decoder_start_token_id"])
+def test_keys_that_some_architecture_computes_with_are_not_without_effect(key: str) -> None:
+    """ModernBERT's head, RoBERTa's positions and BART's shift read them."""
+    row = next(r for r in KEYS if r.file == "config.json" and any(fnmatchcase(key, glob) for glob in r.keys))
+    assert row.effect == "applied"
 
 
 def test_families_are_named_by_whole_hub_ids() -> None:
