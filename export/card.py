@@ -9,7 +9,7 @@ from pathlib import Path
 from ..models.checkpoint import Checkpoint
 from ..runtime.artifact import UNLIMITED, ArtifactManifest, Kind, variant_files
 from .choice import Choice
-from .parity import GraphParity, ParityReport
+from .parity import MOST_TOKENS, GraphParity, ParityReport
 from .raw_graph import raw_graph_section
 
 COLUMNS = (
@@ -167,7 +167,8 @@ def _facts(manifest: ArtifactManifest, checkpoint: Checkpoint) -> list[str]:
         *([("weights stored in", checkpoint.stored_dtype)] if checkpoint.half_precision else []),
         ("licence", source.licence),
         *([("asked for", asked)] if asked else []),
-        *([("ignored or not known", "; ".join(checkpoint.unknown))] if checkpoint.unknown else []),
+        *([("not known", "; ".join(checkpoint.unknown))] if checkpoint.unknown else []),
+        *([("ignored", "; ".join(checkpoint.ignored))] if checkpoint.ignored else []),
         ("made by", manifest.made_by),
     ]
     return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts)]
@@ -226,6 +227,10 @@ def _witness_lines(report: ParityReport) -> list[str]:
         lines.append(f"- {witness.role}: {name}" + (f", since {witness.reason}" if witness.reason else ""))
         if witness.failed:
             lines.append(f"  ({witness.name} itself fails on {len(witness.failed)} of the texts, which are left out)")
+        if witness.by_tokens:
+            lines.append(
+                f"  ({witness.by_tokens} texts of more than {MOST_TOKENS:,} tokens are compared by these alone)"
+            )
         if witness.half_precision is not None:
             lines.append(
                 f"- {witness.role}: the checkpoint is stored in half precision, which the library keeps; its own "
@@ -246,8 +251,8 @@ def _parity_section(report: ParityReport) -> list[str]:
         "",
         "The table has the largest difference of a weight and its share of the largest weight, the cosine of the",
         f"vectors, and the share of the {report.top_terms} heaviest terms and of the {report.ranking_depth} best",
-        "documents that is the same. A fp32 graph may differ by",
-        f"{report.tolerance_fp32:.0e} where the largest weight is up to 1.",
+        f"documents that is the same. A fp32 graph may differ by {report.tolerance_fp32:.0e} where the largest weight is",
+        "1, by that share of a larger one, and never by more than a thousandth of the largest weight.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",

@@ -160,4 +160,4 @@ def lines_of(path: Path) -> Iterator[str]:
         raise InputError(f"{path} is not UTF-8; convert it, one text a line") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    yield from (line for line in text.split("\n") if line)
+    yield from (line for line in text.splitlines() if line)

@@ -63,6 +63,8 @@ class CompareCommand:
 
         if args.plot and Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
             raise InputError(f"--plot {args.plot} is no picture; name it .png, .svg or .pdf")
+        if args.plot and not Path(args.plot).absolute().parent.is_dir():
+            raise InputError(f"--plot {args.plot} is in a folder that is not there; make it first")
         if args.tolerance is not None and not args.tolerance >= 0:
             raise InputError(f"--tolerance {args.tolerance} is not possible; give a share such as 0.001")
         chosen = [(artifact, sides) for artifact in open_all(args.artifact) if (sides := _sides(artifact, args.side))]
@@ -71,7 +73,7 @@ class CompareCommand:
         texts = _texts(Path(args.texts), args.limit)
         found = [_compare(args, artifact, texts, sides) for artifact, sides in chosen]
         allowed = [_tolerance(args, comparison) for comparison in found]
-        fine = all(c.worst <= limit and c.texts for c, limit in zip(found, allowed, strict=True))
+        fine = all(c.worst <= limit and c.texts and not c.failed for c, limit in zip(found, allowed, strict=True))
         if args.json:
             _print_json(found, allowed, fine=fine)
         else:

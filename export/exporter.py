@@ -57,6 +57,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         steps.run(f"opening {spec}", partial(open_checkpoint, spec, side, request.options)) for spec, side in sources
     ]
     _check_pair(checkpoints)
+    _check_ignored(request, checkpoints)
     if sets and checkpoints[0].role != "both" and len(checkpoints) == 1:
         raise InputError("--recipe auto ranks documents for queries, so it needs both sides: export the whole pair")
     # A table is one step in place of all graphs, and so is its comparison.
@@ -86,7 +87,7 @@ def evaluation_sets(request: ExportRequest, run: Run) -> list[RetrievalSet]:
 
 
 def _steps_of(request: ExportRequest) -> int:
-    """Steps of one encoder: opening, PyTorch, tracing, writing; each graph and its parity; about 30 for a search."""
+    """Steps of one encoder: opening, witness, tracing, writing; each graph and its parity; about 30 for a search."""
     graphs = len(request.backends) * (2 if request.int8 else 1)
     return 4 + 2 * graphs + 30 * list(request.recipes.values()).count(AUTO)
 
@@ -136,6 +137,14 @@ def _check_pair(checkpoints: list[Checkpoint]) -> None:
             f"the query encoder ({query.vocab_size:,} terms) and the document encoder ({document.vocab_size:,} terms) "
             "do not share a vocabulary; name two sides of one pair"
         )
+
+
+def _check_ignored(request: ExportRequest, checkpoints: list[Checkpoint]) -> None:
+    """Raise InputError for a key that was to be ignored and is not there: it may be misspelt."""
+    there = {name for c in checkpoints for key in c.ignored for name in (key, key.partition(": ")[2])}
+    for key in request.options.ignore:
+        if key not in there:
+            raise InputError(f"--ignore {key!r}: the checkpoint has no such key that is not known here; leave it out")
 
 
 def _witness_notes(checkpoint: Checkpoint, witness: WitnessReport) -> list[str]:

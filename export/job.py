@@ -57,7 +57,7 @@ from .retrieval import RetrievalSet
 from .source import QuantizationSource
 from .texts import SampleTexts
 from .tokens import check_choice, check_tokens
-from .witness import LIBRARY, Witness, half_precision_gap, open_witness
+from .witness import Witness, half_precision_gap, open_witness
 from .write_kernel import LARGEST, obstacle
 
 Run = Callable[[str, Callable[[], Any]], Any]
@@ -131,7 +131,7 @@ class Job:
         """Whom a side is compared with. Raises CheckpointError where nobody can vouch for what its files say."""
         check_choice(checkpoint, self.samples)
         witness = open_witness(checkpoint)
-        if checkpoint.unknown and witness.name != LIBRARY:
+        if checkpoint.unknown and witness.reason:
             keys = " ".join(f"--ignore {key.rpartition(': ')[2]!r}" for key in checkpoint.unknown)
             raise CheckpointError(
                 f"{checkpoint.directory} has what is not known here ({'; '.join(checkpoint.unknown)}), and there is no "
@@ -141,7 +141,7 @@ class Job:
 
     def _reference(self, checkpoint: Checkpoint, witness: Witness, *, paired: bool) -> Reference:
         reference = reference_vectors(checkpoint, self.samples, witness, paired=paired)
-        if witness.name == LIBRARY and checkpoint.half_precision:
+        if not witness.reason and checkpoint.half_precision:
             gap = half_precision_gap(checkpoint, reference.vectors, reference.texts)
             report = msgspec.structs.replace(reference.witness, half_precision=gap)
             reference = replace(reference, witness=report)
@@ -220,7 +220,7 @@ class Job:
             shutil.rmtree(contender.place, ignore_errors=True)
 
     def _finish(self, draft: Draft, choice: Choice | None) -> ParityReport:
-        """Compare every graph with PyTorch, then write report, card, licence files and manifest."""
+        """Compare every graph with its witness, then write report, card, licence files and manifest."""
         checkpoint, directory = draft.checkpoint, draft.directory
         for variant in draft.variants:
             if variant.precision == "fp32" and draft.source is not None:
@@ -328,6 +328,7 @@ def manifest_of(checkpoint: Checkpoint, directory: Path, variants: list[Variant]
         max_active_dims=checkpoint.max_active_dims,
         normalization=checkpoint.normalization,
         tokenizer_from=checkpoint.loaded.made_from,
+        asked=checkpoint.options.asked(),
     )
 
 

@@ -64,7 +64,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--fp32",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep float32 graphs where there is an int8 one; they are made and compared with PyTorch in any case",
+        help="keep float32 graphs where there is an int8 one; they are made and compared in any case",
     )
     parser.add_argument(
         "--recipe",

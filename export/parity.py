@@ -33,7 +33,7 @@ TOP_TERMS = 20
 RANKING_DEPTH = 10
 _TEXTS_ALONE = 6
 # Texts of more tokens are compared by their tokens only: attention over them takes minutes and gigabytes.
-_MOST_TOKENS = 2048
+MOST_TOKENS = 2048
 
 Matrix = npt.NDArray[np.float32]
 Kind = Literal["query", "document", "odd"]
@@ -69,13 +69,14 @@ class WitnessReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``reason``: why that is not sentence-transformers; "" where it is. ``failed``: texts that the witness itself fails
     on. ``half_precision``: how far the library's own vectors are from float32, relative to the largest weight, where
-    the checkpoint is stored in half precision.
+    the checkpoint is stored in half precision. ``by_tokens``: texts of so many tokens that only these are compared.
     """
 
     role: Role
     name: str
     reason: str = ""
     failed: list[str] = []
+    by_tokens: int = 0
     half_precision: float | None = None
 
 
@@ -135,9 +136,11 @@ def reference_vectors(checkpoint: Checkpoint, samples: SampleTexts, witness: Wit
     kept: list[tuple[Side, str]] = []
     vectors: list[Matrix] = []
     failed: list[str] = []
+    by_tokens = 0
     counts = [0, 0]
     for place, (side, text) in enumerate(texts):
-        if len(checkpoint.token_ids(text, side)) > _MOST_TOKENS:
+        if len(checkpoint.token_ids(text, side)) > MOST_TOKENS:
+            by_tokens += 1
             continue
         vector = witness.encode(text, side)
         if vector is None:
@@ -153,7 +156,7 @@ def reference_vectors(checkpoint: Checkpoint, samples: SampleTexts, witness: Wit
         vectors=np.stack(vectors) if vectors else np.zeros((0, checkpoint.vocab_size), np.float32),
         queries=slice(0, counts[0]),
         documents=slice(counts[0], sum(counts)),
-        witness=WitnessReport(checkpoint.role, witness.name, witness.reason, failed),
+        witness=WitnessReport(checkpoint.role, witness.name, witness.reason, failed, by_tokens),
     )
 
 

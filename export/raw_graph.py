@@ -8,18 +8,28 @@ _OUTSIDE = """\
 ## The graph by itself
 
 For those who run a graph in an engine of their own. Inputs are `input_ids` and `attention_mask`, int64
-`[batch, length]`, padded on the right with ids that the mask leaves out; the output is `weights`, float32
-`[batch, vocabulary]`. Pooling and activation are inside. Outside of it, in this order, are {steps}."""
+`[batch, length]`, padded on the right with ids that the mask leaves out{alone}; the output is `weights`, float32
+`[batch, vocabulary]`. Pooling and activation are inside. What is done outside of it, in this order:
+{steps}."""
 
 
 def raw_graph_section(manifest: ArtifactManifest) -> list[str]:
-    """Lines of Markdown: the graph's inputs and outputs, and Python that gives the runtime's vector with it."""
+    """Lines of Markdown: the graph's inputs and outputs, and Python that gives the runtime's vector with it, for each
+    side that is read otherwise.
+    """
     variant = _variant(manifest)
     if variant is None:
         return []
-    side: Side = "query" if manifest.role == "query" else "document"
-    text = _OUTSIDE.format(steps=_listed(_steps(manifest, side)))
-    return [*text.splitlines(), "", "```python", *example(manifest, variant, side), "```", ""]
+    alone = "" if variant.batch_invariant else " (give it one text at a time: its vectors depend on padding)"
+    sides: list[Side] = list(manifest.sides)
+    if len({repr(settings) for settings in manifest.sides.values()}) == 1:
+        sides = sides[:1]
+    lines = _OUTSIDE.format(alone=alone, steps="; ".join(_steps(manifest, sides[0]))).splitlines()
+    for side in sides:
+        if len(sides) > 1:
+            lines += ["", f"A {side}: {'; '.join(_steps(manifest, side))}."]
+        lines += ["", "```python", *example(manifest, variant, side), "```"]
+    return [*lines, ""]
 
 
 def _variant(manifest: ArtifactManifest) -> Variant | None:
@@ -33,13 +43,13 @@ def _steps(manifest: ArtifactManifest, side: Side) -> list[str]:
     cut = "" if settings.max_length == UNLIMITED else f" cut to {settings.max_length} tokens"
     where = " on the left" if cut and manifest.truncation_side == "left" else ""
     return [
-        *(["the prompt before the text"] if settings.prompt else []),
-        f"the tokenizer{cut}{where}",
-        *(["only the text's own terms keep their weight"] if manifest.kind == "masked encoder" else []),
-        *(["terms that never have weight"] if manifest.dropped_terms else []),
-        *(["the L2 norm"] if manifest.normalization == "all terms" else []),
-        *([f"the {manifest.max_active_dims} largest weights"] if manifest.max_active_dims else []),
-        *(["the L2 norm"] if manifest.normalization == "kept terms" else []),
+        *([f"the prompt {settings.prompt!r} is put before the text"] if settings.prompt else []),
+        f"the tokenizer reads it,{cut}{where}" if cut else "the tokenizer reads it",
+        *(["all weights but those of the text's own terms become 0"] if manifest.kind == "masked encoder" else []),
+        *(["the weights of some terms become 0"] if manifest.dropped_terms else []),
+        *(["the vector is divided by its L2 norm"] if manifest.normalization == "all terms" else []),
+        *([f"only the {manifest.max_active_dims} largest weights are kept"] if manifest.max_active_dims else []),
+        *(["the vector is divided by its L2 norm"] if manifest.normalization == "kept terms" else []),
     ]
 
 
@@ -74,7 +84,3 @@ def example(manifest: ArtifactManifest, variant: Variant, side: Side) -> list[st
         *([norm] if manifest.normalization == "kept terms" else []),
         "print({tokenizer.id_to_token(term): float(weights[term]) for term in np.flatnonzero(weights).tolist()})",
     ]
-
-
-def _listed(steps: list[str]) -> str:
-    return ", ".join(steps)

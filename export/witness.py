@@ -26,14 +26,18 @@ from ..models.layout import Side
 from ..models.quiet import quiet_transformers
 from ..models.reference import ReferenceEncoder
 from ..models.tokenizing import read_backend
+from ..runtime.errors import MissingExtraError
 
 Vector = npt.NDArray[np.float32]
 LIBRARY = "sentence-transformers"
+LIBRARY_WITH_FILE = "sentence-transformers with tokenizer.json as it is"
 _OURS = "transformers with our pooling"
 
 
 class Witness(Protocol):
-    """Who is compared with: ``name``, and ``reason`` why it is not sentence-transformers ("" where it is)."""
+    """Who is compared with: ``name``, and ``reason`` why it is not sentence-transformers ("" where it is it, which then
+    can vouch for keys that are not known here).
+    """
 
     name: str
     reason: str
@@ -55,6 +59,8 @@ class LibraryWitness:
         from sentence_transformers import SparseEncoder
 
         self.name, self.reason = LIBRARY, ""
+        if checkpoint.options.tokenizer == "file":
+            self.name = LIBRARY_WITH_FILE
         self._vocab_size = checkpoint.vocab_size
         options = checkpoint.options
         asked = {"query": options.prompt_query, "document": options.prompt_document}
@@ -123,11 +129,17 @@ class OwnWitness:
 
 
 def open_witness(checkpoint: Checkpoint) -> Witness:
-    """The witness of a checkpoint."""
+    """The witness of a checkpoint. Raises MissingExtraError where sentence-transformers is not installed."""
     if checkpoint.deviation:
         return OwnWitness(checkpoint, checkpoint.deviation)
     try:
+        import sentence_transformers  # noqa: F401
+    except ImportError:  # the environment is broken, and that must not weaken what is promised
+        raise MissingExtraError("comparing with sentence-transformers", "export") from None
+    try:
         witness = LibraryWitness(checkpoint)
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever the library says of it
         return OwnWitness(checkpoint, f"sentence-transformers cannot load it ({one_line(error)})")
     for side in checkpoint.sides:

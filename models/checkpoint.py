@@ -34,23 +34,11 @@ from .layout import SIDES, EncoderFiles, Side, has_both_sides, locate_encoder, s
 from .look_up import Table, read_table
 from .options import OpenOptions
 from .padding import PADDING_NOTE, depends_on_padding
+from .side_text import Normalization, SideText, check_room, normalization, read_by_encoder, read_by_table
 from .tokenizing import LoadedTokenizer, load_tokenizer, special_token_ids
 from .weights import load_config, load_masked_lm, stored_dtype, weights_sha256
 
 Role = Literal["query", "document", "both"]
-Normalization = Literal["none", "all terms", "kept terms"]
-# A tokenizer that states no maximum length reports a number of this size.
-_NO_LENGTH = 1_000_000
-
-
-@dataclass(frozen=True)
-class SideText:
-    """What is done to the texts of one side: ``prompt`` is put before them, then they are cut to ``max_length`` tokens,
-    the prompt and special tokens included.
-    """
-
-    prompt: str
-    max_length: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +57,7 @@ class Checkpoint:
 
     ``stored_dtype``: of its weights on disk. ``library_root`` is what sentence-transformers opens for this side;
     ``deviation`` says why its vectors are not to be compared with, "" where they are. ``unknown``: keys that stand
-    in no row of :mod:`keys` and were not to be ignored.
+    in no row of :mod:`keys`; ``ignored``: those of them that were to be ignored.
     ``options``: what it was opened with. ``notes`` say what was unusual about the files.
     """
 
@@ -98,6 +86,7 @@ class Checkpoint:
     library_root: Path
     deviation: str
     unknown: tuple[str, ...]
+    ignored: tuple[str, ...]
     options: OpenOptions
     notes: tuple[str, ...]
     query_idf: float = 0.0
@@ -150,6 +139,8 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     Raises CheckpointError whenever the encoder cannot be loaded exactly as it was trained.
     """
     options = options or OpenOptions()
+    if options.family:  # a file is called by the name it gives, which may leave this machine
+        options = replace(options, family=family_from(options.family))
     located = _locate(spec, options)
     files = locate_encoder(located.path, role)
     identity = _identify(located, files, options)
@@ -181,11 +172,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
     served = SIDES if only_role == "both" else (only_role,)
     max_positions = min(longest_input(model) or MAX_LENGTH, MAX_LENGTH)
     sides = {
-        side: SideText(
-            _prompt(files, options, side),
-            _max_length(side, options, files, loaded.tokenizer, identity, max_positions),
-        )
-        for side in served
+        side: read_by_encoder(side, files, options, loaded.tokenizer, identity.family, max_positions) for side in served
     }
     longest = max(text.max_length for text in sides.values())
     check_lengths(model, longest)
@@ -206,7 +193,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         max_positions=max_positions,
         weights_sha256=weights_sha256(files.directory),
         stored_dtype=str(stored_dtype(files.directory)).removeprefix("torch."),
-        unknown=_unknown(unknown, options),
+        **_accounted(unknown, options),
         notes=(*notes, PADDING_NOTE) if padded else notes,
         query_idf=_query_idf(options, stated_query_idf(identity.config, files.directory))
         if role != "document"
@@ -297,12 +284,12 @@ def _open_table(located: Located, files: EncoderFiles, identity: _Identity, opti
         own_terms=True,
         # What every text gets says nothing of a query: sentence-transformers does not add it either.
         adds_special_tokens=False,
-        sides={"query": SideText(_prompt(files, options, "query"), _table_length(files, options, tokenizer, identity))},
+        sides={"query": read_by_table(files, options, tokenizer, family)},
         vocab_size=vocab_size,
         max_positions=UNLIMITED,
         weights_sha256=hashlib.sha256(table.tobytes()).hexdigest(),
         stored_dtype="float32",
-        unknown=_unknown(account(files, None, family.look_up), options),
+        **_accounted(account(files, None, family.look_up), options),
         notes=notes,
         query_idf=_query_idf(options, 0.0),  # a table has no config.json, and may be an idf itself
     )
@@ -344,14 +331,14 @@ def _opened(
         special_tokens=special_tokens,
         dropped_terms=_dropped_terms(dropped, special_tokens, tokenizer) if identity.chosen else (),
         max_active_dims=options.max_active_dims or files.model.max_active_dims,
-        normalization=_normalization(files, options),
+        normalization=normalization(files, options),
         licence=options.licence or stated_licence((files.directory, files.root)),
         library_root=files.library_root,
         deviation="",
         options=options,
         **rest,
     )
-    _check_room(checkpoint, files)
+    check_room(sides, tokenizer, tokenizer.num_special_tokens_to_add() if adds_special_tokens else 0, files)
     return replace(checkpoint, deviation=_deviation(checkpoint, files))
 
 
@@ -370,23 +357,10 @@ def _deviation(checkpoint: Checkpoint, files: EncoderFiles) -> str:
     return ""
 
 
-def _unknown(found: Sequence[str], options: OpenOptions) -> tuple[str, ...]:
-    """The keys that were not to be ignored."""
-    ignored = set(options.ignore)
-    return tuple(key for key in found if key not in ignored and key.partition(": ")[2] not in ignored)
-
-
-def _prompt(files: EncoderFiles, options: OpenOptions, side: Side) -> str:
-    asked = options.prompt(side)
-    return files.model.prompts[side] if asked is None else asked
-
-
-def _normalization(files: EncoderFiles, options: OpenOptions) -> Normalization:
-    """``Normalize`` comes before the largest weights are chosen, the cosine after."""
-    cut = options.max_active_dims or files.model.max_active_dims
-    if files.model.cosine:
-        return "kept terms" if cut else "all terms"
-    return "all terms" if files.normalized else "none"
+def _accounted(found: Sequence[str], options: OpenOptions) -> dict[str, tuple[str, ...]]:
+    """The keys that are not known, and those of them that were to be ignored."""
+    ignored = tuple(key for key in found if key in options.ignore or key.partition(": ")[2] in options.ignore)
+    return {"unknown": tuple(key for key in found if key not in ignored), "ignored": ignored}
 
 
 def _named_table(root: Path, family: Family) -> Path:
@@ -418,39 +392,6 @@ def _only_role(name: str, query_side: QuerySide, stated: Side | None) -> Role:
     if query_side == "own encoder":
         raise CheckpointError(f"{name} is one side of a pair; say which with --role query or --role document")
     return "both"
-
-
-def _max_length(
-    side: Side, options: OpenOptions, files: EncoderFiles, tokenizer: Any, identity: _Identity, max_positions: int
-) -> int:
-    """Tokens that the texts of a side are cut to, as sentence-transformers does it, and as many as the model takes."""
-    asked, stated = options.max_length, files.transformer
-    if asked is not None and not tokenizer.num_special_tokens_to_add() < asked <= max_positions:
-        raise CheckpointError(
-            f"--max-length {asked} is not possible: {files.directory} takes up to {max_positions} tokens, "
-            "special ones included"
-        )
-    of_tokenizer = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LENGTH else None
-    length = asked or stated.lengths.get(side) or stated.max_seq_length or of_tokenizer or identity.family.max_length
-    return min(int(length or max_positions), max_positions)
-
-
-def _table_length(files: EncoderFiles, options: OpenOptions, tokenizer: Any, identity: _Identity) -> int:
-    """Tokens of a query that a table is looked up for; no special ones among them."""
-    stated = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LENGTH else None
-    return int(options.max_length or stated or identity.family.max_length or UNLIMITED)
-
-
-def _check_room(checkpoint: Checkpoint, files: EncoderFiles) -> None:
-    """Raise CheckpointError where special tokens and the prompt leave no room for a text."""
-    special = checkpoint.tokenizer.num_special_tokens_to_add() if checkpoint.adds_special_tokens else 0
-    for side, settings in checkpoint.sides.items():
-        prompt = len(checkpoint.tokenizer(settings.prompt, add_special_tokens=False)["input_ids"])
-        if settings.max_length <= special + prompt:
-            raise CheckpointError(
-                f"{files.directory} cuts {side} texts to {settings.max_length} tokens, which has no room beside "
-                f"{special} special tokens and {prompt} of the prompt; correct its configuration, or pass --max-length"
-            )
 
 
 def _dropped_terms(names: tuple[str, ...], special_tokens: dict[str, int], tokenizer: Any) -> tuple[int, ...]:

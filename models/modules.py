@@ -236,7 +236,7 @@ def _length(path: Path, key: str, value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"{path} has {key} {value!r}, which is no number of tokens; correct it")
+        raise CheckpointError(f"{path} has {key} {value!r}, which is not a whole number of at least 1; correct it")
     return value
 
 

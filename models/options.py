@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from .families import Family
+from .families import FAMILIES, Family
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,21 @@ class OpenOptions:
             "--ignore": ", ".join(self.ignore) or None,
         }
         return {name: str(value) for name, value in found.items() if value is not None}
+
+    def asking(self, asked: Mapping[str, str]) -> OpenOptions:
+        """These options with what :meth:`asked` told of others. A family of a user's own file is not known by its name
+        alone, and is left out.
+        """
+        length, dims, idf = (asked.get(name) for name in ("--max-length", "--max-active-dims", "--query-idf"))
+        family, tokenizer = asked.get("--family"), asked.get("--tokenizer")
+        return replace(
+            self,
+            family=family if any(known.name == family for known in FAMILIES) else self.family,
+            max_length=int(length) if length else None,
+            query_idf=float(idf) if idf else None,
+            prompt_query=asked.get("--prompt-query"),
+            prompt_document=asked.get("--prompt-document"),
+            max_active_dims=int(dims) if dims else None,
+            tokenizer="file" if tokenizer == "file" else "class" if tokenizer == "class" else None,
+            ignore=tuple(asked["--ignore"].split(", ")) if "--ignore" in asked else (),
+        )

@@ -50,6 +50,7 @@ def load_config(directory: Path, *, trust_remote_code: bool) -> Any:
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+            config.return_dict = True  # how a model gives its logits is no matter of the checkpoint
     except ImportError as error:
         raise _lacks_package(directory, error) from error
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -145,7 +145,8 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     none before version 6, when there were no prompts and one length. ``adds_special_tokens``: whether a text is read
     with special tokens; ``split_special_tokens``: whether those written in it are ordinary text. What is too long
     is cut at its ``truncation_side``. ``max_active_dims``: only so many largest weights are kept. ``tokenizer_from``:
-    whether tokenizer.json is what the checkpoint's tokenizer class makes, or the checkpoint's own file.
+    whether tokenizer.json is what the checkpoint's tokenizer class makes, or the checkpoint's own file. ``asked``: what
+    the user overrode of what the checkpoint states, by the option of the export (``"--prompt-query"``).
     """
 
     role: Role
@@ -170,6 +171,7 @@ class ArtifactManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_field
     max_active_dims: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)] | None = None
     normalization: Normalization = "none"
     tokenizer_from: TokenizerFrom = "class"
+    asked: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
 
 
 class PairManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):

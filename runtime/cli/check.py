@@ -152,7 +152,7 @@ def _check_artifacts(path: Path, source: str | None, *, parity: bool) -> list[di
     artifacts = open_all(path)
     checks = [_done(f"{a.path}: SHA-256 of {len(a.manifest.files)} files") for a in artifacts]
     for artifact in artifacts:
-        what = f"{artifact.path}: parity with PyTorch"
+        what = f"{artifact.path}: parity with its checkpoint's library"
         if not parity:
             checks.append(_not_done(f"{what} (--no-parity)"))
             continue

@@ -77,7 +77,7 @@ def test_check_finds_damage_in_every_file_of_an_index(cli: Cli, index: Path, tmp
 def test_check_an_artifact_says_what_was_not_checked(cli: Cli, tiny_pair: Path) -> None:
     lines = cli("check", tiny_pair, "--no-parity").stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["ok", "ok", "not checked", "not checked"]
-    assert "parity with PyTorch (--no-parity)" in lines[-1]
+    assert "parity with its checkpoint's library (--no-parity)" in lines[-1]
     checks = json.loads(cli("check", tiny_pair, "--no-parity", "--json").stdout)["checks"]
     assert [check["done"] for check in checks] == [True, True, False, False]
 
@@ -106,7 +106,7 @@ def test_check_repeats_the_parity_by_a_hook(
     calls = []
     assert check_with(lambda artifact, source: calls.append((artifact.path, source)))[:2] == (
         0,
-        f"ok: {tiny_pair / 'query'}: parity with PyTorch",
+        f"ok: {tiny_pair / 'query'}: parity with its checkpoint's library",
     )
     assert calls == [(tiny_pair / "query", "there")]
     code, line, _ = check_with(lambda artifact, source: "the checkpoint is not here")

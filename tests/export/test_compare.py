@@ -100,6 +100,22 @@ def test_bad_input_is_one_line(made: tuple[Path, Path], tmp_path: Path, argument
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_what_an_artifact_does_otherwise_than_its_checkpoint_shows(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """The library is told what the user asked for at the export, and nothing else that the artifact believes."""
+    import msgspec
+    from splade_edge.runtime.artifact import write_artifact_manifest
+
+    source, artifact = made
+    forged = checkpoints.copy(artifact, tmp_path / "forged")
+    manifest = open_artifact(forged).manifest
+    sides = {side: msgspec.structs.replace(settings, prompt="the ") for side, settings in manifest.sides.items()}
+    write_artifact_manifest(forged, msgspec.structs.replace(manifest, sides=sides))
+    assert compare(open_artifact(forged), str(source), TEXTS, ["query"]).worst > 0.01
+    asked = OpenOptions(prompt_query="the ", prompt_document="the ")
+    export(ExportRequest(tmp_path / "asked", str(source), backends=("onnx",), int8=False, options=asked))
+    assert compare(open_artifact(tmp_path / "asked"), str(source), TEXTS, ["query", "document"]).worst < 1e-3
+
+
 def test_a_checkpoint_is_reopened_with_what_was_asked_for(tmp_path: Path) -> None:
     source = checkpoints.write_checkpoint(tmp_path / "c")
     asked = OpenOptions(family="splade-v1", prompt_query="the ", max_length=20, max_active_dims=4)
@@ -114,6 +130,7 @@ def test_a_checkpoint_is_reopened_with_what_was_asked_for(tmp_path: Path) -> Non
 CARDS: dict[str, Callable[[Path], Any]] = {
     "plain": lambda p: splade(mlm(bert(p)), SpladePooling()),
     "prompt": lambda p: splade(mlm(bert(p)), SpladePooling(), prompts={"query": "query : ", "document": "the "}),
+    "lengths": lambda p: splade(mlm(bert(p), query_length=6), SpladePooling()),
     "norm": lambda p: splade(mlm(bert(p)), SpladePooling(), Normalize(), max_active_dims=5),
     "cosine": lambda p: splade(mlm(bert(p)), SpladePooling(), max_active_dims=5, similarity_fn_name="cosine"),
     "cut": lambda p: splade(
@@ -128,20 +145,22 @@ def test_the_python_in_the_card_gives_the_runtimes_vector(name: str, tmp_path: P
     export(ExportRequest(tmp_path / "out", str(tmp_path / "c"), backends=("onnx",), int8=False))
     card = (tmp_path / "out" / "README.md").read_text()
     section = card.partition("## The graph by itself")[2]
-    code = re.search(r"```python\n(.*?)```", section, re.S)
-    assert code is not None
-    assert len(code[1].splitlines()) <= 12
+    blocks = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert len(blocks) == (2 if name in ("prompt", "lengths") else 1)
     text = "who was the king of kenya in the war of the oil crisis"
-    script = code[1].replace('"what is learned sparse retrieval?"', repr(text))
-    assert script != code[1]
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    told: dict[str, float] = eval(done.stdout)
     encoder = Encoder.open(tmp_path / "out", threads=1)
-    expected = dict(encoder.decode(encoder.encode_document(text)))
-    assert told.keys() == expected.keys()
-    for term, weight in expected.items():
-        assert abs(told[term] - weight) <= 1e-5
+    for side, code in zip(("query", "document"), blocks * 2, strict=False):
+        assert len(code.splitlines()) <= 12
+        script = code.replace('"what is learned sparse retrieval?"', repr(text))
+        assert script != code
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        told: dict[str, float] = eval(done.stdout)
+        encode = encoder.encode_query if side == "query" else encoder.encode_document
+        expected = dict(encoder.decode(encode(text)))
+        assert told.keys() == expected.keys()
+        for term, weight in expected.items():
+            assert abs(told[term] - weight) <= 1e-5
 
 
 def test_the_table_of_keys_in_the_readme_is_the_tables() -> None:

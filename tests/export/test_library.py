@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from splade_edge.export.parity import ParityReport
 from splade_edge.export.request import ExportRequest
 from splade_edge.models.options import OpenOptions
 from splade_edge.runtime.artifact import is_pair, open_artifact
-from splade_edge.runtime.errors import CheckpointError
+from splade_edge.runtime.errors import CheckpointError, InputError, MissingExtraError
 
 from .. import architectures, library, matrix
 from ..library import Normalize, Router, SpladePooling, bert, mlm, splade, table, word_piece
@@ -310,6 +311,26 @@ def test_unknown_keys_are_noted_where_the_library_agrees_and_refused_where_it_ca
     assert result.report.witnesses[0].name == "transformers with our pooling"
     assert any("sentence-transformers cannot load it" in note for note in result.notes)
     assert "--ignore" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_key_to_be_ignored_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    bert(tmp_path / "c")
+    with pytest.raises(InputError, match="--ignore 'my_kye': the checkpoint has no such key"):
+        run(tmp_path / "c", tmp_path / "out", ignore=("my_kye",))
+
+
+def test_without_the_library_nothing_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bert(tmp_path / "c")
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingExtraError, match=r"comparing with sentence-transformers needs the \[export\] extra"):
+        run(tmp_path / "c", tmp_path / "out")
+
+
+def test_return_dict_is_no_matter_of_the_checkpoint(tmp_path: Path) -> None:
+    library.edit(bert(tmp_path / "c") / "config.json", return_dict=False)
+    run(tmp_path / "c", tmp_path / "out")
+    expected = library.vectors(tmp_path / "c", "query", library.TEXTS)
+    assert library.difference(tmp_path / "out", "query", library.TEXTS, expected) < LIMIT
 
 
 def test_an_unknown_key_that_changes_nothing_is_one_note(tmp_path: Path) -> None:
