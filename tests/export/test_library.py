@@ -233,6 +233,12 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str]] = [
      r"config\.json has position_embedding_type: relative positions.*export it with the library"),
     ("quantized", saved(one, lambda p: library.edit(p / "config.json", quantization_config={"quant_method": "gptq"})),
      r"config\.json.*quanti"),
+    ("a key that cannot be set", saved(one, lambda p: library.edit(p / "config.json", use_return_dict=False)),
+     r"config\.json does not load \(AttributeError: .*use_return_dict"),
+    ("a length that is text", saved(one, lambda p: library.edit(p / "tokenizer_config.json", model_max_length="16")),
+     r"tokenizer_config\.json has model_max_length '16', which is no number of tokens; correct it"),
+    ("a negative length", saved(one, lambda p: library.edit(p / "tokenizer_config.json", model_max_length=-1)),
+     r"tokenizer_config\.json has model_max_length -1, which is no number of tokens; correct it"),
     ("a processor", saved(one, lambda p: library.edit(p / "preprocessor_config.json", size=1)),
      r"preprocessor_config\.json: inputs of other modalities"),
     ("chat template of a plain checkpoint", lambda p: bert(p, tokenizer=word_piece(
