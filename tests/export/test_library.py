@@ -358,3 +358,19 @@ def test_a_table_keeps_the_weight_of_special_tokens_and_of_unknown_ones(tmp_path
     run(tmp_path / "c", tmp_path / "out")
     expected = library.vectors(tmp_path / "c", "query", ["oil [SEP] \u732b"])[0]
     assert np.flatnonzero(expected).tolist() == sorted(library.VOCABULARY.index(t) for t in ("[UNK]", "[SEP]", "oil"))
+
+
+@pytest.mark.parametrize("stated", [{"max_seq_length": 9999}, {"query_length": 200}])
+def test_a_length_beyond_the_models_positions_is_cut_where_the_library_fails(
+    stated: dict[str, Any], tmp_path: Path
+) -> None:
+    one(tmp_path / "parts").save_pretrained(str(tmp_path / "c"))
+    library.edit(tmp_path / "c" / "sentence_bert_config.json", **stated)
+    result = run(tmp_path / "c", tmp_path / "out")
+    (witness,) = result.report.witnesses
+    assert witness.name == "sentence-transformers"
+    assert witness.failed
+    short = [text for text in library.TEXTS if len(text) < 200]
+    for side in ("query", "document"):
+        expected = library.vectors(tmp_path / "c", side, short)
+        assert library.difference(tmp_path / "out", side, short, expected) < LIMIT
