@@ -13,6 +13,7 @@ from ..models.layout import Side
 from ..models.options import OpenOptions
 from ..runtime.artifact import Artifact, Backend, Precision
 from ..runtime.encoder import Encoder
+from .parity import differences
 from .reopen import reopen
 from .witness import open_witness
 
@@ -99,8 +100,9 @@ def _compared(encoder: Encoder, side: Side, text: str, expected: Weights) -> Com
     vector = encoder.encode_text(text, side).vector
     ours = np.zeros_like(expected)
     ours[vector.indices] = vector.values
-    differences = np.abs(ours - expected)
-    worst = int(differences.argmax())
+    cut = encoder.artifact.manifest.max_active_dims is not None
+    gaps = differences(ours[None], expected[None], cut=cut)[0]
+    worst = int(gaps.argmax())
     norms = float(np.linalg.norm(ours) * np.linalg.norm(expected))
     either = np.flatnonzero((ours > 0) | (expected > 0))
     return Compared(
@@ -108,8 +110,8 @@ def _compared(encoder: Encoder, side: Side, text: str, expected: Weights) -> Com
         text=text,
         terms=int(np.count_nonzero(ours)),
         witness_terms=int(np.count_nonzero(expected)),
-        difference=float(differences[worst]),
-        term=encoder.vocabulary[worst] if differences[worst] else "",
+        difference=float(gaps[worst]),
+        term=encoder.vocabulary[worst] if gaps[worst] else "",
         cosine=float(ours @ expected) / norms if norms else float(not either.size),
         weights=np.stack([expected[either], ours[either]]),
     )

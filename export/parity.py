@@ -109,6 +109,7 @@ class Reference:
     queries: slice
     documents: slice
     witness: WitnessReport
+    cut: bool = False  # only the largest weights are kept
 
     @property
     def largest(self) -> float:
@@ -156,6 +157,7 @@ def reference_vectors(checkpoint: Checkpoint, samples: SampleTexts, witness: Wit
         vectors=np.stack(vectors) if vectors else np.zeros((0, checkpoint.vocab_size), np.float32),
         queries=slice(0, counts[0]),
         documents=slice(counts[0], sum(counts)),
+        cut=checkpoint.max_active_dims is not None,
         witness=WitnessReport(checkpoint.role, witness.name, witness.reason, failed, by_tokens),
     )
 
@@ -169,7 +171,7 @@ def measure(encoder: Encoder, reference: Reference, counterpart: Reference | Non
     variant = encoder.variant
     output = f"{reference.role}/{variant.backend}/{variant.precision}"
     vectors = _encode(encoder, reference.texts, output)
-    errors = np.abs(vectors - reference.vectors).max(axis=1)
+    errors = differences(vectors, reference.vectors, cut=reference.cut).max(axis=1)
     worst = int(errors.argmax())
     side, text = reference.texts[worst]
     cosines = _cosines(vectors, reference.vectors)
@@ -196,6 +198,23 @@ def measure(encoder: Encoder, reference: Reference, counterpart: Reference | Non
     if variant.batch_invariant:
         _check_alone(encoder, reference.texts, vectors, output)
     return result
+
+
+def differences(found: Matrix, expected: Matrix, *, cut: bool) -> Matrix:
+    """The difference of each weight, float32 ``[texts, vocab]``.
+
+    ``cut``: only the largest weights are kept. Which of those that are equal at the cut is nobody's to say (PyTorch's
+    ``topk`` promises no order), so one of them in place of another is no difference.
+    """
+    gaps: Matrix = np.abs(found - expected)
+    if cut:
+        least = np.where(expected > 0, expected, np.inf).min(axis=1, keepdims=True)
+        allowed = RELATIVE_TOLERANCE * least
+        tied = ((found == 0) != (expected == 0)) & (np.abs(np.maximum(found, expected) - least) <= allowed)
+        # As many came in as went out.
+        balanced = (tied & (found > 0)).sum(axis=1) == (tied & (expected > 0)).sum(axis=1)
+        gaps[tied & balanced[:, None]] = 0
+    return gaps
 
 
 def _encode(encoder: Encoder, texts: Sequence[tuple[Side, str]], output: str) -> Matrix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..runtime.artifact import UNLIMITED, ArtifactManifest, Side, Variant
+from ..runtime.artifact import SIDES, UNLIMITED, ArtifactManifest, Side, Variant
 
 _OUTSIDE = """\
 ## The graph by itself
@@ -21,7 +21,7 @@ def raw_graph_section(manifest: ArtifactManifest) -> list[str]:
     if variant is None:
         return []
     alone = "" if variant.batch_invariant else " (give it one text at a time: its vectors depend on padding)"
-    sides: list[Side] = list(manifest.sides)
+    sides: list[Side] = [side for side in SIDES if side in manifest.sides]
     if len({repr(settings) for settings in manifest.sides.values()}) == 1:
         sides = sides[:1]
     lines = _OUTSIDE.format(alone=alone, steps="; ".join(_steps(manifest, sides[0]))).splitlines()

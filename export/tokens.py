@@ -39,14 +39,17 @@ def check_choice(checkpoint: Checkpoint, samples: SampleTexts) -> None:
 
 
 def check_tokens(checkpoint: Checkpoint, artifact: Artifact, samples: SampleTexts, witness: Witness) -> None:
-    """Raise ParityError where the artifact's tokenizer, as the runtime uses it, gives other ids than the witness."""
+    """Raise ParityError where the artifact's tokenizer, as the runtime uses it, gives other ids than the witness, on a
+    text that the witness can encode.
+    """
     readers = {side: TextTokenizer.of(artifact, side) for side in checkpoint.sides}
     for side, text in _texts(checkpoint, samples):
         expected = witness.token_ids(text, side)
         if expected is None:
             continue
         found = readers[side].encode(text).ids
-        if found != expected:
+        # The library itself may fail on a text, such as one that it cuts beyond the model's positions: no answer then.
+        if found != expected and witness.encode(text, side) is not None:
             raise ParityError(
                 f"the tokenizer of the {side} side reads the text {_shown(text)} as {_ids(found)}, {witness.name} as "
                 f"{_ids(expected)}; nothing was written: report the tokenizer",

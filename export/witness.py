@@ -61,6 +61,7 @@ class LibraryWitness:
         self.name, self.reason = LIBRARY, ""
         if checkpoint.options.tokenizer == "file":
             self.name = LIBRARY_WITH_FILE
+        self.failure = ""  # what the library said of the last text that it could not encode
         self._vocab_size = checkpoint.vocab_size
         options = checkpoint.options
         asked = {"query": options.prompt_query, "document": options.prompt_document}
@@ -102,7 +103,8 @@ class LibraryWitness:
         try:
             with _quiet(), torch.inference_mode():
                 found = encode(text, convert_to_sparse_tensor=False, show_progress_bar=False).float()
-        except Exception:  # noqa: BLE001 - such as an index error for a text that is too long
+        except Exception as error:  # noqa: BLE001 - such as an index error for a text that is too long
+            self.failure = one_line(error)
             return None
         if self._cosine:
             found = torch.nn.functional.normalize(found, dim=-1)
@@ -144,7 +146,8 @@ def open_witness(checkpoint: Checkpoint) -> Witness:
         return OwnWitness(checkpoint, f"sentence-transformers cannot load it ({one_line(error)})")
     for side in checkpoint.sides:
         if witness.encode("a", side) is None:
-            return OwnWitness(checkpoint, f"sentence-transformers cannot encode a {side} with it")
+            reason = f"sentence-transformers cannot encode a {side} with it ({witness.failure})"
+            return OwnWitness(checkpoint, reason)
     return witness
 
 

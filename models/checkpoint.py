@@ -29,7 +29,7 @@ from .families import (
 from .head import check_lengths, embedding_rows, logits_width
 from .head import max_positions as longest_input
 from .hub import Located, locate_checkpoint
-from .keys import account
+from .keys import account, unread
 from .layout import SIDES, EncoderFiles, Side, has_both_sides, locate_encoder, stated_role, two_sides
 from .look_up import Table, read_table
 from .options import OpenOptions
@@ -194,7 +194,7 @@ def open_checkpoint(spec: str, role: Side | None = None, options: OpenOptions | 
         weights_sha256=weights_sha256(files.directory),
         stored_dtype=str(stored_dtype(files.directory)).removeprefix("torch."),
         **_accounted(unknown, options),
-        notes=(*notes, PADDING_NOTE) if padded else notes,
+        notes=(*notes, *([PADDING_NOTE] if padded else []), *_unread_notes(files)),
         query_idf=_query_idf(options, stated_query_idf(identity.config, files.directory))
         if role != "document"
         else 0.0,
@@ -355,6 +355,11 @@ def _deviation(checkpoint: Checkpoint, files: EncoderFiles) -> str:
         if (checkpoint.pooling, checkpoint.activation) != library:
             return f"the family {checkpoint.family.name} is pooled otherwise"
     return ""
+
+
+def _unread_notes(files: EncoderFiles) -> list[str]:
+    names = ", ".join(unread(files))
+    return [f"without modules.json neither sentence-transformers nor this export reads {names}"] if names else []
 
 
 def _accounted(found: Sequence[str], options: OpenOptions) -> dict[str, tuple[str, ...]]:

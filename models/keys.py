@@ -128,6 +128,7 @@ KEYS: tuple[Key, ...] = (
         "quantization_config compression_config",
         "refused",
         "weights that are quantized already",
+        harmless=(None, {}),
         fix="export the checkpoint it was made from; int8 is made here",
     ),
     _row(
@@ -241,6 +242,15 @@ def account(files: EncoderFiles, config: Any | None, look_up: str | None = None)
         for path in sorted(directory.glob("*.json")):
             unknown += [] if path.name == look_up else _file(path)
     return tuple(dict.fromkeys(unknown))
+
+
+def unread(files: EncoderFiles) -> list[str]:
+    """The files of sentence-transformers beside a plain checkpoint: without ``modules.json`` nothing reads them."""
+    if files.modules:
+        return []
+    names = [MODEL, *TRANSFORMER_FILES]
+    found = [name for name in names if (files.directory / name).is_file()]
+    return found + [path.parent.name for path in sorted(files.directory.glob(f"*_{POOLING}/{CONFIG}"))]
 
 
 def _one(name: str, path: Path, key: str, value: object, config: Any | None) -> list[str]:

@@ -58,10 +58,12 @@ def check_room(sides: Mapping[Side, SideText], tokenizer: Any, special: int, fil
     """Raise CheckpointError where ``special`` tokens and the prompt leave no room for a text."""
     for side, settings in sides.items():
         prompt = len(tokenizer(settings.prompt, add_special_tokens=False)["input_ids"])
+        if tokenizer.truncation_side == "left":  # then the prompt is cut first
+            prompt = 0
         if settings.max_length <= special + prompt:
             raise CheckpointError(
                 f"{files.directory} cuts {side} texts to {settings.max_length} tokens, which has no room beside "
-                f"{special} special tokens and {prompt} of the prompt; correct its configuration, or pass --max-length"
+                f"{special} special tokens and {prompt} of the prompt; correct its configuration, or pass --max-length, --prompt-query or --prompt-document"
             )
 
 

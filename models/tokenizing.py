@@ -73,6 +73,12 @@ def load_tokenizer(
         if file is None:
             raise CheckpointError(f"{directory} has no {TOKENIZER_FILE}; leave out --tokenizer file")
         tokenizer._tokenizer = _by_file(file, tokenizer)
+    stated = tokenizer.model_max_length  # whatever tokenizer_config.json says; a large float where it says nothing
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or stated < 0:
+        raise CheckpointError(
+            f"{directory / 'tokenizer_config.json'} has model_max_length {stated!r}, which is no number of tokens; "
+            "correct it"
+        )
     if lower_case:
         _lower_case(tokenizer.backend_tokenizer)
     largest = max(tokenizer.get_vocab().values(), default=-1)

@@ -53,7 +53,7 @@ def load_config(directory: Path, *, trust_remote_code: bool) -> Any:
             config.return_dict = True  # how a model gives its logits is no matter of the checkpoint
     except ImportError as error:
         raise _lacks_package(directory, error) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # AttributeError: a key it cannot set
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{directory} needs its own code to load; read that code, then pass --trust-remote-code"

@@ -241,6 +241,12 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str]] = [
      r"has processing_kwargs\.text \['max_length'\], which is not an object"),
     ("tokenizer arguments that are no object", saved(one, with_config(tokenizer_args=[1])),
      r"has tokenizer_args \[1\], which is not an object"),
+    ("a key that cannot be set", saved(one, lambda p: library.edit(p / "config.json", use_return_dict=False)),
+     r"config\.json does not load \(AttributeError: .*use_return_dict"),
+    ("a length that is text", saved(one, lambda p: library.edit(p / "tokenizer_config.json", model_max_length="16")),
+     r"tokenizer_config\.json has model_max_length '16', which is no number of tokens; correct it"),
+    ("a negative length", saved(one, lambda p: library.edit(p / "tokenizer_config.json", model_max_length=-1)),
+     r"tokenizer_config\.json has model_max_length -1, which is no number of tokens; correct it"),
     ("a processor", saved(one, lambda p: library.edit(p / "preprocessor_config.json", size=1)),
      r"preprocessor_config\.json: inputs of other modalities"),
     ("chat template of a plain checkpoint", lambda p: bert(p, tokenizer=word_piece(
@@ -396,3 +402,50 @@ def test_layouts_of_an_architecture(layout: str, architecture: str, tmp_path: Pa
 @pytest.mark.parametrize("architecture", [name for name in architectures.REQUIRED if name != "distilbert"])
 def test_all_layouts_of_all_architectures(layout: str, architecture: str, tmp_path: Path) -> None:
     test_layouts_of_an_architecture(layout, architecture, tmp_path)
+
+
+@pytest.mark.parametrize("stated", [{"max_seq_length": 9999}, {"query_length": 200}])
+def test_a_length_beyond_the_models_positions_is_cut_where_the_library_fails(
+    stated: dict[str, Any], tmp_path: Path
+) -> None:
+    one(tmp_path / "parts").save_pretrained(str(tmp_path / "c"))
+    library.edit(tmp_path / "c" / "sentence_bert_config.json", **stated)
+    result = run(tmp_path / "c", tmp_path / "out")
+    (witness,) = result.report.witnesses
+    assert witness.name == "sentence-transformers"
+    assert witness.failed
+    short = [text for text in library.TEXTS if len(text) < 200]
+    for side in ("query", "document"):
+        expected = library.vectors(tmp_path / "c", side, short)
+        assert library.difference(tmp_path / "out", side, short, expected) < LIMIT
+
+
+def test_which_of_equal_weights_are_kept_is_no_difference(tmp_path: Path) -> None:
+    """A bag of words has ties at every cut, and PyTorch's topk promises no order."""
+    model = look_up(tmp_path / "parts", [1.0] * len(library.VOCABULARY))
+    model.max_active_dims = 3
+    model.save_pretrained(str(tmp_path / "c"))
+    result = run(tmp_path / "c", tmp_path / "out")
+    assert {w.name for w in result.report.witnesses} == {"sentence-transformers"}
+    assert all(graph.max_abs_error < 1e-4 for graph in result.report.graphs)
+
+
+def test_a_prompt_may_be_cut_where_texts_are_cut_on_the_left(tmp_path: Path) -> None:
+    one(tmp_path / "parts", tokenizer=left(tmp_path), prompts={"query": "king " * 30, "document": ""}).save_pretrained(
+        str(tmp_path / "c")
+    )
+    run(tmp_path / "c", tmp_path / "out")
+    expected = library.vectors(tmp_path / "c", "query", library.TEXTS)
+    assert library.difference(tmp_path / "out", "query", library.TEXTS, expected) < LIMIT
+
+
+def test_files_that_a_plain_checkpoint_does_not_read_are_noted(tmp_path: Path) -> None:
+    bert(tmp_path / "c")
+    library.edit(tmp_path / "c" / "config_sentence_transformers.json", prompts={"query": "who "})
+    (tmp_path / "c" / "1_SpladePooling").mkdir()
+    library.edit(tmp_path / "c" / "1_SpladePooling" / "config.json", pooling_strategy="sum")
+    result = run(tmp_path / "c", tmp_path / "out")
+    assert "both: without modules.json neither sentence-transformers nor this export reads " in "\n".join(result.notes)
+    assert "config_sentence_transformers.json, 1_SpladePooling" in "\n".join(result.notes)
+    expected = library.vectors(tmp_path / "c", "query", library.TEXTS)
+    assert library.difference(tmp_path / "out", "query", library.TEXTS, expected) < LIMIT
