@@ -63,7 +63,8 @@ def check_room(sides: Mapping[Side, SideText], tokenizer: Any, special: int, fil
         if settings.max_length <= special + prompt:
             raise CheckpointError(
                 f"{files.directory} cuts {side} texts to {settings.max_length} tokens, which has no room beside "
-                f"{special} special tokens and {prompt} of the prompt; correct its configuration, or pass --max-length, --prompt-query or --prompt-document"
+                f"{special} special tokens and {prompt} of the prompt; correct its configuration, or "
+                "pass --max-length, --prompt-query or --prompt-document"
             )
 
 
