@@ -8,8 +8,9 @@ estimated from its size, so that the same calls go the same way on every machine
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+
+from .forking import new_lock, undivided
 
 # What NumPy may take in a process, in nanoseconds by estimate.
 PATIENCE = 200e6
@@ -17,7 +18,7 @@ PATIENCE = 200e6
 # Called once, when a kernel is not in the cache and has to be compiled.
 on_compile: list[Callable[[], None]] = []
 
-_lock = threading.Lock()
+_lock = new_lock()
 _left = PATIENCE
 
 
@@ -41,6 +42,7 @@ def use_kernels() -> None:
 
 def is_off() -> bool:
     """Whether Numba is told not to compile (``NUMBA_DISABLE_JIT``)."""
-    import numba
+    with undivided:
+        import numba
 
     return bool(numba.config.DISABLE_JIT)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +16,7 @@ from .artifact import Backend, Precision
 from .encoder import Encoded, Encoder
 from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
+from .forking import Threads, new_lock
 from .idf import Factors, check_power
 from .index import Index
 from .manifest import FileEntry
@@ -89,7 +88,7 @@ class Searcher:
         self.encoder = encoder
         self._idf = check_power(encoder.artifact.manifest.query_idf if idf is None else idf)
         self._state = _State(index, encoder.restricted(index.terms), Factors(index, encoder.vocab_size, self._idf))
-        self._refreshing = threading.Lock()
+        self._refreshing = new_lock()
         self.threads = resolve_threads(threads)
         self.approximate = approximate
 
@@ -214,7 +213,7 @@ class Searcher:
 
     def _search_many(self, state: _State, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
         vectors = map(state.vector, state.encoder.encode(queries))
-        with ThreadPoolExecutor(self.threads) as pool:
+        with Threads(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
                 yield from pool.map(lambda vector: self._search(state.index, vector, k, allowed), batch)
 

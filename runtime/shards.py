@@ -28,7 +28,9 @@ from .artifact import variant_files
 from .encoder import Encoder
 from .encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
 from .errors import InputError
-from .files import storage_errors, write_file_durably
+from .files import NOT_THERE, reading, storage_errors, write_file_durably
+from .forking import Owner, private_descriptor
+from .locking import unlock
 from .vectors import SparseBatch
 from .version import MADE_BY
 
@@ -144,6 +146,7 @@ class ShardStore:
         self._reused = 0
         self._told = False
         self._lock: int | None = None
+        self._owner = Owner()
         if os.path.lexists(directory):
             self._take()
 
@@ -156,11 +159,12 @@ class ShardStore:
         """The vectors of a shard's texts, or None if they have to be made."""
         path = self._path(number)
         try:
-            shard = Shard.from_bytes(path.read_bytes())
-        except FileNotFoundError:
+            with reading(path):
+                shard = Shard.from_bytes(path.read_bytes())
+        except NOT_THERE:
             self._tell()
             return None
-        except (OSError, ValueError):
+        except ValueError:
             self._say(_Unusable.DAMAGED, f"{path} is damaged and is made again")
             return None
         if shard.encoder != self._encoder:
@@ -198,13 +202,13 @@ class ShardStore:
         """Let go of the directory; without ``keep`` (or without a shard in it) remove what we wrote there."""
         if self._lock is None:
             return
-        if not keep or not self.shards:
+        if self._owner.is_here and (not keep or not self.shards):
             with contextlib.suppress(OSError):  # what is not ours stays, and the directory with it
                 for path in self._paths():
                     path.unlink()
                 (self.directory / MARKER_NAME).unlink(missing_ok=True)
                 self.directory.rmdir()
-        os.close(self._lock)
+        unlock(self._lock, self._owner)
         self._lock = None
 
     def _take(self) -> None:
@@ -227,6 +231,7 @@ class ShardStore:
             raise InputError(
                 f"{self.directory} is in use by another process; wait for it, or choose another output"
             ) from None
+        private_descriptor(lock)
         self._lock = lock
 
     def _paths(self) -> list[Path]:

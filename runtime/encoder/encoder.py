@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from ..artifact import Artifact, Backend, Precision, Side, Variant, open_artifact
 from ..errors import ArtifactError, InputError
+from ..forking import cached_property
 from ..threads import resolve_threads
 from ..vectors import SparseVector
 from .batches import next_batch, pad_right

@@ -11,6 +11,7 @@ import numpy as np
 from .. import jit
 from ..artifact import TransformerPart
 from ..errors import ArtifactError
+from ..forking import undivided
 from ..vectors import SparseVector
 from .backends import Ids
 from .split import Activated, DecodingSession
@@ -56,7 +57,8 @@ class TransformerSession(DecodingSession):
         return self._transformer.encode(self._transformer.embed(ids))
 
     def _in_kernel(self, ids: Ids) -> Activated:
-        from .transformer_kernels import encode
+        with undivided:
+            from .transformer_kernels import encode
 
         t, part = self._transformer, self._transformer.part
         activations = np.empty((ids.size, part.hidden), np.uint8)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from ..errors import ArtifactError, InputError
+from ..files import NOT_THERE, reading
+from ..forking import cached_property
 
 
 class TokenIds(NamedTuple):
@@ -117,8 +118,9 @@ def _unknown_ids(tokenizer: Tokenizer) -> list[int]:
 
 def _load(path: Path) -> Tokenizer:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+    except (*NOT_THERE, UnicodeDecodeError) as error:
         raise ArtifactError(f"cannot read {path} ({error}); export the encoder again") from None
     try:
         tokenizer = Tokenizer.from_str(text)

@@ -17,13 +17,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import llvmlite.binding
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
 from ..errors import SpladeEdgeWarning
+from ..forking import hold
 from ..jit import on_compile
 
 F = TypeVar("F", bound=Callable[..., object])
 _warned = False
+
+# A kernel that another thread compiles or loads is compiled, or loaded, before a fork.
+hold(global_compiler_lock)
+if (_llvm := getattr(getattr(llvmlite.binding.ffi.lib, "_lock", None), "_lock", None)) is not None:
+    hold(_llvm)
 
 
 def kernel(function: F) -> F:
