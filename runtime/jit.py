@@ -34,10 +34,14 @@ def in_numpy(nanoseconds: float) -> bool:
 
 def use_kernels() -> None:
     """Let kernels do everything from now on, so that no later query waits for them to be loaded: for a process that
-    answers many. They are loaded by the next search.
+    answers many. They are loaded at once, or compiled, where they are not cached yet.
     """
     global _left
     _left = -1.0
+    if not is_off():
+        from .warming import load_kernels
+
+        load_kernels()
 
 
 def is_off() -> bool:
