@@ -68,7 +68,8 @@ class Explanation:
 
 
 class Searcher:
-    """An index with its query encoder, loaded. Safe from several threads.
+    """An index with its query encoder, loaded. Safe from several threads, and in children of the process. It can be
+    pickled: see :meth:`__reduce__`.
 
     It searches the generation it has opened until :meth:`refresh`; each search is of one generation as a whole.
     ``threads`` is one setting for encoder and scorer. ``approximate``: see :meth:`Index.search_vectors`; None is exact.
@@ -148,6 +149,13 @@ class Searcher:
     def close(self) -> None:
         """Close the index."""
         self.index.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its paths and settings: where it is unpickled the same directories are opened, at the newest
+        generation that is there then.
+        """
+        settings = {"threads": self.threads, "approximate": self.approximate, "idf": self._idf}
+        return _reopened, (self.index, self.encoder, settings)
 
     def __enter__(self) -> Searcher:
         return self
@@ -252,6 +260,11 @@ class _State:
     def vector(self, encoded: Encoded) -> SparseVector:
         """The vector that is searched with: none where no word of the query is known."""
         return self.factors.times(encoded.vector) if encoded.known else _NO_TERMS
+
+
+def _reopened(index: Index, encoder: Encoder, settings: dict[str, Any]) -> Searcher:
+    """A searcher that was pickled."""
+    return Searcher(index, encoder, **settings)
 
 
 def _check_vocabulary(index: Index, encoder: Encoder) -> None:

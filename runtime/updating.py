@@ -153,6 +153,10 @@ class IndexUpdater:
         """Forget what was not committed, and let other writers in."""
         self._transaction.close()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A writer stays where it is."""
+        raise TypeError("a writer of an index cannot be sent to another process; open one there, after closing this")
+
     def __enter__(self) -> IndexUpdater:
         return self
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..artifact import INPUT_NAMES, OUTPUT_NAME
 from ..errors import ArtifactError, InputError, MissingExtraError
 from ..files import NOT_THERE, OpenFile, reading
-from ..forking import let_be, new_lock, renew_in_child, undivided
+from ..forking import Owner, let_be, new_lock, renew_in_child, undivided
 from ..telemetry import no_telemetry
 from ..vectors import SparseVector, from_dense
 
@@ -156,51 +156,55 @@ class OnnxGraph:
 
 
 class OpenVinoSession(Session):
-    """A graph in OpenVINO on the CPU, in float32 where it is not int8 (OpenVINO's default is bfloat16)."""
+    """A graph in OpenVINO on the CPU, in float32 where it is not int8 (OpenVINO's default is bfloat16).
+
+    Not for children of a process that has used OpenVINO: there it hangs, while it loads a graph, encodes, or ends. It
+    is refused there.
+    """
+
+    _user: Owner | None = None  # the process that has used it
 
     def __init__(self, path: Path, vocab_size: int, max_length: int, threads: int) -> None:
         super().__init__(path, vocab_size, max_length, threads)
-        self._files = [OpenFile(path), OpenFile(path.with_suffix(".bin"))]  # for a child, which has to load them again
-        self._lock = new_lock()  # an infer request holds its input and output tensors
-        self._request: Any = self._load(path)
-        renew_in_child(self)
-
-    def _load(self, model: Path | None) -> Any:
-        """A request to the graph at a path; None: in the files that are open."""
+        self._refuse_child()
         try:
             with undivided, no_telemetry():
                 import openvino as ov
         except ImportError:
             raise MissingExtraError("the OpenVINO backend", "openvino") from None
+        OpenVinoSession._user = OpenVinoSession._user or Owner()
         hints: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": self.threads,
+            "INFERENCE_NUM_THREADS": threads,
         }
         try:
             with undivided:
-                core = ov.Core()
-                read = model if model is not None else core.read_model(*(b"".join(f.parts()) for f in self._files))
                 # The compiled model's own reference keeps the core alive; no CACHE_DIR, so nothing is written.
-                compiled = core.compile_model(read, "CPU", hints)
-                request = compiled.create_infer_request()
+                compiled = ov.Core().compile_model(path, "CPU", hints)
+                self._request = compiled.create_infer_request()
         except RuntimeError as error:
-            raise _does_not_load(self.path, f"OpenVINO {ov.__version__}", error) from error
+            raise _does_not_load(path, f"OpenVINO {ov.__version__}", error) from error
         names = [[next(iter(port.get_names()), "") for port in ports] for ports in (compiled.inputs, compiled.outputs)]
-        check_names(self.path, *names, expected=(OUTPUT_NAME,))
-        return request
+        check_names(path, *names, expected=(OUTPUT_NAME,))
+        self._lock = new_lock()  # an infer request holds its input and output tensors
+        renew_in_child(self)
 
     def renew(self) -> None:
-        """In a child: the engine's threads are not here, and its end would wait for them."""
-        if self._request is not None:
-            let_be(self._request)
-            self._request = None
+        """In a child: the end of what the parent loaded would wait for threads that are not here."""
+        let_be(self._request)
+
+    def _refuse_child(self) -> None:
+        if self._user is not None and not self._user.is_here:
+            raise ArtifactError(
+                f"{self.path}: OpenVINO works in no child of a process that has used it; open the index in the child "
+                "alone, start processes by spawn, or use another backend"
+            )
 
     def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        self._refuse_child()
         feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
         with self._lock:
-            if self._request is None:
-                self._request = self._load(None)
             try:
                 # The next call overwrites the output tensor, so it is copied out.
                 with undivided:

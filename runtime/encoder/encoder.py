@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,7 @@ class Encoder:
         pad_id = manifest.special_tokens.get("pad_token", 0)
         self._pad_id = pad_id if pad_id < self.vocab_size else 0
         self._kept: npt.NDArray[np.bool_] | None = None  # terms that may have weight; None: all
+        self._restricted_to: npt.NDArray[np.bool_] | None = None
         self._filters = True  # False: the session gives weight to no other terms
         if manifest.dropped_terms:
             if max(manifest.dropped_terms) >= self.vocab_size:
@@ -107,7 +108,13 @@ class Encoder:
         encoder = copy.copy(self)
         encoder._session = self._session.restricted(np.flatnonzero(kept).astype(np.int32))
         encoder._kept, encoder._filters = kept, encoder._session is self._session
+        encoder._restricted_to = kept
         return encoder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its path: where it is unpickled, the same graph is loaded, after its files were hashed."""
+        terms = None if self._restricted_to is None else np.flatnonzero(self._restricted_to)
+        return _reopened, (self.artifact.path.absolute(), self.variant, self.threads, terms)
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -197,6 +204,15 @@ class Encoder:
         else:
             vectors = self._session.vectors(*pad_right(ids, self._pad_id))
         return vectors if self._kept is None or not self._filters else [_only(vector, self._kept) for vector in vectors]
+
+
+def _reopened(path: Path, variant: Variant, threads: int, terms: npt.NDArray[np.integer] | None) -> Encoder:
+    """An encoder that was pickled. Its files are hashed: they may be others by now."""
+    artifact = open_artifact(path)
+    if variant not in artifact.manifest.variants:
+        raise ArtifactError(f"{path} has not the graph any more that it had; open it instead of sending it")
+    encoder = Encoder(artifact, variant, threads)
+    return encoder if terms is None else encoder.restricted(terms)
 
 
 def _only(vector: SparseVector, kept: npt.NDArray[np.bool_]) -> SparseVector:

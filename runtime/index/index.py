@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +105,10 @@ class Index:
     def close(self) -> None:
         """Close the stored documents; the index cannot be used afterwards. Its memory maps go with the object."""
         self._close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its path: where it is unpickled, the newest generation that is there then is opened."""
+        return Index.open, (self.path.absolute(),)
 
     def __enter__(self) -> Index:
         return self
