@@ -25,7 +25,7 @@ import msgspec
 
 from .cpu import supports
 from .errors import ArtifactError, IntegrityError, export_again
-from .files import safe_join
+from .files import NOT_THERE, reading, safe_join
 from .idf import LARGEST_POWER
 from .manifest import FileEntry, Manifest, check_hashes, describe_file, read_manifest, write_manifest
 
@@ -236,7 +236,9 @@ def open_artifact(path: str | Path, side: Side | None = None, *, check: bool = T
     Raises ArtifactError (missing, too new, wrong role) or IntegrityError (damaged).
     """
     path = Path(path)
-    if not path.is_dir():
+    with reading(path):
+        directory = path.is_dir()
+    if not directory:
         raise ArtifactError(
             f"{path} is not a directory; expected an exported artifact (see: splade-edge export --help)"
         )
@@ -310,10 +312,12 @@ def open_all(path: str | Path) -> list[Artifact]:
 
 
 def is_pair(path: Path) -> bool:
-    """Whether a directory's manifest says that it is a pair."""
+    """Whether a directory's manifest says that it is a pair. Raises StorageError where it may not be read."""
     try:
-        return bool(msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=dict)["format"] == PAIR_FORMAT)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError):
+        with reading(path / MANIFEST_NAME):
+            data = (path / MANIFEST_NAME).read_bytes()
+        return bool(msgspec.json.decode(data, type=dict)["format"] == PAIR_FORMAT)
+    except (*NOT_THERE, msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError):
         return False
 
 

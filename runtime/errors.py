@@ -89,4 +89,11 @@ class ParityError(SpladeEdgeError):
 
 
 class StorageError(SpladeEdgeError):
-    """The operating system refused a write (disk full, read-only, no permission)."""
+    """The operating system refused to read or to write (no permission, disk full, too many open files). Nothing is said
+    of what lies there: it may well be whole.
+    """
+
+    @property
+    def errno(self) -> int | None:
+        """The system's number of the error, as in :mod:`errno`; None where it gave none."""
+        return getattr(self.__cause__, "errno", None)

@@ -9,13 +9,18 @@ import os
 import secrets
 import shutil
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from .errors import IntegrityError, StorageError
+from .errors import InputError, IntegrityError, StorageError
+from .forking import Owner, new_lock, private
 
 STAGING_PREFIX = ".splade-edge-"
+# There is no such file; what that means the caller knows. All other errors are the system's.
+NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_PART = 1 << 20  # bytes read at a time
 
 
 class FileOperations:
@@ -25,7 +30,9 @@ class FileOperations:
 
     def create(self, path: Path, mode: str = "wb") -> BinaryIO:
         """Open a file for writing (``wb``, or ``ab`` to append)."""
-        return open(path, mode)  # type: ignore[return-value]  # noqa: PTH123 - the mode is binary
+        file: BinaryIO = open(path, mode)  # type: ignore[assignment]  # noqa: PTH123, SIM115 - binary; the caller's
+        private(file)
+        return file
 
     def write(self, file: BinaryIO, data: bytes | memoryview) -> None:
         """Append to an open file."""
@@ -65,9 +72,124 @@ operations = FileOperations()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
-    with path.open("rb") as f:
+    """SHA-256 of a file's bytes, as 64 hex digits. Raises FileNotFoundError, StorageError."""
+    with reading(path), path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class OpenFile:
+    """A file to be read that stays the one it was when it was opened, whatever lies at its path later. Safe from
+    several threads, and in several processes after a fork: nobody moves an offset that others go by.
+
+    Raises FileNotFoundError, StorageError; InputError where it was closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = new_lock()  # or another file could have the descriptor by the time it is read
+        with reading(path):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._descriptor: int | None = descriptor
+        self._end = weakref.finalize(self, os.close, descriptor)
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        with self._lock:
+            self._descriptor = None
+            self._end()
+
+    def status(self) -> os.stat_result:
+        """Its identity and size."""
+        with self._lock, reading(self.path):
+            return os.fstat(self._opened())
+
+    def is_at(self, path: str | Path) -> bool:
+        """Whether it is this very file that lies at a path now."""
+        try:
+            return os.path.samestat(self.status(), os.stat(path))  # noqa: PTH116 - it takes both
+        except OSError:
+            return False
+
+    def names(self) -> list[str]:
+        """Paths at which it may lie now: the one it was opened by, and the one the system knows."""
+        with contextlib.suppress(OSError), self._lock:
+            return [str(self.path), os.readlink(f"/proc/self/fd/{self._opened()}")]  # noqa: PTH115 - may be no path
+        return [str(self.path)]
+
+    def parts(self, end: int | None = None) -> Iterator[bytes]:
+        """Its bytes, some at a time, up to ``end``."""
+        at = 0
+        while end is None or at < end:
+            size = _PART if end is None else min(_PART, end - at)
+            with self._lock, reading(self.path):
+                data = _read_at(self._opened(), size, at)
+            if not data:
+                return
+            yield data
+            at += len(data)
+
+    def sha256(self) -> str:
+        """SHA-256 of its bytes, as 64 hex digits."""
+        digest = hashlib.sha256()
+        for part in self.parts():
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            raise closed(self.path)
+        return self._descriptor
+
+
+def _read_at(descriptor: int, size: int, at: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, at)
+    os.lseek(descriptor, at, os.SEEK_SET)  # Windows, where nothing forks
+    return os.read(descriptor, size)
+
+
+def closed(path: Path) -> InputError:
+    """The error for a file that was closed before."""
+    return InputError(f"{path} was closed; open it again to read on")
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn an OSError of a read under ``path`` into a StorageError of one line. That there is no such file goes
+    through: see :data:`NOT_THERE`. Raises InputError for a name that no file can have.
+    """
+    try:
+        yield
+    except NOT_THERE:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{path}: {error.strerror}; use a shorter name") from error
+        raise cannot_read(path, error) from error
+
+
+# Each error of the system has its own remedy. None of them says that a file is damaged.
+_REMEDIES = {
+    errno.EACCES: "let this user read it, or run as one who may",
+    errno.EPERM: "let this user read it, or run as one who may",
+    errno.EMFILE: "this process has too many files open: raise the limit (ulimit -n), or close what is not needed",
+    errno.ENFILE: "all processes together have too many files open: end some, or raise the system's limit",
+    errno.ENOMEM: "there is too little memory: close other programs, or raise the limit (ulimit -v)",
+    errno.ESTALE: "the file server has put another file in its place: open it again, or mount it anew",
+    errno.EIO: "the disk or the network failed, and the system's log may say why: try again, or copy it from elsewhere",
+    errno.ELOOP: "links lead in a circle: mend them",
+    errno.EINTR: "try again",
+    errno.EAGAIN: "try again",
+    errno.ETIMEDOUT: "the file server does not answer: try again when it does",
+}
+
+
+def cannot_read(path: str | Path, error: OSError) -> StorageError:
+    """The error for a refused read, with the system's name for it and what helps; to be raised ``from`` the other."""
+    name = errno.errorcode.get(error.errno or 0, "")
+    what = f"{error.strerror or error}{f' ({name})' if name else ''}"
+    remedy = _REMEDIES.get(error.errno or 0, "see what that is, and try again")
+    return StorageError(f"cannot read {path}: {what}; {remedy}")
 
 
 def fsync_path(path: Path) -> None:
@@ -128,10 +250,13 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
     target = Path(os.path.realpath(target))
     temporary = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
     file: IO[str] | None = None
+    owner = Owner()
     try:
         with storage_errors(target):
             file = temporary.open("w", encoding="utf-8", newline="\n")
+        private(file)
         yield file
+        owner.refuse_child(f"the file {target}, which is being written,")
         with storage_errors(target):
             file.flush()
             os.fsync(file.fileno())
@@ -142,7 +267,8 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
             with contextlib.suppress(OSError):  # a full disk was reported by the flush above
                 file.close()
         with contextlib.suppress(OSError):  # where it could not be made it cannot be looked for either
-            temporary.unlink(missing_ok=True)
+            if owner.is_here:
+                temporary.unlink(missing_ok=True)
 
 
 def safe_join(root: Path, relative: str) -> Path:

@@ -8,8 +8,9 @@ estimated from its size, so that the same calls go the same way on every machine
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+
+from .forking import new_lock, undivided
 
 # What NumPy may take in a process, in nanoseconds by estimate.
 PATIENCE = 200e6
@@ -17,7 +18,7 @@ PATIENCE = 200e6
 # Called once, when a kernel is not in the cache and has to be compiled.
 on_compile: list[Callable[[], None]] = []
 
-_lock = threading.Lock()
+_lock = new_lock()
 _left = PATIENCE
 
 
@@ -33,14 +34,19 @@ def in_numpy(nanoseconds: float) -> bool:
 
 def use_kernels() -> None:
     """Let kernels do everything from now on, so that no later query waits for them to be loaded: for a process that
-    answers many. They are loaded by the next search.
+    answers many. They are loaded at once, or compiled, where they are not cached yet.
     """
     global _left
     _left = -1.0
+    if not is_off():
+        from .warming import load_kernels
+
+        load_kernels()
 
 
 def is_off() -> bool:
     """Whether Numba is told not to compile (``NUMBA_DISABLE_JIT``)."""
-    import numba
+    with undivided:
+        import numba
 
     return bool(numba.config.DISABLE_JIT)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .encoder.encoder import Batch, Run
-from .files import operations, storage_errors
+from .files import NOT_THERE, operations, reading, storage_errors
 from .vectors import SparseBatch, SparseVector
 
 SECONDS = 30.0  # between two writes; a batch on the slowest of machines takes less than as much again
@@ -96,8 +96,9 @@ def _read(path: Path, encoder: bytes) -> tuple[dict[bytes, list[SparseVector]], 
     """The batches of this encoder in a file, up to the first record that is not whole (or the end), and where it is."""
     found: dict[bytes, list[SparseVector]] = {}
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        with reading(path):
+            data = path.read_bytes()
+    except NOT_THERE:
         return found, 0
     at = 0
     while at + _HEADER.size + _DIGEST_BYTES <= len(data):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import IndexLockedError, StorageError
 from .files import storage_errors
+from .forking import Owner, private_descriptor
 
 if sys.platform == "win32":
     import msvcrt
@@ -29,9 +30,11 @@ def writer_lock(path: Path) -> Iterator[None]:
     Raises IndexLockedError if another process, or another writer of this one, holds it; StorageError where it cannot be
     written, or the file system has no locks.
     """
+    owner = Owner()
     while True:
         with storage_errors(path, "let this user write to the index, or change a copy of it"):
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        private_descriptor(fd)
         try:
             if not _try(fd, path):
                 raise IndexLockedError(
@@ -44,7 +47,18 @@ def writer_lock(path: Path) -> Iterator[None]:
                 yield
                 return
         finally:
-            os.close(fd)  # and with it goes the lock
+            unlock(fd, owner)
+
+
+def unlock(fd: int, owner: Owner) -> None:
+    """Close a locked file, and let others have the lock even where something else still has its descriptor. In a child
+    of the ``owner`` the parent keeps the lock.
+    """
+    private_descriptor(fd, closed=True)
+    if owner.is_here and sys.platform != "win32":
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def _try(fd: int, path: Path) -> bool:

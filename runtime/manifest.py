@@ -7,16 +7,18 @@ the same JSON without that key. So a flipped byte in the manifest is found as su
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from .errors import IntegrityError, SpladeEdgeError
-from .files import safe_join, sha256_file, write_file_durably
+from .errors import IntegrityError, SpladeEdgeError, StorageError
+from .files import NOT_THERE, reading, safe_join, sha256_file, write_file_durably
 
 M = TypeVar("M", bound="Manifest")
 _MAX_BYTES = 8 << 20  # of a manifest: in memory it takes some fifty times as much at worst
+_MISSING = "is missing"
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,16 +58,18 @@ def read_manifest(
 ) -> M:
     """Read and validate a manifest.
 
-    Raises ``error`` if it is missing, of another format, or newer than ``version``; IntegrityError if it is damaged.
+    Raises ``error`` if it is missing, of another format, or newer than ``version``; IntegrityError if it is damaged;
+    StorageError if the system does not let it be read.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise IntegrityError(f"{path} is damaged: it is larger than any manifest; make the directory again")
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise error(f"{path.parent} has no {path.name}: it is not a {format} directory, or it is incomplete") from None
-    except OSError as failure:
+        with reading(path):
+            if path.stat().st_size > _MAX_BYTES:
+                raise IntegrityError(f"{path} is damaged: it is larger than any manifest; make the directory again")
+            raw = path.read_bytes()
+    except IsADirectoryError as failure:
         raise error(f"cannot read {path}: {failure.strerror}") from None
+    except NOT_THERE:
+        raise error(f"{path.parent} has no {path.name}: it is not a {format} directory, or it is incomplete") from None
     try:
         body: Any = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
@@ -86,29 +90,37 @@ def read_manifest(
         raise IntegrityError(f"{path} is damaged ({failure}); copy or make the directory again") from None
 
 
-def damaged_files(root: Path, files: dict[str, FileEntry]) -> dict[str, str]:
+def damaged_files(
+    root: Path, files: dict[str, FileEntry], unreadable: dict[str, StorageError] | None = None
+) -> dict[str, str]:
     """Listed files that are not as listed, by name, with the reason.
 
-    Raises IntegrityError for one that this user may not read: it may well be whole.
+    What the system does not let us read may well be whole, so it is no damage: such files go to ``unreadable``, or
+    StorageError is raised for the first.
     """
     damaged = {}
     for name, entry in files.items():
         path = safe_join(root, name)
-        reason = _wrong_size(path, entry)
         try:
+            reason = _wrong_size(path, entry)
             if reason is None and sha256_file(path) != entry.sha256:
                 reason = "is damaged (its SHA-256 does not match)"
-        except PermissionError as error:
-            raise IntegrityError(f"cannot read {path}: {error.strerror}; allow it, or copy {root} again") from None
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror})"
+        except NOT_THERE:  # gone since its size was looked at
+            reason = _MISSING
+        except StorageError as error:
+            if unreadable is None:
+                raise
+            unreadable[name] = error
+            continue
         if reason is not None:
             damaged[name] = reason
     return damaged
 
 
 def check_sizes(root: Path, files: dict[str, FileEntry]) -> None:
-    """Every listed file exists with the listed size. Raises IntegrityError naming the first that does not."""
+    """Every listed file exists with the listed size. Raises IntegrityError naming the first that does not, StorageError
+    where the system does not tell.
+    """
     for name, entry in files.items():
         path = safe_join(root, name)
         if reason := _wrong_size(path, entry):
@@ -116,7 +128,9 @@ def check_sizes(root: Path, files: dict[str, FileEntry]) -> None:
 
 
 def check_hashes(root: Path, files: dict[str, FileEntry]) -> None:
-    """Every listed file has the listed size and SHA-256. Raises IntegrityError naming the first that does not."""
+    """Every listed file has the listed size and SHA-256. Raises IntegrityError naming the first that does not,
+    StorageError where the system does not let it be read.
+    """
     check_sizes(root, files)
     for name, entry in files.items():
         for reason in damaged_files(root, {name: entry}).values():
@@ -125,12 +139,13 @@ def check_hashes(root: Path, files: dict[str, FileEntry]) -> None:
 
 def _wrong_size(path: Path, entry: FileEntry) -> str | None:
     try:
-        size = path.stat().st_size
-    except OSError:
-        return "is missing"
-    if not path.is_file():
+        with reading(path):
+            status = path.stat()
+    except NOT_THERE:
+        return _MISSING
+    if not stat.S_ISREG(status.st_mode):
         return "is not a file"
-    return None if size == entry.size else f"has {size} bytes instead of {entry.size}"
+    return None if status.st_size == entry.size else f"has {status.st_size} bytes instead of {entry.size}"
 
 
 def _digest(body: dict[str, Any]) -> str | None:

@@ -26,16 +26,16 @@ History:
 
 from __future__ import annotations
 
-import threading
 import warnings
 from pathlib import Path
 
 from .errors import INDEX_AGAIN, ArtifactError, SpladeEdgeWarning, export_again
+from .forking import new_lock
 
 NUMERICS = 1
 
 _warned: set[Path] = set()
-_lock = threading.Lock()
+_lock = new_lock()
 
 
 def check_numerics(path: Path, number: int) -> None:

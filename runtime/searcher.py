@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +17,7 @@ from .encoder import Encoded, Encoder
 from .encoder.tokenizer import ReadText
 from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
+from .forking import Threads, new_lock
 from .idf import Factors, check_power
 from .index import Index
 from .manifest import FileEntry
@@ -70,7 +69,8 @@ class Explanation:
 
 
 class Searcher:
-    """An index with its query encoder, loaded. Safe from several threads.
+    """An index with its query encoder, loaded. Safe from several threads, and in children of the process. It can be
+    pickled: see :meth:`__reduce__`.
 
     It searches the generation it has opened until :meth:`refresh`; each search is of one generation as a whole.
     ``threads`` is one setting for encoder and scorer. ``approximate``: see :meth:`Index.search_vectors`; None is exact.
@@ -90,7 +90,7 @@ class Searcher:
         self.encoder = encoder
         self._idf = check_power(encoder.artifact.manifest.query_idf if idf is None else idf)
         self._state = _State(index, encoder.restricted(index.terms), Factors(index, encoder.vocab_size, self._idf))
-        self._refreshing = threading.Lock()
+        self._refreshing = new_lock()
         self.threads = resolve_threads(threads)
         self.approximate = approximate
 
@@ -150,6 +150,13 @@ class Searcher:
     def close(self) -> None:
         """Close the index."""
         self.index.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its paths and settings: where it is unpickled the same directories are opened, at the newest
+        generation that is there then.
+        """
+        settings = {"threads": self.threads, "approximate": self.approximate, "idf": self._idf}
+        return _reopened, (self.index, self.encoder, settings)
 
     def __enter__(self) -> Searcher:
         return self
@@ -219,7 +226,7 @@ class Searcher:
 
     def _search_many(self, state: _State, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
         vectors = map(state.vector, state.encoder.encode(queries, "query"))
-        with ThreadPoolExecutor(self.threads) as pool:
+        with Threads(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
                 yield from pool.map(lambda vector: self._search(state.index, vector, k, allowed), batch)
 
@@ -258,6 +265,11 @@ class _State:
     def vector(self, encoded: Encoded) -> SparseVector:
         """The vector that is searched with: none where no word of the query is known."""
         return self.factors.times(encoded.vector) if encoded.known else _NO_TERMS
+
+
+def _reopened(index: Index, encoder: Encoder, settings: dict[str, Any]) -> Searcher:
+    """A searcher that was pickled."""
+    return Searcher(index, encoder, **settings)
 
 
 def _check_vocabulary(index: Index, encoder: Encoder) -> None:

@@ -29,8 +29,10 @@ from .artifact import variant_files
 from .encoder import Encoder
 from .encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
 from .errors import InputError, StorageError
-from .files import storage_errors, write_file_durably
+from .files import NOT_THERE, reading, storage_errors, write_file_durably
+from .forking import Owner, private_descriptor
 from .journal import Journal
+from .locking import unlock
 from .numerics import NUMERICS
 from .vectors import SparseBatch
 from .version import MADE_BY
@@ -150,6 +152,7 @@ class ShardStore:
         self._reused = 0
         self._told = False
         self._lock: int | None = None
+        self._owner = Owner()
         if os.path.lexists(directory):
             self._take()
 
@@ -161,8 +164,9 @@ class ShardStore:
         try:
             yield journal
         except BaseException:
-            with contextlib.suppress(StorageError):  # a full disk, which is told already
-                journal.keep()
+            if self._owner.is_here:  # a child that ends has nothing to keep
+                with contextlib.suppress(StorageError):  # a full disk, which is told already
+                    journal.keep()
             raise
         finally:
             self._reused += journal.reused
@@ -178,11 +182,12 @@ class ShardStore:
         """The vectors of a shard's texts, or None if they have to be made."""
         path = self._path(number)
         try:
-            shard = Shard.from_bytes(path.read_bytes())
-        except FileNotFoundError:
+            with reading(path):
+                shard = Shard.from_bytes(path.read_bytes())
+        except NOT_THERE:
             self._tell()
             return None
-        except (OSError, ValueError):
+        except ValueError:
             self._say(_Unusable.DAMAGED, f"{path} is damaged and is made again")
             return None
         if shard.encoder != self._encoder:
@@ -209,6 +214,7 @@ class ShardStore:
 
     def _prepare(self) -> None:
         """Make the directory, and take it."""
+        self._owner.refuse_child(f"the job whose vectors are kept in {self.directory}")
         if self._lock is None:
             with storage_errors(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -225,13 +231,13 @@ class ShardStore:
         if self._lock is None:
             return
         kept = sorted(self.directory.glob(KEPT_FILES))
-        if not keep or not kept:
+        if self._owner.is_here and (not keep or not kept):
             with contextlib.suppress(OSError):  # what is not ours stays, and the directory with it
                 for path in kept:
                     path.unlink()
                 (self.directory / MARKER_NAME).unlink(missing_ok=True)
                 self.directory.rmdir()
-        os.close(self._lock)
+        unlock(self._lock, self._owner)
         self._lock = None
 
     def _take(self) -> None:
@@ -254,6 +260,7 @@ class ShardStore:
             raise InputError(
                 f"{self.directory} is in use by another process; wait for it, or choose another output"
             ) from None
+        private_descriptor(lock)
         self._lock = lock
 
     def _paths(self) -> list[Path]:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from .errors import InputError
 from .files import STAGING_PREFIX, fsync_path, storage_errors
+from .forking import Owner, private_descriptor
+from .locking import unlock
 
 if sys.platform != "win32":
     import fcntl
@@ -24,13 +26,13 @@ _NO_REPLACE, _EXCHANGE = 1, 2
 
 
 @contextlib.contextmanager
-def staged_directory(target: Path, *, manifest: str, force: bool = False) -> Iterator[Path]:
+def staged_directory(target: Path, *, manifest: str, force: bool = False, keep: Path | None = None) -> Iterator[Path]:
     """A new directory beside ``target`` that takes its place when the block ends without an error.
 
     Everything in it is fsynced before the rename. On an error the staging directory is removed and ``target`` is as it
     was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target removes.
     ``manifest`` is the file by which a directory of the same kind is known: only such a one is replaced, with
-    ``force``.
+    ``force``. ``keep``: where the one that was replaced goes, beside the target; None: it is removed.
 
     Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors
     of the block itself pass through.
@@ -42,20 +44,23 @@ def staged_directory(target: Path, *, manifest: str, force: bool = False) -> Ite
         _remove_leftovers(target)
     staging = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
     lock = None
+    owner = Owner()
     try:  # from here on: an interrupt right after mkdir() must not leave the directory
         with storage_errors(target):
             staging.mkdir()
             lock = _try_lock(staging)
         yield staging
+        owner.refuse_child(f"the directory {target}, which is being written,")
         with storage_errors(target):
             _fsync_tree(staging)
             # Hours may have passed since the first look.
             check_writable_target(target, manifest=manifest, force=force)
-            _take_place(staging, target, force=force)
+            _take_place(staging, target, force=force, keep=keep)
             fsync_path(target.parent)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        _unlock(lock)
+        if owner.is_here:
+            shutil.rmtree(staging, ignore_errors=True)
+        _unlock(lock, owner)
 
 
 def check_writable_target(target: Path, *, manifest: str, force: bool) -> None:
@@ -70,25 +75,35 @@ def check_writable_target(target: Path, *, manifest: str, force: bool) -> None:
         raise InputError(f"{target} exists; pass --force to replace it, or choose another output")
 
 
-def _take_place(staging: Path, target: Path, *, force: bool) -> None:
-    """Rename ``staging`` to ``target``; an old directory ends up under the staging name, which the caller removes."""
+def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) -> None:
+    """Rename ``staging`` to ``target``; an old directory ends up at ``keep``, or under the staging name, which the
+    caller removes.
+    """
     if not target.exists() or not force:
         if not _renameat2(staging, target, _NO_REPLACE):
             _rename_onto_nothing(staging, target)
-    elif not _renameat2(staging, target, _EXCHANGE):
+    elif _renameat2(staging, target, _EXCHANGE):
+        if keep is not None:
+            try:
+                _rename_onto_nothing(staging, keep)
+            except BaseException:
+                _renameat2(staging, target, _EXCHANGE)  # or what was replaced would be removed with the staging
+                raise
+    else:
         # Two renames: a kill between them leaves the old directory under ``.old``; the next writer puts it back.
-        old = staging.with_name(staging.name + ".old")
+        old = keep or staging.with_name(staging.name + ".old")
         lock = _try_lock(target)
         try:
             try:
-                target.rename(old)
+                _rename_onto_nothing(target, old)
                 staging.rename(target)
             finally:  # also where an interrupt falls between the two
                 if old.exists() and not target.exists():
                     old.rename(target)
-                shutil.rmtree(old, ignore_errors=True)
+                if keep is None:
+                    shutil.rmtree(old, ignore_errors=True)
         finally:
-            _unlock(lock)
+            _unlock(lock, Owner())
 
 
 def _rename_onto_nothing(staging: Path, target: Path) -> None:
@@ -123,12 +138,13 @@ def _try_lock(directory: Path) -> int | None:
     except OSError:
         os.close(fd)
         return None
+    private_descriptor(fd)
     return fd
 
 
-def _unlock(lock: int | None) -> None:
+def _unlock(lock: int | None, owner: Owner) -> None:
     if lock is not None:
-        os.close(lock)
+        unlock(lock, owner)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -143,7 +159,7 @@ def _remove_leftovers(target: Path) -> None:
             else:
                 shutil.rmtree(path, ignore_errors=True)
         finally:
-            _unlock(lock)
+            _unlock(lock, Owner())
 
 
 def _fsync_tree(root: Path) -> None:

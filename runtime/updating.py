@@ -157,6 +157,10 @@ class IndexUpdater:
         """Forget what was not committed, and let other writers in."""
         self._transaction.close()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A writer stays where it is."""
+        raise TypeError("a writer of an index cannot be sent to another process; open one there, after closing this")
+
     def __enter__(self) -> IndexUpdater:
         return self
 
@@ -168,6 +172,7 @@ class IndexUpdater:
             self.close()
 
     def _refuse_failed(self) -> None:
+        self._transaction.refuse_child()
         if self._failed:
             raise InputError(
                 f"an earlier change of {self._transaction.path} failed, so none is committed; open it again"

@@ -20,7 +20,9 @@ of this command.
 
 --repair writes what can be saved of a damaged index, and says what was lost. It keeps what a checksum proves (posting
 lists, documents, graphs), makes again what follows from it (maxima, block-max data, indexes of fields), and drops the
-rest. The repaired index is checked in full and then takes the old one's place in one step."""
+rest. The repaired index is checked in full and then takes the old one's place in one step. The old one stays beside it
+as DIR.damaged until you delete it. A file that cannot be read (no permission, a failing disk) may be whole: then
+nothing is repaired, unless --without-unreadable says to drop it."""
 _EXAMPLES = """\
 examples:
   splade-edge check artifact/
@@ -48,6 +50,11 @@ class CheckCommand:
             "-o", "--output", metavar="DIR", help="leave the damaged index as it is and write the repaired one here"
         )
         parser.add_argument(
+            "--without-unreadable",
+            action="store_true",
+            help="repair although some files cannot be read, and drop what is in them",
+        )
+        parser.add_argument(
             "--field",
             metavar="NAME",
             action="append",
@@ -68,21 +75,24 @@ class CheckCommand:
         """Print a line for each check made and each not made. A failed check raises."""
         from ..artifact import MANIFEST_NAME
         from ..errors import InputError, export_again
+        from ..files import reading
         from ..index.layout import MANIFEST_NAME as INDEX_MANIFEST_NAME
 
         path = Path(args.directory)
-        if not any((path / name).exists() for name in (MANIFEST_NAME, INDEX_MANIFEST_NAME)):
+        with reading(path):
+            known = {name for name in (MANIFEST_NAME, INDEX_MANIFEST_NAME) if (path / name).exists()}
+        if not known:
             raise InputError(
                 f"{path} is no artifact, pair or index: it has neither {MANIFEST_NAME} nor {INDEX_MANIFEST_NAME}"
             )
-        is_index = (path / INDEX_MANIFEST_NAME).exists()
+        is_index = INDEX_MANIFEST_NAME in known
         if is_index and args.source:
             raise InputError("--source is for artifacts; an index has no checkpoint to compare with")
         if args.repair and not is_index:
             raise InputError(f"{path} is an artifact, and --repair is for an index; copy it again, or {export_again()}")
-        for option in ("output", "fields"):
+        for option in ("output", "fields", "without_unreadable"):
             if getattr(args, option) and not args.repair:
-                raise InputError(f"--{option.removesuffix('s')} is for --repair; add it")
+                raise InputError(f"--{option.removesuffix('s').replace('_', '-')} is for --repair; add it")
         if args.repair:
             report = _repair(path, args)
             path = Path(args.output) if args.output and report["damaged"] else path
@@ -103,12 +113,13 @@ class CheckCommand:
 def _repair(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     from ..index.repair import repair_index
 
-    repair = repair_index(path, args.output, fields=args.fields)
+    repair = repair_index(path, args.output, fields=args.fields, without_unreadable=args.without_unreadable)
     return {
         "damaged": repair.damaged,
         "rebuilt": repair.rebuilt,
         "lost": repair.lost,
         "rescued": None if repair.rescued is None else str(repair.rescued),
+        "original": None if repair.original is None else str(repair.original),
     }
 
 
@@ -123,6 +134,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines += [f"lost: {what}" for what in report["lost"]] or ["lost: nothing"]
     if report["rescued"]:
         lines.append(f"saved: documents that are not in the index any more, in {report['rescued']}; add them again")
+    if report["original"]:
+        lines.append(f"kept: the damaged index, in {report['original']}; delete it when you do not need it any more")
     return lines
 
 

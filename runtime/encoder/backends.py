@@ -6,8 +6,9 @@ position 0 is masked; so inputs are validated here, before an engine sees them.
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy.typing as npt
 
 from ..artifact import INPUT_NAMES, OUTPUT_NAME
 from ..errors import ArtifactError, InputError, MissingExtraError, export_again
+from ..files import NOT_THERE, OpenFile, reading
+from ..forking import Owner, let_be, new_lock, renew_in_child, undivided
 from ..telemetry import no_telemetry
 from ..vectors import SparseVector, from_dense
 
@@ -86,13 +89,24 @@ class OnnxGraph:
     """ONNX Runtime with a graph from ``path``, or from its first ``size`` bytes, that has these ``outputs``."""
 
     def __init__(self, path: Path, threads: int, outputs: tuple[str, ...], size: int | None = None) -> None:
-        with no_telemetry():
-            import onnxruntime as ort
 
         self.path = path
+        self._file = OpenFile(path)  # for a child, which may have to load it again
+        self._size = size
+        self._threads = threads
+        self._lock = new_lock()
         self._outputs = list(outputs)
+        self._session: Any = self._load(path if size is None and _is_utf8(path) else self._first_bytes())
+        names = [[i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]]
+        check_names(path, *names, expected=outputs)
+        renew_in_child(self)
+
+    def _load(self, model: Path | bytes) -> Any:
+        with undivided, no_telemetry():
+            import onnxruntime as ort
+
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 4  # errors are raised as well, and told in one line
@@ -101,18 +115,30 @@ class OnnxGraph:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         ort.disable_telemetry_events()
         try:
-            model = path if size is None and _is_utf8(path) else _first_bytes(path, size)
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            with undivided:
+                return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # it has some ten classes of errors, and lets those of others through
-            raise _does_not_load(path, f"ONNX Runtime {ort.__version__}", error) from error
-        names = [[i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]]
-        check_names(path, *names, expected=outputs)
+            raise _does_not_load(self.path, f"ONNX Runtime {ort.__version__}", error) from error
+
+    def _first_bytes(self) -> bytes:
+        return b"".join(self._file.parts(self._size))
+
+    def renew(self) -> None:
+        """In a child: the engine's threads, if it has some, are not here, and its end would wait for them."""
+        if self._threads > 1 and self._session is not None:
+            let_be(self._session)
+            self._session = None
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> list[npt.NDArray[Any]]:
         """The outputs, in the order they were asked for. Raises ArtifactError if the graph fails."""
         feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
+        if self._session is None:
+            with self._lock:
+                if self._session is None:
+                    self._session = self._load(self._first_bytes())
         try:
-            return [np.asarray(output) for output in self._session.run(self._outputs, feed)]
+            with undivided:
+                return [np.asarray(output) for output in self._session.run(self._outputs, feed)]
         except Exception as error:  # it has some ten classes of errors, and lets those of others through
             raise _fails(self.path, error) from error
 
@@ -126,47 +152,62 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _first_bytes(path: Path, size: int | None) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path} ({error.strerror}); {export_again()}") from None
-
-
 class OpenVinoSession(Session):
-    """A graph in OpenVINO on the CPU, in float32 where it is not int8 (OpenVINO's default is bfloat16)."""
+    """A graph in OpenVINO on the CPU, in float32 where it is not int8 (OpenVINO's default is bfloat16).
+
+    Not for children of a process that has used OpenVINO: there it hangs, while it loads a graph, encodes, or ends. It
+    is refused there.
+    """
+
+    _user: Owner | None = None  # the process that has used it
 
     def __init__(self, path: Path, vocab_size: int, max_length: int, threads: int) -> None:
         super().__init__(path, vocab_size, max_length, threads)
+        self._refuse_child()
         try:
-            with no_telemetry():
+            with undivided, no_telemetry():
                 import openvino as ov
         except ImportError:
             raise MissingExtraError("the OpenVINO backend", "openvino") from None
         if not _is_utf8(path):
             raise ArtifactError(f"{path} is not UTF-8, which OpenVINO needs; rename it, or use another backend")
+        OpenVinoSession._user = OpenVinoSession._user or Owner()
         hints: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
         try:
-            # The compiled model's own reference keeps the core alive; no CACHE_DIR, so nothing is written.
-            compiled = ov.Core().compile_model(path, "CPU", hints)
+            with undivided:
+                # The compiled model's own reference keeps the core alive; no CACHE_DIR, so nothing is written.
+                compiled = ov.Core().compile_model(path, "CPU", hints)
+                self._request = compiled.create_infer_request()
         except Exception as error:
             raise _does_not_load(path, f"OpenVINO {ov.__version__}", error) from error
         names = [[next(iter(port.get_names()), "") for port in ports] for ports in (compiled.inputs, compiled.outputs)]
         check_names(path, *names, expected=(OUTPUT_NAME,))
-        self._request = compiled.create_infer_request()
-        self._lock = threading.Lock()  # an infer request holds its input and output tensors
+        self._lock = new_lock()  # an infer request holds its input and output tensors
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """In a child: the end of what the parent loaded would wait for threads that are not here."""
+        let_be(self._request)
+
+    def _refuse_child(self) -> None:
+        if self._user is not None and not self._user.is_here:
+            raise ArtifactError(
+                f"{self.path}: OpenVINO works in no child of a process that has used it; open the index in the child "
+                "alone, start processes by spawn, or use another backend"
+            )
 
     def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
+        self._refuse_child()
         feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
         with self._lock:
             try:
                 # The next call overwrites the output tensor, so it is copied out.
-                weights = self._request.infer(feed, share_inputs=True, share_outputs=True)[OUTPUT_NAME].copy()
+                with undivided:
+                    weights = self._request.infer(feed, share_inputs=True, share_outputs=True)[OUTPUT_NAME].copy()
             except Exception as error:
                 raise _fails(self.path, error) from error
         return np.asarray(weights)
@@ -177,16 +218,28 @@ class TableSession(Session):
 
     def __init__(self, path: Path, vocab_size: int, max_length: int, threads: int) -> None:
         super().__init__(path, vocab_size, max_length, threads)
-        try:
+        with whole(path):
             data = path.read_bytes()
-        except OSError as error:
-            raise ArtifactError(f"cannot read {path} ({error.strerror}); {export_again()}") from None
         if len(data) != 4 * vocab_size:
             raise ArtifactError(f"{path} does not hold {vocab_size} float32 weights; {export_again()}")
         self._table = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
 
     def _run(self, input_ids: Ids, attention_mask: Ids) -> Weights:
         return np.tile(self._table, (len(input_ids), 1))
+
+
+@contextmanager
+def whole(path: Path, wrong: str = "") -> Iterator[None]:
+    """Reading a graph's file, that is: raises StorageError where the system refuses it, and ArtifactError where it is
+    gone or not what it should be (ValueError); ``wrong`` says what that is.
+    """
+    try:
+        with reading(path):
+            yield
+    except NOT_THERE as error:
+        raise ArtifactError(f"cannot read {path} ({error.strerror}); {export_again()}") from None
+    except ValueError:
+        raise ArtifactError(f"{wrong}; {export_again()}") from None
 
 
 def check_inputs(input_ids: Ids, attention_mask: Ids, vocab_size: int, max_length: int) -> None:

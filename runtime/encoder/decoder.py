@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..forking import Threads, undivided
 from ..scorer.arrays import on_a_line
 from ..vectors import SparseVector
 from .logarithm import log1p
@@ -110,11 +110,12 @@ class KernelDecoder(Decoder):
         rows: DecoderRows,
         terms: npt.NDArray[np.int32] | None,
         activation: str,
-        pool: Executor | None = None,
+        pool: Threads | None = None,
         threads: int = 1,
     ) -> None:
         super().__init__(rows, terms, activation)
-        from . import decoder_kernels, products
+        with undivided:
+            from . import decoder_kernels, products
 
         self._decode, self._tiles, self._block = decoder_kernels.decode, products.TILES, products.BLOCK
         self._pool, self._threads = pool, threads

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from ..artifact import SIDES, Artifact, Backend, Precision, Side, Variant, open_artifact
 from ..errors import ArtifactError, InputError, export_again
+from ..forking import cached_property
 from ..numerics import check_numerics
 from ..threads import resolve_threads
 from ..vectors import SparseVector
@@ -76,6 +77,7 @@ class Encoder:
         manifest = artifact.manifest
         check_numerics(artifact.path, manifest.numerics)
         self.vocab_size = manifest.vocab_size
+        self._side = side
         self._tokenizers: dict[Side | None, TextTokenizer] = {}
         side = side or self._any_side()
         if side is not None:
@@ -84,6 +86,7 @@ class Encoder:
         pad_id = manifest.special_tokens.get("pad_token", 0)
         self._pad_id = pad_id if pad_id < self.vocab_size else 0
         self._kept: npt.NDArray[np.bool_] | None = None  # terms that may have weight; None: all
+        self._restricted_to: npt.NDArray[np.bool_] | None = None
         self._filters = True  # False: the session gives weight to no other terms
         self._shaping = Shaping.of(manifest)
         self._asked: npt.NDArray[np.bool_] | None = None  # terms whose weights are wanted, of a vector that has all
@@ -127,13 +130,29 @@ class Encoder:
         if self._shaping is not None:
             encoder = copy.copy(self)
             encoder._asked = kept if self._asked is None else kept & self._asked
+            encoder._restricted_to = encoder._asked
             return encoder
         if self._kept is not None:
             kept &= self._kept
         encoder = copy.copy(self)
         encoder._session = self._session.restricted(np.flatnonzero(kept).astype(np.int32))
         encoder._kept, encoder._filters = kept, encoder._session is self._session
+        encoder._restricted_to = kept
         return encoder
+
+    def __copy__(self) -> Encoder:
+        encoder = object.__new__(type(self))  # not by __reduce__, which loads the graph again
+        encoder.__dict__.update(self.__dict__)
+        return encoder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its path: where it is unpickled, the same graph is loaded, after its files were hashed. Raises
+        InputError for what :meth:`through` gave.
+        """
+        if "_run" in self.__dict__:
+            raise InputError("an encoder whose batches go through a function stays in its process; send the one before")
+        terms = None if self._restricted_to is None else np.flatnonzero(self._restricted_to)
+        return _reopened, (self.artifact.path.absolute(), self.variant, self.threads, self._side, terms)
 
     def tokenizer_of(self, side: Side | None = None) -> TextTokenizer:
         """What reads texts of a side. Raises InputError without a side where they differ, ArtifactError for a side that
@@ -277,6 +296,17 @@ class Encoder:
         if self._shaping is not None:
             vectors = [self._shaping.apply(vector) for vector in vectors]
         return vectors if self._asked is None else [_only(vector, self._asked) for vector in vectors]
+
+
+def _reopened(
+    path: Path, variant: Variant, threads: int, side: Side | None, terms: npt.NDArray[np.integer] | None
+) -> Encoder:
+    """An encoder that was pickled. Its files are hashed: they may be others by now."""
+    artifact = open_artifact(path)
+    if variant not in artifact.manifest.variants:
+        raise ArtifactError(f"{path} has not the graph any more that it had; open it instead of sending it")
+    encoder = Encoder(artifact, variant, threads, side)
+    return encoder if terms is None else encoder.restricted(terms)
 
 
 def _only(vector: SparseVector, kept: npt.NDArray[np.bool_]) -> SparseVector:

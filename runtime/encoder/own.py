@@ -11,6 +11,7 @@ import numpy as np
 from .. import jit
 from ..artifact import TransformerPart
 from ..errors import ArtifactError
+from ..forking import undivided
 from ..vectors import SparseVector
 from .backends import Ids
 from .split import Activated, DecodingSession
@@ -56,12 +57,18 @@ class TransformerSession(DecodingSession):
         return self._transformer.encode(self._transformer.embed(ids))
 
     def _in_kernel(self, ids: Ids) -> Activated:
+        return in_kernel(self._transformer, self._epsilon, ids)
+
+
+def in_kernel(transformer: Transformer, epsilon: np.float32, ids: Ids) -> Activated:
+    """A text by the kernel; asking for it loads Numba."""
+    with undivided:
         from .transformer_kernels import encode
 
-        t, part = self._transformer, self._transformer.part
-        activations = np.empty((ids.size, part.hidden), np.uint8)
-        scale = encode(
-            ids, t.words, t.words_scale, t.positions, part.layers, part.heads, part.inner, self._epsilon, t.rows,
-            t.offset, t.scale, t.bias, t.norms, activations,
-        )  # fmt: skip
-        return activations, np.float32(scale)
+    t, part = transformer, transformer.part
+    activations = np.empty((ids.size, part.hidden), np.uint8)
+    scale = encode(
+        ids, t.words, t.words_scale, t.positions, part.layers, part.heads, part.inner, epsilon, t.rows,
+        t.offset, t.scale, t.bias, t.norms, activations,
+    )  # fmt: skip
+    return activations, np.float32(scale)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 from abc import abstractmethod
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,9 @@ import numpy.typing as npt
 from .. import jit
 from ..artifact import BODY_OUTPUT_NAMES, DecoderPart
 from ..errors import ArtifactError, export_again
+from ..forking import Threads, new_lock
 from ..vectors import SparseVector
-from .backends import Ids, OnnxGraph, Session, Weights, check_inputs
+from .backends import Ids, OnnxGraph, Session, Weights, check_inputs, whole
 from .decoder import ACTIVATIONS, Decoder, DecoderRows, KernelDecoder, NumpyDecoder
 
 # uint8 activations [length, hidden] around 128, and what they are in units of.
@@ -34,10 +33,10 @@ class DecodingSession(Session):
             raise ArtifactError(f"{path} has the activation {activation!r}, unknown here; upgrade splade-edge")
         self._activation = activation
         self._rows: DecoderRows
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = Threads(threads) if threads > 1 else None
         self._terms: npt.NDArray[np.int32] | None = None
         self._decoder: NumpyDecoder | KernelDecoder | None = None
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     @abstractmethod
     def _activations(self, input_ids: Ids, attention_mask: Ids, lengths: list[int]) -> Iterable[Activated]:
@@ -46,7 +45,7 @@ class DecodingSession(Session):
     def restricted(self, terms: npt.NDArray[np.int32]) -> DecodingSession:
         """This session with the decoder rows of these terms only (ascending)."""
         session = copy.copy(self)
-        session._terms, session._lock, session._decoder = terms, threading.Lock(), None
+        session._terms, session._lock, session._decoder = terms, new_lock(), None
         return session
 
     def vectors(self, input_ids: Ids, attention_mask: Ids) -> list[SparseVector]:
@@ -125,7 +124,7 @@ class SplitSession(DecodingSession):
 
 def _map_rows(path: Path, part: DecoderPart, vocab_size: int) -> DecoderRows:
     """The decoder in the file. Raises ArtifactError if it does not lie there."""
-    try:
+    with whole(path, f"{path} does not hold the decoder that its manifest describes"):
         size = path.stat().st_size
         sizes = {part.weights: vocab_size * part.hidden, part.scale: 4 * vocab_size, part.bias: 4 * vocab_size}
         if part.hidden <= 0 or part.hidden % 4 or not 0 < part.body <= size:
@@ -134,11 +133,8 @@ def _map_rows(path: Path, part: DecoderPart, vocab_size: int) -> DecoderRows:
             raise ValueError
         weights = np.memmap(path, np.int8, "r", part.weights, (vocab_size, part.hidden))
         scale, bias = (
-            np.fromfile(path, "<f4", vocab_size, offset=start).astype(np.float32, copy=False)
-            for start in (part.scale, part.bias)
+            np.array(np.memmap(path, "<f4", "r", start, (vocab_size,)), np.float32) for start in (part.scale, part.bias)
         )
-    except (OSError, ValueError):
-        raise ArtifactError(f"{path} does not hold the decoder that its manifest describes; {export_again()}") from None
     if not (np.isfinite(scale).all() and np.isfinite(bias).all() and scale.min() > 0):
         raise ArtifactError(f"{path} has a decoder that is not finite; {export_again()}")
     return DecoderRows(np.asarray(weights), scale, bias)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,8 @@ from tokenizers import Tokenizer
 
 from ..artifact import UNLIMITED, Artifact, Side, TruncationSide
 from ..errors import ArtifactError, InputError, export_again
+from ..files import NOT_THERE, reading
+from ..forking import cached_property
 from .cutting import Cut, Cutter
 from .foreign import tokenizers_errors
 from .tokenizer_check import check_tokenizer
@@ -202,8 +203,9 @@ def _unknown_ids(tokenizer: Tokenizer) -> list[int]:
 
 def _load(path: Path) -> Tokenizer:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+    except (*NOT_THERE, UnicodeDecodeError) as error:
         raise ArtifactError(f"cannot read {path} ({error}); {export_again()}") from None
     check_tokenizer(path, text)
     with tokenizers_errors(path):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..artifact import TransformerPart
 from ..errors import ArtifactError, export_again
+from .backends import whole
 from .decoder import DecoderRows
 
 F32 = npt.NDArray[np.float32]
@@ -130,15 +131,13 @@ class Transformer:
         if reason := problem_with(part):
             raise ArtifactError(f"{wrong} ({reason}); {export_again()}")
         starts, size = offsets(part, vocab_size)
-        try:
+        with whole(path, wrong):
             if path.stat().st_size != size:
                 raise ValueError
             found: dict[str, Any] = {
                 name: np.asarray(np.memmap(path, dtype, "r", starts[name], shape))
                 for name, (dtype, shape) in sections(part, vocab_size).items()
             }
-        except (OSError, ValueError):
-            raise ArtifactError(f"{wrong}; {export_again()}") from None
         floats = [array for array in found.values() if array.dtype == np.float32]
         scales = [array for name, array in found.items() if name.endswith("scale")]
         if not (all(np.isfinite(array).all() for array in floats) and all(array.min() > 0 for array in scales)):

@@ -8,11 +8,9 @@ filters are in a file of their own (fields.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import struct
-import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy.typing as npt
 
 from ..corpus import Document
 from ..errors import InputError
+from ..forking import new_lock
 from ..where.predicate import Key
 from ..where.values import all_keys, is_deep
 from .sqlite import SqliteReader, SqliteWriter
@@ -207,17 +206,11 @@ class DocumentReader:
         if sha256 is not None:
             self._check_count()
         self._sha256 = sha256
-        self._lock = threading.Lock()
-        try:
-            self._bytes = path.open("rb")  # to be hashed when it must be, whatever lies at the path by then
-        except OSError as error:
-            self._file.close()
-            raise self._file.damaged(str(error.strerror)) from None
+        self._lock = new_lock()
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
         self._file.close()
-        self._bytes.close()
 
     def _check_count(self) -> None:
         """That the file has the first and the last document, and room for those between: memory is taken for them."""
@@ -295,8 +288,7 @@ class DocumentReader:
         with self._lock:
             if self._sha256 is None:
                 return
-            self._bytes.seek(0)
-            if hashlib.file_digest(self._bytes, "sha256").hexdigest() != self._sha256:
+            if self._file.sha256() != self._sha256:
                 raise self._file.damaged("its SHA-256 does not match")
             self._sha256 = None
 

@@ -7,9 +7,7 @@ is small, and its SHA-256 is checked before it answers for the first time. FORMA
 
 from __future__ import annotations
 
-import hashlib
 import sys
-import threading
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..forking import new_lock
 from ..where.matching import key_test
 from ..where.parser import parse_field
 from ..where.predicate import ABSENT, Among, Comparison, Field, Key, Like, Range
@@ -162,20 +161,14 @@ class FieldReader:
     def __init__(self, path: Path, documents: int, sha256: str) -> None:
         self._documents = documents
         self._sha256: str | None = sha256
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._file = SqliteReader(path, SCHEMA)
-        try:
-            self._bytes = path.open("rb")  # to be hashed at first use, whatever lies at the path by then
-        except OSError as error:
-            self._file.close()
-            raise self._file.damaged(str(error.strerror)) from None
         self._counts: dict[Field, FieldCounts] = {}
         self._all_names = False
 
     def close(self) -> None:
         """Close the file; nothing can be asked afterwards."""
         self._file.close()
-        self._bytes.close()
 
     @property
     def counts(self) -> dict[Field, FieldCounts]:
@@ -194,7 +187,7 @@ class FieldReader:
         with self._lock:
             if self._sha256 is None:
                 return
-            if hashlib.file_digest(self._bytes, "sha256").hexdigest() != self._sha256:
+            if self._file.sha256() != self._sha256:
                 raise self._file.damaged("its SHA-256 does not match")
             summary = self._file.query("SELECT documents, all_names FROM summary")
             if len(summary) != 1 or summary[0][0] != self._documents:

@@ -6,10 +6,9 @@ import heapq
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,9 @@ import numpy.typing as npt
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..artifact import is_pair
 from ..corpus import Document
-from ..errors import IndexFormatError, InputError, IntegrityError
+from ..errors import IndexFormatError, InputError, IntegrityError, StorageError
+from ..files import NOT_THERE, reading
+from ..forking import Threads, cached_property
 from ..manifest import check_hashes, check_sizes, read_manifest
 from ..scorer.asked import AllowedUnits
 from ..scorer.either import Scorer
@@ -60,9 +61,12 @@ class Index:
     def open(cls, path: str | Path) -> Index:
         """Open an index. Raises IndexFormatError (not an index, too new) or IntegrityError (damaged)."""
         path = Path(path)
-        if not path.is_dir():
+        with reading(path):
+            directory = path.is_dir()
+            encoder = directory and (path / ARTIFACT_MANIFEST).exists() and not (path / MANIFEST_NAME).exists()
+        if not directory:
             raise IndexFormatError(f"{path} is not a directory; make an index first (see: splade-edge index --help)")
-        if (path / ARTIFACT_MANIFEST).exists() and not (path / MANIFEST_NAME).exists():
+        if encoder:
             what = "a pair of encoders" if is_pair(path) else "an encoder"
             raise IndexFormatError(
                 f"{path} is {what}, not an index; make one with: splade-edge index {path} corpus.jsonl -o INDEX"
@@ -89,10 +93,10 @@ class Index:
                 encoders = {n: entry for n, entry in manifest.files.items() if n.endswith(ARTIFACT_MANIFEST)}
                 check_hashes(path, encoders)
                 index = cls(path, manifest, previous)
-            except IntegrityError:
+            except (IntegrityError, StorageError):
                 if _read(path) == manifest:
                     raise
-                continue  # a writer has removed what we were opening
+                continue  # a writer has removed what we were opening, which over a network is a stale handle
             # Files of a directory are never overwritten, but the whole directory may have been replaced by another.
             if _read(path) == manifest or _identity(path) == directory:
                 return index
@@ -101,6 +105,10 @@ class Index:
     def close(self) -> None:
         """Close the stored documents; the index cannot be used afterwards. Its memory maps go with the object."""
         self._close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its path: where it is unpickled, the newest generation that is there then is opened."""
+        return Index.open, (self.path.absolute(),)
 
     def __enter__(self) -> Index:
         return self
@@ -192,7 +200,7 @@ class Index:
             return self.search_vectors(*query, k, allowed=allowed, approximate=approximate)
 
         waiting = iter(queries)
-        with ThreadPoolExecutor(resolve_threads(threads)) as pool:
+        with Threads(resolve_threads(threads)) as pool:
             while some := list(islice(waiting, _TOGETHER)):
                 yield from pool.map(answer, some)
 
@@ -348,8 +356,9 @@ def _close_all(segments: Iterable[Segment]) -> None:
 def _identity(path: Path) -> tuple[int, int]:
     """Which directory lies at the path."""
     try:
-        found = path.stat()
-    except OSError as error:
+        with reading(path):
+            found = path.stat()
+    except NOT_THERE as error:
         raise IndexFormatError(f"cannot read {path}: {error.strerror}") from None
     return found.st_dev, found.st_ino
 

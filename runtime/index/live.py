@@ -5,13 +5,13 @@ segments before it, as if the index had been built of what is left.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..corpus import Document
+from ..forking import cached_property
 from ..scorer.arrays import U32, Bools
 from ..scorer.asked import AllowedUnits
 from ..scorer.either import Scorer

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,8 @@ from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..artifact import Artifact, ArtifactManifest, copy_artifact, open_artifact, variant_files
 from ..corpus import Document
 from ..encoder.tokenizer import TextTokenizer
-from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeError
-from ..files import safe_join, staged_file, storage_errors
+from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeError, StorageError
+from ..files import reading, safe_join, staged_file, storage_errors
 from ..locking import writer_lock
 from ..manifest import FileEntry, damaged_files, describe_file, read_manifest, write_manifest
 from ..staging import staged_directory
@@ -30,6 +31,7 @@ from .segment import refuse_future, segment_files
 from .tombstones import read_tombstones
 
 RESCUED_SUFFIX = ".rescued.jsonl"
+ORIGINAL_SUFFIX = ".damaged"
 _NAMED = 5  # of damaged files, so many are named in an error
 _SIDES = ("query", "document")
 
@@ -42,13 +44,15 @@ class BeyondRepairError(IntegrityError):
 class Repair:
     """What was ``damaged`` (file below the index -> reason), which of these files were ``rebuilt``, and what was
     ``lost``, a line each; where nothing was, the index answers as it did. ``rescued``: a file of documents that could
-    be read but are not in the index any more, in BEIR form; None if there are none.
+    be read but are not in the index any more, in BEIR form; None if there are none. ``original``: where the index lies
+    in whose place the repaired one is; None if it was not replaced.
     """
 
     damaged: dict[str, str]
     rebuilt: list[str]
     lost: list[str]
     rescued: Path | None
+    original: Path | None = None
 
 
 def read_index_manifest(path: Path) -> IndexManifest:
@@ -58,14 +62,24 @@ def read_index_manifest(path: Path) -> IndexManifest:
     )
 
 
-def find_damage(path: Path, manifest: IndexManifest) -> dict[str, str]:
-    """The files that are not as the manifest (or that of an encoder) lists them: name below the index -> reason."""
-    damaged = damaged_files(path, manifest.files)
+def find_damage(
+    path: Path, manifest: IndexManifest, unreadable: dict[str, StorageError] | None = None
+) -> dict[str, str]:
+    """The files that are not as the manifest (or that of an encoder) lists them: name below the index -> reason.
+
+    What the system does not let us read goes to ``unreadable``, or StorageError is raised for the first.
+    """
+    damaged = damaged_files(path, manifest.files, unreadable)
     for relative in (manifest.query_encoder, manifest.document_encoder):
-        if relative is not None and f"{relative}/{ARTIFACT_MANIFEST}" not in damaged:
+        if relative is not None and f"{relative}/{ARTIFACT_MANIFEST}" not in {*damaged, *(unreadable or ())}:
             directory = safe_join(path, relative)
             files = open_artifact(directory, check=False).manifest.files
-            damaged |= {f"{relative}/{name}": reason for name, reason in damaged_files(directory, files).items()}
+            refused = None if unreadable is None else dict[str, StorageError]()
+            damaged |= {
+                f"{relative}/{name}": reason for name, reason in damaged_files(directory, files, refused).items()
+            }
+            if unreadable is not None:
+                unreadable |= {f"{relative}/{name}": error for name, error in (refused or {}).items()}
     return damaged
 
 
@@ -90,47 +104,76 @@ def check_index(path: str | Path) -> Index:
         return index
 
 
-def repair_index(path: str | Path, output: str | Path | None = None, *, fields: Sequence[str] | None = None) -> Repair:
+def repair_index(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    fields: Sequence[str] | None = None,
+    without_unreadable: bool = False,
+) -> Repair:
     """Write an index of what can be saved of ``path``, checked in full, in its place (in one step) or to ``output``.
 
     An index without damage is left alone, and none is written. ``fields``: names of stored fields that get an index
-    where that has to be made again; None: those that had one.
+    where that has to be made again; None: those that had one. The index that is replaced stays beside it, under its
+    name with ``.damaged``, until the user deletes it.
+
+    What the system does not let us read may be whole, so nothing is repaired then; with ``without_unreadable`` such a
+    file counts as damaged.
 
     Raises BeyondRepairError (its documents are saved as far as they can be read), InputError (``output`` exists),
     IndexFormatError, StorageError.
     """
     path = Path(path)
     target = Path(output) if output is not None else path
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `.` has no name to add to; a link stays one
     rescue = target.with_name(target.name + RESCUED_SUFFIX)
+    original = absolute.with_name(absolute.name + ORIGINAL_SUFFIX)
     if rescue.exists():
         raise InputError(f"{rescue} exists, of an earlier repair; move it away")
+    unreadable: dict[str, StorageError] = {}
     try:
         manifest = read_index_manifest(path)
     except IntegrityError as error:
-        raise _beyond_repair(path, str(error), rescue) from None
+        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
+    except StorageError as error:
+        if not without_unreadable:
+            raise _refused([error]) from error
+        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
     refuse_future(manifest, path)
-    damaged = find_damage(path, manifest)
+    damaged = find_damage(path, manifest, unreadable)
+    if unreadable and not without_unreadable:
+        raise _refused(list(unreadable.values())) from next(iter(unreadable.values())).__cause__
+    damaged |= {name: f"is left out ({error})" for name, error in unreadable.items()}
     if not damaged:
         with Index.open(path) as index:
             index.check()
         return Repair({}, [], [], None)
+    if output is None and os.path.lexists(original):
+        raise InputError(f"{original} exists, of an earlier repair; move it away, or delete it if it is not needed")
     with contextlib.ExitStack() as held:
         if output is None and sys.platform != "win32":  # what a writer changed meanwhile would be lost
             held.enter_context(writer_lock(path / LOCK_NAME))
             if read_index_manifest(path) != manifest:
                 raise IntegrityError(f"{path} was changed while it was read; run the command again")
-        staging = held.enter_context(staged_directory(target, manifest=MANIFEST_NAME, force=output is None))
-        repair = _Repairing(path, manifest, damaged, staging, fields)
+        kept = original if output is None else None
+        staging = held.enter_context(staged_directory(target, manifest=MANIFEST_NAME, force=output is None, keep=kept))
+        repair = _Repairing(path, manifest, damaged, unreadable.keys(), staging, fields)
         repair.segments()
         if manifest.segments and not repair.kept:
-            raise _beyond_repair(path, "; ".join(repair.reasons), rescue)
+            raise _beyond_repair(path, "; ".join(repair.reasons), rescue, unreadable, without_unreadable)
         repair.encoders()
         repair.commit()
         with Index.open(staging) as index:
             index.check()
         if repair.unusable:
             _write_documents(rescue, (document for one in repair.unusable for _, document in one.documents()))
-    return Repair(damaged, repair.rebuilt, repair.lost, rescue if repair.unusable else None)
+    return Repair(damaged, repair.rebuilt, repair.lost, rescue if repair.unusable else None, kept)
+
+
+def _refused(errors: Sequence[StorageError]) -> StorageError:
+    """The error where something may not be read."""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return StorageError(f"{errors[0]}{more}; nothing is repaired, for it may be whole: --without-unreadable drops it")
 
 
 class _Repairing:
@@ -141,12 +184,14 @@ class _Repairing:
         path: Path,
         manifest: IndexManifest,
         damaged: Mapping[str, str],
+        unreadable: Collection[str],
         staging: Path,
         fields: Sequence[str] | None,
     ) -> None:
         self._path = path
         self._manifest = manifest
         self._damaged = damaged
+        self._unreadable = unreadable
         self._staging = staging
         self._fields = fields
         self._files: dict[str, FileEntry] = {}
@@ -169,7 +214,7 @@ class _Repairing:
                 continue
             deleted = self._deleted(place)
             salvage = SegmentSalvage(
-                self._path, self._manifest, entry, self._damaged.keys(), deleted, self._term_name
+                self._path, self._manifest, entry, self._damaged.keys(), self._unreadable, deleted, self._term_name
             )  # fmt: skip
             directory = safe_join(self._staging, entry.path)
             try:
@@ -194,11 +239,9 @@ class _Repairing:
             return read_tombstones(self._path, self._manifest, entry)
         later: set[str] = set()
         for other in self._manifest.segments[place + 1 :]:
-            file = safe_join(self._path, f"{other.path}/{DOCUMENTS_FILE}")
-            later.update(document.id for _, document in documents_of(file, other.documents))
+            later.update(document.id for _, document in self._documents_of(other))
         deleted = np.zeros(entry.documents, np.bool_)
-        file = safe_join(self._path, f"{entry.path}/{DOCUMENTS_FILE}")
-        own = [(ordinal, document.id) for ordinal, document in documents_of(file, entry.documents)]
+        own = [(ordinal, document.id) for ordinal, document in self._documents_of(entry)]
         for ordinal, document_id in reversed(own):
             deleted[ordinal] = document_id in later
             later.add(document_id)
@@ -209,6 +252,11 @@ class _Repairing:
                 "the index again; delete them again"
             )
         return deleted
+
+    def _documents_of(self, entry: SegmentEntry) -> Iterator[tuple[int, Document]]:
+        """The documents of a segment that can be read."""
+        name = f"{entry.path}/{DOCUMENTS_FILE}"
+        return iter(()) if name in self._unreadable else documents_of(safe_join(self._path, name), entry.documents)
 
     def _term_name(self, term: int) -> str:
         return repr(self._vocabulary[term]) if self._vocabulary else str(term)
@@ -235,6 +283,8 @@ class _Repairing:
             damaged = {name.removeprefix(prefix) for name in self._damaged if name.startswith(prefix)}
             try:
                 kept = self._copy_encoder(relative, damaged)
+            except StorageError:
+                raise
             except SpladeEdgeError as error:
                 shutil.rmtree(self._staging / relative, ignore_errors=True)
                 remedy = ": search with --query-encoder PAIR" if side == "query" else ""
@@ -288,10 +338,29 @@ class _Repairing:
             raise IntegrityError(f"{safe_join(self._path, name)} changed while it was copied; run the command again")
 
 
-def _beyond_repair(path: Path, reason: str, rescue: Path) -> BeyondRepairError:
-    """Save all documents that can be read; the error says where they are."""
-    files = sorted(path.glob(f"segments/*/{DOCUMENTS_FILE}"))
-    count = _write_documents(rescue, (document for file in files for _, document in documents_of(file)))
+def _beyond_repair(
+    path: Path, reason: str, rescue: Path, unreadable: Collection[str], without_unreadable: bool
+) -> BeyondRepairError:
+    """Save all documents that can be read; the error says where they are. Raises StorageError where some may not be
+    read, and are not to be left out.
+    """
+
+    def saved() -> Iterator[Document]:
+        for file in sorted(path.glob(f"segments/*/{DOCUMENTS_FILE}")):
+            if file.relative_to(path).as_posix() in unreadable:
+                continue
+            try:
+                yield from (document for _, document in documents_of(file))
+            except StorageError as error:
+                if not without_unreadable:
+                    raise _refused([error]) from error.__cause__
+
+    if (path / "segments").exists() and not without_unreadable:
+        with reading(path / "segments"):  # what glob() may not look into it takes for empty
+            for segment in (path / "segments").iterdir():
+                if segment.is_dir():
+                    next(segment.iterdir(), None)
+    count = _write_documents(rescue, saved())
     if not count:
         rescue.unlink()
         return BeyondRepairError(

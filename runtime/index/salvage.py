@@ -19,7 +19,7 @@ import numpy as np
 
 from ..corpus import Document
 from ..errors import InputError, IntegrityError
-from ..files import safe_join
+from ..files import NOT_THERE, safe_join
 from ..where.parser import parse_field
 from ..where.predicate import Field
 from ..where.values import all_keys
@@ -51,6 +51,7 @@ class NewSegment:
 
 class SegmentSalvage:
     """The readable parts of a segment. ``damaged``: files of the index that are not as its manifest lists them;
+    ``unreadable``: those among them that the system does not let us read;
     ``deleted``: bool ``[documents]``, or None; ``term_name``: what a term is called where one is lost.
     """
 
@@ -60,6 +61,7 @@ class SegmentSalvage:
         manifest: IndexManifest,
         entry: SegmentEntry,
         damaged: Collection[str],
+        unreadable: Collection[str] = (),
         deleted: Bools | None = None,
         term_name: Callable[[int], str] = str,
     ) -> None:
@@ -71,10 +73,15 @@ class SegmentSalvage:
         self._term_name = term_name
         self._deleted = np.zeros(entry.documents, np.bool_) if deleted is None else deleted
         self._directory = safe_join(root, entry.path)
-        self._postings = PostingSalvage(self._directory, entry, manifest.vocab_size, self._damaged)
+        self._unreadable = {name for name in self._damaged if f"{entry.path}/{name}" in unreadable}
+        self._postings = PostingSalvage(
+            self._directory, entry, manifest.vocab_size, self._damaged, self._unreadable
+        )  # fmt: skip
 
     def documents(self) -> Iterator[tuple[int, Document]]:
-        """The documents that can be read and are not deleted, by ordinal."""
+        """The documents that can be read and are not deleted, by ordinal. Raises StorageError."""
+        if DOCUMENTS_FILE in self._unreadable:
+            return
         for ordinal, document in documents_of(self._directory / DOCUMENTS_FILE, self._entry.documents):
             if not self._deleted[ordinal]:
                 yield ordinal, document
@@ -158,6 +165,8 @@ class SegmentSalvage:
         if self._manifest.settings is not None:
             return [parse_field(name) for name in self._manifest.settings.fields], True
         path = self._directory / FIELDS_FILE
+        if FIELDS_FILE in self._unreadable:
+            return [], False
         if not path.exists() and FIELDS_FILE not in self._damaged:
             return [], True
         with contextlib.suppress(IntegrityError, InputError):
@@ -204,12 +213,14 @@ class SegmentSalvage:
 
 
 def documents_of(file: Path, count: int | None = None) -> Iterator[tuple[int, Document]]:
-    """The documents of a file that can be read, by ordinal; ``count`` of them were written (None: unknown)."""
+    """The documents of a file that are as they were written, by ordinal; ``count`` of them were (None: unknown). Raises
+    StorageError where the system does not let it be read.
+    """
     try:
         if count is None:
             count = _documents_in(file)
         reader = DocumentReader(file, count)
-    except (IntegrityError, OSError):
+    except (IntegrityError, *NOT_THERE):
         return
     try:
         for start in range(0, count, _DOCUMENTS):

@@ -7,6 +7,7 @@ Arrays are read with NumPy alone: no kernel follows an unchecked pointer.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import IntegrityError
+from ..files import NOT_THERE, reading
 from ..scorer import WINDOW, WINDOW_BITS
 from .checksum import checksum
 from .layout import FREQUENT, SEGMENT_ARRAYS, SegmentEntry, array_shape
@@ -32,18 +34,27 @@ class UnusableSegmentError(IntegrityError):
 
 
 class PostingSalvage:
-    """The readable postings of the segment in ``directory``. ``damaged``: names of its files that are not whole.
+    """The readable postings of the segment in ``directory``. ``damaged``: names of its files that are not whole;
+    ``unreadable``: those among them that are not to be read.
 
     ``readable`` bool ``[V]``: terms whose postings are as they were written; ``counts`` int64 ``[V]``: postings of each
     term, as far as known, at least 1 for a term that had some. Methods raise UnusableSegmentError where a file is
     missing without which postings cannot be told apart.
     """
 
-    def __init__(self, directory: Path, entry: SegmentEntry, vocab_size: int, damaged: Collection[str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        entry: SegmentEntry,
+        vocab_size: int,
+        damaged: Collection[str],
+        unreadable: Collection[str] = (),
+    ) -> None:
         self._directory = directory
         self._entry = entry
         self._vocab_size = vocab_size
         self._damaged = frozenset(damaged)
+        self._unreadable = frozenset(unreadable)
         self._loaded: dict[str, npt.NDArray[Any]] = {}
 
     @cached_property
@@ -193,10 +204,12 @@ class PostingSalvage:
             shape = array_shape(spec, self._entry, self._vocab_size)
             size = int(np.prod(shape))
             if size and name not in self._damaged:
-                mapped = np.memmap(self._directory / name, np.dtype(spec.dtype), "r", shape=shape)
+                with reading(self._directory / name):
+                    mapped = np.memmap(self._directory / name, np.dtype(spec.dtype), "r", shape=shape)
                 self._loaded[name] = np.asarray(mapped)
             else:
-                self._loaded[name] = _fitted(self._directory / name, np.dtype(spec.dtype), size).reshape(shape)
+                path = None if name in self._unreadable else self._directory / name
+                self._loaded[name] = _fitted(path, np.dtype(spec.dtype), size).reshape(shape)
         return self._loaded[name]
 
     def unusable(self, name: str) -> UnusableSegmentError:
@@ -204,13 +217,13 @@ class PostingSalvage:
         return UnusableSegmentError(f"{self._directory / name} is damaged, and no posting can be told without it")
 
 
-def _fitted(path: Path, dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:
-    """The first ``size`` values of a file, zeros where it has none."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(size * dtype.itemsize)
-    except OSError:
-        data = b""
+def _fitted(path: Path | None, dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:
+    """The first ``size`` values of a file, zeros where it has none. Raises StorageError."""
+    data = b""
+    with contextlib.suppress(*NOT_THERE):
+        if path is not None:
+            with reading(path), path.open("rb") as file:
+                data = file.read(size * dtype.itemsize)
     return np.frombuffer(data.ljust(size * dtype.itemsize, b"\0"), dtype)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import IndexFormatError, IntegrityError
-from ..files import safe_join, sha256_file
+from ..files import NOT_THERE, reading, safe_join, sha256_file
+from ..forking import cached_property, new_lock
 from ..manifest import FileEntry, check_hashes
 from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
 from ..scorer.arrays import I64, U8, U16, U32, U64
@@ -61,7 +60,7 @@ class Segment:
         self.vocab_size = manifest.vocab_size
         self._manifest = manifest
         self._holders = 1
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         arrays: dict[str, Any] = {
             name: self._map(name, spec, array_shape(spec, entry, manifest.vocab_size))
             for name, spec in segment_arrays(entry).items()
@@ -130,8 +129,9 @@ class Segment:
         if listed is None or listed.size != expected:
             raise IntegrityError(f"{self.root}: its manifest does not give {relative} the {expected} bytes it needs")
         try:
-            return self._mapped(path, name, spec, shape, listed.sha256)
-        except (OSError, ValueError) as error:  # gone or shorter since its size was checked
+            with reading(path):
+                return self._mapped(path, name, spec, shape, listed.sha256)
+        except (*NOT_THERE, ValueError) as error:  # gone or shorter since it was looked at
             raise self._damaged(name, str(error)) from None
 
     def _mapped(
@@ -140,9 +140,8 @@ class Segment:
         if spec.pointer and sha256_file(path) != sha256:
             raise self._damaged(name, "its SHA-256 does not match")
         if math.prod(shape) * np.dtype(spec.dtype).itemsize <= SMALL:
-            array: npt.NDArray[np.generic] = np.fromfile(path, spec.dtype).reshape(shape)
-            array.flags.writeable = False  # as mapped ones are: to Numba that is another type
-            return array
+            # not np.fromfile, to which a read that fails is the end of the file; read-only, as mapped arrays are
+            return np.frombuffer(path.read_bytes(), spec.dtype).reshape(shape)
         return np.asarray(np.memmap(path, np.dtype(spec.dtype), "r", shape=shape))
 
     def _validate(self) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ..forking import cached_property, new_lock
 from ..where.matching import test_of
 from ..where.parser import WhereError, parse_where
 from ..where.predicate import ABSENT, Among, And, Comparison, Field, Like, Not, Or, Predicate, comparisons
@@ -66,7 +65,7 @@ class Selector:
         self._documents = documents
         self._fields = fields
         self._alive = None if deleted is None else ~deleted
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._cache: OrderedDict[Predicate, Selection] = OrderedDict()
 
     def select(self, predicate: Predicate) -> Selection:
@@ -157,7 +156,7 @@ class IndexSelector:
 
     def __init__(self, selectors: Sequence[Selector]) -> None:
         self._selectors = selectors
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._cache: OrderedDict[Predicate, Selection] = OrderedDict()  # where there are several segments
 
     def select(self, where: str | Predicate) -> Selection:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import IntegrityError
-from ..files import operations, safe_join, sha256_file, storage_errors
+from ..files import NOT_THERE, operations, reading, safe_join, storage_errors
 from ..scorer.arrays import Bools
 from .layout import IndexManifest, SegmentEntry
 
@@ -30,10 +31,12 @@ def read_tombstones(root: Path, manifest: IndexManifest, entry: SegmentEntry) ->
     if listed is None or listed.size != size:
         raise IntegrityError(f"{root}: its manifest does not give {entry.tombstones} the {size} bytes it needs")
     try:
-        whole = sha256_file(path) == listed.sha256
-        bits = np.unpackbits(np.fromfile(path, np.uint8, size), bitorder="little")
-    except OSError as error:
-        raise IntegrityError(f"cannot read {path}: {error.strerror}; copy the index again or build it anew") from None
+        with reading(path):
+            data = path.read_bytes()
+    except NOT_THERE:
+        raise IntegrityError(f"{path} is missing; copy the index again or build it anew") from None
+    whole = len(data) == size and hashlib.sha256(data).hexdigest() == listed.sha256
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     if not whole or bits[entry.documents :].any() or int(bits.sum()) != entry.deleted:
         raise IntegrityError(f"{path} is damaged; copy the index again or build it anew")
     return bits[: entry.documents].astype(np.bool_)

@@ -18,7 +18,8 @@ import numpy as np
 
 from ..corpus import Document
 from ..errors import InputError
-from ..files import STAGING_PREFIX, operations, storage_errors
+from ..files import STAGING_PREFIX, operations, reading, storage_errors
+from ..forking import Owner
 from ..locking import writer_lock
 from ..manifest import FileEntry, describe_file, write_manifest
 from ..scorer.arrays import Bools
@@ -92,9 +93,11 @@ class Transaction:
     def __init__(self, path: str | Path, *, memory_bytes: int = 512 << 20) -> None:
         self.path = Path(path)
         self._memory_bytes = memory_bytes
+        self._owner = Owner()
         self._closing = contextlib.ExitStack()
-        if not (self.path / MANIFEST_NAME).is_file():
-            Index.open(self.path)  # says what is wrong with it
+        with reading(self.path):
+            if not (self.path / MANIFEST_NAME).is_file():
+                Index.open(self.path)  # says what is wrong with it
         self._closing.enter_context(writer_lock(self.path / LOCK_NAME))
         try:
             with storage_errors(self.path):  # if a writer died just before this, its manifest must not be lost any more
@@ -286,7 +289,12 @@ class Transaction:
         self._broken = False
         return Commit(manifest.generation, *done, manifest.live, len(manifest.segments), merged, clipped)
 
+    def refuse_child(self) -> None:
+        """Raise InputError in a child of the process that opened the writer."""
+        self._owner.refuse_child(f"this writer of {self.path}")
+
     def _refuse_broken(self) -> None:
+        self.refuse_child()
         if self._broken:
             raise InputError(f"an earlier change of {self.path} failed; close this writer and open another")
 
@@ -396,8 +404,12 @@ class Transaction:
                 operations.remove(path)
 
     def close(self) -> None:
-        """Forget what was not committed, and let other writers in."""
+        """Forget what was not committed, and let other writers in. In a child of the process that opened the writer
+        nothing is done: all of it is the parent's.
+        """
         with self._closing:
+            if not self._owner.is_here:
+                return
             if self._pending is not None:
                 self._pending.abort()
                 self._pending = None

@@ -28,7 +28,6 @@ class Limits:
     """What a connection to a file of ``size`` bytes may do. Not safe from several threads."""
 
     def __init__(self, connection: sqlite3.Connection, size: int) -> None:
-        self._connection = connection
         self.size = size
         self._steps = 0
         connection.set_progress_handler(self._step, _STEPS_AT_A_TIME)

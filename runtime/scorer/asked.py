@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..forking import cached_property, undivided
 from . import CHUNK
 from .arrays import U8, U32, Bools
 
@@ -49,7 +49,8 @@ class AllowedUnits:
 
     @cached_property
     def _table(self) -> AddressTable:
-        from .memory import AddressTable
+        with undivided:
+            from .memory import AddressTable
 
         return AddressTable((self.units, self._chunks), (self._excluded,))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import jit
+from ..forking import cached_property, undivided
 from . import numpy_search
 from .arrays import Bools
 from .asked import AllowedUnits, query_arrays
@@ -27,7 +27,8 @@ class Scorer:
     @cached_property
     def by_kernels(self) -> SegmentScorer:
         """The scorer by kernels; asking for it loads Numba."""
-        from .search import SegmentScorer
+        with undivided:
+            from .search import SegmentScorer
 
         return SegmentScorer(self._segment)
 

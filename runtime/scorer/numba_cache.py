@@ -6,6 +6,9 @@ has neither and refuses to compile at all; we then compile without a cache and s
 Numba takes a cached kernel for fresh as long as the file of that kernel has the same time and size. That misses
 changes in the helpers it calls from other files, and recompiles after a copy. Ours are keyed by the contents of all
 modules beside the kernel's and beside this one: kernels may lie in several files, and none of other sources is loaded.
+
+Numba also takes whatever its files hold: after a power cut it fails at every start, and a flipped bit is run. Ours end
+with a checksum, and what does not fit it is thrown away and made again (kernel_files.py).
 """
 
 from __future__ import annotations
@@ -17,13 +20,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import llvmlite.binding
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
 from ..errors import SpladeEdgeWarning
+from ..forking import hold
 from ..jit import on_compile
+from .kernel_files import KernelFiles
 
 F = TypeVar("F", bound=Callable[..., object])
 _warned = False
+
+# A kernel that another thread compiles or loads is compiled, or loaded, before a fork.
+hold(global_compiler_lock)
+if (_llvm := getattr(getattr(llvmlite.binding.ffi.lib, "_lock", None), "_lock", None)) is not None:
+    hold(_llvm)
 
 
 def kernel(function: F) -> F:
@@ -35,9 +47,10 @@ def kernel(function: F) -> F:
         return cast(F, numba.njit(nogil=True)(function))
     stored = getattr(dispatcher, "_cache", None)
     if stored is not None and hasattr(stored, "save_overload"):
+        stored._cache_file = KernelFiles(stored._cache_path, f"{stored._impl.filename_base}.checked", None)
         _key_by_contents(stored, Path(function.__code__.co_filename).parent)
         stored.save_overload = _forgiving(stored.save_overload)
-        stored.load_overload = _telling(stored.load_overload)
+        stored.load_overload = _telling(_lenient(stored.load_overload, stored._cache_file))
     return cast(F, dispatcher)
 
 
@@ -60,6 +73,21 @@ def _digest(directory: Path) -> str:
         if path.suffix == ".py":
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _lenient(load: Callable[..., object], files: KernelFiles) -> Callable[..., object]:
+    """What cannot be loaded is compiled: nothing but time is lost."""
+
+    def load_or_not(*arguments: object) -> object:
+        try:
+            return load(*arguments)
+        except OSError:  # another user's cache, or no descriptor is left
+            return None
+        except Exception:  # noqa: BLE001 - whole, and yet not what this Numba can use: it raises what it likes
+            files.throw_away()
+            return None
+
+    return load_or_not
 
 
 def _telling(load: Callable[..., object]) -> Callable[..., object]:

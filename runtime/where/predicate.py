@@ -12,8 +12,9 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
+
+from ..forking import cached_property
 
 # A value as it is compared and as it lies in SQLite, whose order over types is number < text < blob. Booleans are
 # blobs, or True would equal 1; the empty blob stands for no value.

@@ -156,6 +156,7 @@ def test_repair(cli: Cli, index: Path, tiny_pair: Path, tmp_path: Path) -> None:
     flip(copy / "encoder/query/onnx/fp32.onnx")
     report = json.loads(cli("check", copy, "--repair", "--json").stdout)
     assert (len(report["damaged"]), len(report["lost"]), report["rescued"]) == (2, 1, None)
+    assert report["original"] == f"{tmp_path}/index.damaged"
     cli("search", copy, *search, "--query-encoder", tiny_pair)
     (copy / "segments/00000001/unit_documents.u32").unlink(missing_ok=True)
     flip(copy / "splade_edge_index.json")
@@ -170,6 +171,7 @@ def test_repair(cli: Cli, index: Path, tiny_pair: Path, tmp_path: Path) -> None:
 def test_options_of_repair(cli: Cli, index: Path, tiny_pair: Path) -> None:
     assert "--output is for --repair; add it" in cli("check", index, "-o", "x", check=2).stderr
     assert "--field is for --repair; add it" in cli("check", index, "--field", "x", check=2).stderr
+    assert "--without-unreadable is for --repair; add it" in cli("check", index, "--without-unreadable", check=2).stderr
     assert "and --repair is for an index" in cli("check", tiny_pair, "--repair", check=2).stderr
 
 

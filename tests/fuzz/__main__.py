@@ -61,7 +61,20 @@ def run(scratch: Path, mutations: int, seed: int = 0, *, progress: bool = False)
             name = f"{directory.name}{', without JIT' * bool(mode)}"
             print(f"{name}: {last - first:,} mutations in {time.monotonic() - started:.0f} s", flush=True)
         first = last
+    count = max(20, mutations // 20)  # each compiles something
+    defects += run_cache(scratch / "kernels", count, seed)
+    if progress:
+        print(f"cache of kernels: {count:,} mutations besides", flush=True)
     return defects
+
+
+def run_cache(scratch: Path, count: int, seed: int) -> list[str]:
+    """The defects of mutations of the cache of a kernel, in a process of its own: what it runs is machine code."""
+    command = [sys.executable, "-m", "tests.fuzz.cache", str(scratch), str(count), str(seed)]
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_DISABLE_JIT"}
+    process = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
+    defects = process.stdout.splitlines()
+    return defects if process.returncode == 0 else [*defects, f"cache: the process ended with {process.returncode}"]
 
 
 def write_directories(root: Path) -> list[Path]:

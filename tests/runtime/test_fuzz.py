@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import mutations, worker
-from tests.fuzz.__main__ import run_one, write_directories
+from tests.fuzz.__main__ import run_cache, run_one, write_directories
 from tests.fuzz.mutations import Tree
 from tests.fuzz.probes import probe
 
@@ -27,6 +27,11 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_error_or_the_very_same_answers(directories: dict[str, Path], tmp_path: Path, name: str) -> None:
     assert run_one(directories[name], tmp_path / "work", 0, MUTATIONS, 7, {}) == []
+
+
+def test_a_damaged_cache_of_kernels_is_made_again(tmp_path: Path) -> None:
+    """Whatever a power cut leaves: the same results, one warning at most, and nothing to say at the next start."""
+    assert run_cache(tmp_path, 40, 7) == []
 
 
 def test_the_judge(directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from splade_edge.runtime.index import Index
 
 from .. import split, tiny
 from ..oracle import numpy_alone, write_index
+from ..transformers import write_transformer_artifact
 
 NO_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 # Runs a command line in a fresh process; then tells, on standard error, whether it loaded Numba.
@@ -121,6 +122,44 @@ def test_patience_ends_for_good(monkeypatch) -> None:
     monkeypatch.setattr(jit, "_left", 100.0)
     jit.use_kernels()
     assert not jit.in_numpy(0)
+
+
+LOADED = """
+import sys
+from splade_edge.runtime import Searcher, use_kernels
+use_kernels()
+from splade_edge.runtime.encoder import decoder_kernels, transformer_kernels
+from splade_edge.runtime.scorer import numba_cache, scan, sorting, visit
+kernels = [visit.visit, scan.scan, sorting.take_best, decoder_kernels.decode, transformer_kernels.encode]
+before = [len(kernel.overloads) for kernel in kernels]
+with Searcher.open(sys.argv[1], threads=1) as searcher:
+    for approximate in (None, 0.5):
+        searcher.approximate = approximate
+        for query in sys.argv[2:]:
+            for k in (1, 1000):
+                assert searcher.search(query, k)
+                assert searcher.search(query, k, where="n < 150")
+    list(searcher.search_many(sys.argv[2:] * 3))
+print(before, [len(kernel.overloads) for kernel in kernels])
+"""
+
+
+@pytest.mark.skipif(NO_JIT, reason="there are no kernels")
+@pytest.mark.parametrize("own", [False, True], ids=["graph", "own encoder"])
+def test_use_kernels_leaves_nothing_to_be_loaded(tmp_path: Path, index: Path, own: bool) -> None:
+    """Each of them is there when it returns, and no query needs another."""
+    if own:
+        encoder = write_transformer_artifact(tmp_path / "encoder")
+        documents = [Document(f"d{n}", "", f"{WORDS[n % 8]} {WORDS[n % 5]}", {"n": n}) for n in range(200)]
+        index = tmp_path / "index"
+        build_index(index, documents, encoder, encoder)
+    process = subprocess.run(
+        [sys.executable, "-c", LOADED, str(index), WORDS[0], " ".join(WORDS[:8])], capture_output=True, encoding="utf-8"
+    )
+    assert process.returncode == 0, process.stderr
+    before, _, after = process.stdout.strip().partition("] ")
+    assert f"{before}]" == after
+    assert "0" not in before
 
 
 @pytest.mark.parametrize(

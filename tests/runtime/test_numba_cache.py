@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import splade_edge.runtime as runtime
+
+from tests.fuzz import cache
 
 PROGRAM = """
 import sys
@@ -130,3 +133,26 @@ def test_a_full_disk_does_not_fail_the_kernel(copied, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout == "[0, 2, 3]\n"
     assert result.stderr.count("set NUMBA_CACHE_DIR to a writable directory") == 1
+
+
+def test_a_cache_that_may_not_be_read_is_no_damage(tmp_path, monkeypatch):
+    """It is another user's: nothing of it is removed, and nothing is called damaged."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    assert cache._results() == (cache.EXPECTED, 0, [])
+    files = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    assert len(files) == 3
+    before = [path.read_bytes() for path in files]
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path.suffix in (".nbi", ".nbc"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        results, hits, told = cache._results()
+    assert (results, hits) == (cache.EXPECTED, 0)
+    assert all("cannot be cached here" in text for text in told)
+    assert [path.read_bytes() for path in files] == before
+    assert cache._results() == (cache.EXPECTED, 2, [])

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from splade_edge.runtime import Document, Index, IndexUpdater, IntegrityError, Searcher, build_index, files
+from splade_edge.runtime import Document, Index, IndexUpdater, IntegrityError, Searcher, build_index, files, staging
 from splade_edge.runtime.errors import InputError, StorageError
 from splade_edge.runtime.index import repair, salvage_postings
 from splade_edge.runtime.index.layout import INDEX_FORMAT, VERSION, IndexManifest
@@ -159,13 +159,50 @@ def test_in_place(damaged: Path) -> None:
     whole = path.read_bytes()
     flip(path)
     generation = msgspec.json.decode((damaged / "splade_edge_index.json").read_bytes())["generation"]
+    flipped = path.read_bytes()
     report = repair_index(damaged)
     assert (report.rebuilt, report.lost, report.rescued) == ([f"{SEGMENT}/block_impacts.u8"], [], None)
     assert path.read_bytes() == whole
+    original = damaged.with_name("index.damaged")
+    assert report.original == original
+    assert (original / SEGMENT / "block_impacts.u8").read_bytes() == flipped
     with check_index(damaged) as index:
         assert index.manifest.generation == generation + 1
-    assert [p.name for p in damaged.parent.iterdir()] == ["index"]
+    assert sorted(p.name for p in damaged.parent.iterdir()) == ["index", "index.damaged"]
     assert repair_index(damaged) == Repair({}, [], [], None)
+    flip(path)
+    with pytest.raises(InputError, match=r"index\.damaged exists, of an earlier repair; move it away, or delete it"):
+        repair_index(damaged)
+    shutil.rmtree(original)
+    assert repair_index(damaged).original == original
+
+
+def test_the_original_is_kept_where_directories_cannot_be_swapped(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_renameat2", lambda *_: False)
+    flip(damaged / SEGMENT / "block_impacts.u8")
+    original = repair_index(damaged).original
+    assert original == damaged.with_name("index.damaged")
+    with pytest.raises(IntegrityError):
+        check_index(original)
+    check_index(damaged).close()
+
+
+def test_the_original_is_not_removed_where_its_place_is_taken(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another process, at the last moment."""
+    flip(damaged / SEGMENT / "block_impacts.u8")
+    taken = staging._fsync_tree
+
+    def take(path: Path) -> None:
+        taken(path)
+        (damaged.with_name("index.damaged") / "mine").mkdir(parents=True)
+
+    monkeypatch.setattr(staging, "_fsync_tree", take)
+    with pytest.raises(InputError, match="was made by another process meanwhile"):
+        repair_index(damaged)
+    with pytest.raises(IntegrityError, match=r"block_impacts\.u8"):
+        check_index(damaged)
 
 
 def test_the_old_index_stays_where_the_repair_fails(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +382,7 @@ def test_many_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = top_k(dense.astype(np.int64), [1, 2, 3], [1.0, 1.0, 9.0], 6)[0]
     with check_index(tmp_path / "index") as index:
         assert index.search_vectors([1, 2, 3], [1.0, 1.0, 9.0], 6)[0].tolist() == expected
+    shutil.rmtree(tmp_path / "index.damaged")
     flip(tmp_path / "index" / SEGMENT / "block_postings.u64")
     with pytest.raises(BeyondRepairError, match=r"block_postings\.u64 is damaged, and no posting can be told without"):
         repair_index(tmp_path / "index")
