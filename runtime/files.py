@@ -9,13 +9,15 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, TypeVar
 
+from .directory import EXCHANGE, AnyPath, Entry, renameat2
 from .errors import IntegrityError, StorageError
 
 STAGING_PREFIX = ".splade-edge-"
+P = TypeVar("P", Path, Entry, AnyPath)
 
 
 class FileOperations:
@@ -23,9 +25,9 @@ class FileOperations:
     operation fail, or end the process there.
     """
 
-    def create(self, path: Path, mode: str = "wb") -> BinaryIO:
-        """Open a file for writing (``wb``, or ``ab`` to append)."""
-        return open(path, mode)  # type: ignore[return-value]  # noqa: PTH123 - the mode is binary
+    def create(self, path: AnyPath, mode: str = "wb") -> BinaryIO:
+        """Open a file for writing (``wb``, ``ab`` to append, ``xb`` where it must not exist)."""
+        return path.open(mode)  # type: ignore[return-value]
 
     def write(self, file: BinaryIO, data: bytes | memoryview) -> None:
         """Append to an open file."""
@@ -35,12 +37,15 @@ class FileOperations:
         """End the one transaction of a SQLite file."""
         connection.execute("COMMIT")
 
-    def make_directory(self, path: Path) -> None:
+    def make_directory(self, path: AnyPath) -> None:
         """Make a directory, with parents; it must not exist."""
         path.mkdir(parents=True)
 
-    def sync(self, path: Path) -> None:
+    def sync(self, path: AnyPath) -> None:
         """Flush a file or a directory to the disk; directories are skipped where the system cannot (Windows)."""
+        if isinstance(path, Entry):
+            path.sync()
+            return
         if os.name == "nt" and path.is_dir():
             return
         fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
@@ -49,13 +54,20 @@ class FileOperations:
         finally:
             os.close(fd)
 
-    def replace(self, source: Path, target: Path) -> None:
-        """Rename a file onto another, in one step."""
-        source.replace(target)
+    def replace(self, source: AnyPath, target: AnyPath, *, keep: bool = False) -> bool:
+        """Rename a file onto another, in one step. ``keep``: the other takes the first one's name, where the system can
+        do that; returns whether it did.
+        """
+        if keep and renameat2(source, target, EXCHANGE):
+            return True
+        source.replace(target)  # type: ignore[arg-type] # both are paths, or both of an open directory
+        return False
 
-    def remove(self, path: Path) -> None:
-        """Remove a file or a whole directory; what is not there is no error."""
-        if path.is_dir() and not path.is_symlink():
+    def remove(self, path: AnyPath, only: Iterable[str] | None = None) -> None:
+        """Remove a file or a whole directory; what is not there is no error. ``only``: see :meth:`Entry.remove`."""
+        if isinstance(path, Entry):
+            path.remove(only)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -64,7 +76,7 @@ class FileOperations:
 operations = FileOperations()
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: AnyPath) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -93,7 +105,7 @@ def write_file_durably(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def storage_errors(target: Path) -> Iterator[None]:
+def storage_errors(target: AnyPath) -> Iterator[None]:
     """Turn an OSError of a write under ``target`` into a StorageError of one line."""
     try:
         yield
@@ -140,7 +152,7 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
             temporary.unlink(missing_ok=True)
 
 
-def safe_join(root: Path, relative: str) -> Path:
+def safe_join(root: P, relative: str) -> P:
     """``root / relative`` for a path that comes from a manifest. Raises IntegrityError if it leaves ``root``."""
     parts = relative.split("/")
     if "\\" in relative or ":" in relative or any(p in ("", ".", "..") for p in parts):

@@ -15,7 +15,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..corpus import Document
+from ..directory import AnyPath
 from ..errors import InputError
 from ..where.predicate import Key
 from ..where.values import all_keys
@@ -107,7 +107,7 @@ def _metadata(document: Document) -> tuple[str, dict[tuple[str, ...], list[Key]]
 class DocumentWriter:
     """Writes a segment's documents; ordinals count from 0 in the order of :meth:`add`. ``unique``: each id once."""
 
-    def __init__(self, path: Path, *, unique: bool = True) -> None:
+    def __init__(self, path: AnyPath, *, unique: bool = True) -> None:
         self._file = SqliteWriter(path, _SCHEMA.format(unique="UNIQUE" if unique else ""))
         self._connection = self._file.connection
         self.count = 0
@@ -194,7 +194,7 @@ class DocumentWriter:
 class DocumentReader:
     """Reads a segment's documents; safe from several threads. ``sha256`` is the file's, as the manifest has it."""
 
-    def __init__(self, path: Path, count: int, sha256: str | None = None) -> None:
+    def __init__(self, path: AnyPath, count: int, sha256: str | None = None) -> None:
         self._file = SqliteReader(path)
         self.count = count
         self._sha256 = sha256

@@ -21,6 +21,7 @@ from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeErr
 from ..files import safe_join, staged_file, storage_errors
 from ..locking import writer_lock
 from ..manifest import FileEntry, damaged_files, describe_file, read_manifest, write_manifest
+from ..owned import refuse_foreign_to_index
 from ..staging import staged_directory
 from .index import Index
 from .layout import DOCUMENTS_FILE, INDEX_FORMAT, LOCK_NAME, MANIFEST_NAME, VERSION, IndexManifest, SegmentEntry
@@ -119,7 +120,9 @@ def repair_index(path: str | Path, output: str | Path | None = None, *, fields: 
             held.enter_context(writer_lock(path / LOCK_NAME))
             if read_index_manifest(path) != manifest:
                 raise IntegrityError(f"{path} was changed while it was read; run the command again")
-        staging = held.enter_context(staged_directory(target, manifest=MANIFEST_NAME, force=output is None))
+        staging = held.enter_context(
+            staged_directory(target, manifest=MANIFEST_NAME, force=output is None, refuse=refuse_foreign_to_index)
+        )
         repair = _Repairing(path, manifest, damaged, staging, fields)
         repair.segments()
         if manifest.segments and not repair.kept:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
+from ..directory import AnyPath, locations
 from ..errors import IntegrityError, StorageError
-from ..files import operations
+from ..files import operations, storage_errors
 
 # Until the directory is committed by rename a file needs neither a journal nor syncs of its own.
 _PRAGMAS = ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "temp_store=MEMORY", "cache_size=-32768")
@@ -20,10 +21,10 @@ _PRAGMAS = ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "te
 class SqliteWriter:
     """A new file with one open transaction. Raises StorageError where the system refuses a write."""
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: AnyPath, schema: str) -> None:
         self._path = path
-        with self.writing():
-            self.connection = sqlite3.connect(path, isolation_level=None)
+        with self.writing(), storage_errors(path), operations.create(path, "xb") as file:
+            self.connection = _connect(file, path, "mode=rw", isolation_level=None)
         try:
             with self.writing():
                 for pragma in _PRAGMAS:
@@ -58,17 +59,18 @@ class SqliteWriter:
 class SqliteReader:
     """An open file; safe from several threads. Raises IntegrityError for whatever SQLite objects to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self._path = path
         self._lock = threading.Lock()
         # One connection, opened now: a later one could meet another file, should the index be replaced.
         # immutable=1: no locks and no journal, so a read-only medium is fine.
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
         try:
-            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            with path.open("rb") as file:
+                self._connection = _connect(file, path, "mode=ro&immutable=1", check_same_thread=False)
+        except OSError as error:
+            raise self.damaged(str(error.strerror)) from None
         except sqlite3.Error as error:
             raise self.damaged(str(error)) from None
-        self.query("PRAGMA schema_version")  # SQLite opens the file at its first use
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a statement."""
@@ -107,3 +109,28 @@ class SqliteReader:
         """The error for a fault of this file."""
         detail = " ".join(detail.split())  # SQLite quotes a damaged schema with its line ends
         return IntegrityError(f"{self._path} is damaged ({detail}); copy the index again or build it anew")
+
+
+def _connect(file: BinaryIO, path: AnyPath, options: str, **arguments: Any) -> sqlite3.Connection:
+    """Have SQLite open the very file that is open as ``file``: it opens by path, so what it has opened is compared.
+
+    Raises sqlite3.Error where it is at none of its paths.
+    """
+    last: sqlite3.Error = sqlite3.OperationalError("another file lies at its path")
+    for where in locations(file.fileno(), path):
+        uri = f"file:{quote(os.fsencode(where))}?{options}"
+        try:
+            connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **arguments)
+        except sqlite3.Error as error:
+            last = error
+            continue
+        try:
+            connection.execute("PRAGMA schema_version")  # SQLite looks into the file at its first use
+            if os.path.samestat(where.stat(), os.fstat(file.fileno())):
+                return connection
+        except OSError:
+            pass  # it has just been moved
+        except sqlite3.Error as error:
+            last = error
+        connection.close()
+    raise last
