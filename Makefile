@@ -2,7 +2,7 @@
 # make test    environment, all tests (kernels also with the JIT off) but those that take minutes each
 # make test-full   those too: both Efficient SPLADE pairs at their real sizes (6 GB, 10 minutes)
 # make fuzz    10,000 random mutations of indexes and artifacts: an error that names the file, or the very same answers
-# make soak    a writer of an index, killed 1,000 times and cut at every file operation (15 minutes)
+# make soak    a writer of an index, killed 1,000 times, cut at every file operation, and swapped, unlocked… there (20 minutes)
 # make lint    ruff and mypy        make bench   the figures of the README (see benchmarks/README.md)
 # make dist    dist/*.whl with the default pair inside, tried in an environment of its own
 # make clean   remove everything the above made
@@ -28,7 +28,7 @@ test: .venv-test/ready
 	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_scan.py tests/runtime/test_coarse.py tests/runtime/test_visit.py tests/runtime/test_index.py tests/runtime/test_decoder.py tests/runtime/test_split.py tests/runtime/test_idf.py
 
 soak: .venv-test/ready
-	$(TEST)/python -m benchmarks.soak --kills 1000 --cuts
+	$(TEST)/python -m benchmarks.soak --kills 1000 --cuts --swaps
 
 fuzz: .venv-test/ready
 	$(TEST)/python -m tests.fuzz --mutations 10000
