@@ -30,6 +30,7 @@ if sys.platform == "darwin":
 HAS_DIR_FD = {os.open, os.mkdir, os.stat, os.unlink, os.rmdir, os.rename} <= os.supports_dir_fd
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_HOLD = getattr(os, "O_PATH", os.O_RDONLY) | _DIRECTORY  # to name files in it, one need not be allowed to list them
 _FLAGS = {
     "rb": os.O_RDONLY,
     "wb": os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_LINK,
@@ -49,7 +50,7 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._fd = os.open(self.path, os.O_RDONLY | _DIRECTORY) if HAS_DIR_FD else None
+        self._fd = os.open(self.path, _HOLD) if HAS_DIR_FD else None
         self._identity = _identity(self.path.stat() if self._fd is None else os.fstat(self._fd))
         self._holders = 1
         self._lock = new_lock()

@@ -110,8 +110,12 @@ def _try_directory(path: AnyPath) -> int | None:
     if sys.platform == "win32":
         return None
     name, dir_fd = path.directory.at("") if isinstance(path, Entry) else (str(path.parent), None)
-    with storage_errors(path, _ALLOW):
+    try:
         fd = os.open(name, os.O_RDONLY, dir_fd=dir_fd)
+    except PermissionError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot lock {path.parent}: {error.strerror}") from error
     private_descriptor(fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
