@@ -3,8 +3,8 @@
 # make test-full   those too: both Efficient SPLADE pairs at their real sizes (6 GB, 10 minutes)
 # make fuzz    10,000 random mutations of indexes and artifacts: an error that names the file, or the very same answers;
 #              10,000 forgeries whose checksums fit: an error or answers, within 60 s and 2 GB, nothing outside touched
-# make soak    a writer of an index, killed 1,000 times and cut at every file operation; 1,000 forks of processes that search,
-#              load and write (30 minutes)
+# make soak    a writer of an index, killed 1,000 times, cut at every file operation, and swapped, unlocked… there; 1,000 forks
+#              of processes that search, load and write (35 minutes)
 # make lint    ruff and mypy        make bench   the figures of the README (see benchmarks/README.md)
 # make dist    dist/*.whl with the default pair inside, tried in an environment of its own
 # make clean   remove everything the above made
@@ -30,7 +30,7 @@ test: .venv-test/ready
 	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_scan.py tests/runtime/test_coarse.py tests/runtime/test_visit.py tests/runtime/test_index.py tests/runtime/test_decoder.py tests/runtime/test_split.py tests/runtime/test_idf.py
 
 soak: .venv-test/ready
-	$(TEST)/python -m benchmarks.soak --kills 1000 --cuts
+	$(TEST)/python -m benchmarks.soak --kills 1000 --cuts --swaps
 	$(TEST)/python -m tests.storm --forks 1000
 
 fuzz: .venv-test/ready

@@ -123,7 +123,7 @@ def _leftovers(index: Index) -> int:
 
 class Cut:
     """Does something at one file operation: before it, or (``half``) in the middle of a write. ``seen`` names all;
-    ``disk`` carries them out.
+    ``disk`` carries them out; ``next`` is done before the operation that follows.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class Cut:
         self.at, self.act, self.half = at, act, half
         self.disk = disk or FileOperations()
         self.seen: list[str] = []
+        self.next: Callable[[], None] | None = None
 
     def __enter__(self) -> Cut:
         """From now on every file operation is counted."""
@@ -145,7 +146,7 @@ class Cut:
             operations.__dict__.pop(name, None)
 
     def _counted(self, name: str, action: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any) -> Any:
+        def counted(*args: Any, **options: Any) -> Any:
             self.seen.append(name)
             if len(self.seen) - 1 == self.at:
                 if self.half and name == "write":
@@ -153,7 +154,9 @@ class Cut:
                     file.write(bytes(data)[: len(data) // 2])
                     file.flush()
                 self.act(name)
-            return action(*args)
+            elif len(self.seen) - 2 == self.at and self.next is not None:
+                self.next()
+            return action(*args, **options)
 
         return counted
 
@@ -294,6 +297,9 @@ def main() -> int:
     parser.add_argument(
         "--cuts", type=int, nargs="?", const=1, metavar="N", help="also end a writer at every (Nth) file operation"
     )
+    parser.add_argument(
+        "--swaps", type=int, nargs="?", const=1, metavar="N", help="also get in a writer's way at every (Nth) operation"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--work", metavar="DIR", help="where the indexes lie (default: in memory, which a killed process cannot tell)"
@@ -305,6 +311,10 @@ def main() -> int:
         if args.cuts:
             counts["cuts"] = sum(cut_everywhere(Path(work) / "cuts", args.cuts).values())
             counts["refused for want of room"] = full_disk(Path(work) / "full")
+        if args.swaps:
+            from .swaps import swap_everywhere
+
+            counts["swaps"] = swap_everywhere(Path(work) / "swaps", args.swaps)
     counts["seconds"] = round(time.monotonic() - started)
     sys.stdout.write(json.dumps(counts) + "\n")
     return 0

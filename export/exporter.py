@@ -13,6 +13,7 @@ from ..models.layout import SIDES, Side
 from ..runtime.artifact import MANIFEST_NAME
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.files import storage_errors
+from ..runtime.owned import refuse_foreign_to_artifact
 from ..runtime.staging import staged_directory
 from .job import Job, Run
 from .parity import ParityReport, WitnessReport
@@ -63,7 +64,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     # A table is one step in place of all graphs, and so is its comparison.
     steps.expect(sum(5 if c.model is None else _steps_of(request) for c in checkpoints))
     with (
-        staged_directory(request.output, manifest=MANIFEST_NAME, force=request.force) as staging,
+        staged_directory(
+            request.output, manifest=MANIFEST_NAME, force=request.force, refuse=refuse_foreign_to_artifact
+        ) as staging,
         storage_errors(request.output),
     ):
         report = Job(request, steps.run, parity_texts(), calibration, sets).write(checkpoints, staging)

@@ -12,6 +12,7 @@ from ..models.options import OpenOptions
 from ..runtime.artifact import MANIFEST_NAME, Backend
 from ..runtime.errors import InputError
 from ..runtime.idf import check_power
+from ..runtime.owned import refuse_foreign_to_artifact
 from ..runtime.staging import check_writable_target
 from .recipes import AUTO, recipe_named
 from .retrieval import locate_set
@@ -52,7 +53,9 @@ class ExportRequest:
 
 def check_request(request: ExportRequest) -> None:
     """Raise InputError or CheckpointError for an output that exists, and for a typing error in any option."""
-    check_writable_target(request.output, manifest=MANIFEST_NAME, force=request.force)
+    check_writable_target(
+        request.output, manifest=MANIFEST_NAME, force=request.force, refuse=refuse_foreign_to_artifact
+    )
     pair = bool(request.query and request.document and not request.checkpoint and not request.role)
     if not pair and (not request.checkpoint or request.query or request.document):
         raise InputError("name one CHECKPOINT (with --role for one side of it), or both --query and --document")

@@ -67,6 +67,10 @@ class IndexLockedError(SpladeEdgeError):
     """Another process is changing the index; readers are not kept from it."""
 
 
+class IndexReplacedError(SpladeEdgeError):
+    """The directory, the lock or the manifest of an open index is not the one any more that was opened."""
+
+
 class IntegrityError(SpladeEdgeError):
     """A file of an artifact or an index is not the file its manifest describes."""
 

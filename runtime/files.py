@@ -10,10 +10,11 @@ import secrets
 import shutil
 import sqlite3
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, TypeVar
 
+from .directory import EXCHANGE, AnyPath, Entry, locations, open_descriptor, renameat2
 from .errors import InputError, IntegrityError, StorageError
 from .forking import Owner, new_lock, private
 
@@ -21,6 +22,7 @@ STAGING_PREFIX = ".splade-edge-"
 # There is no such file; what that means the caller knows. All other errors are the system's.
 NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _PART = 1 << 20  # bytes read at a time
+P = TypeVar("P", Path, Entry, AnyPath)
 
 
 class FileOperations:
@@ -28,9 +30,9 @@ class FileOperations:
     operation fail, or end the process there.
     """
 
-    def create(self, path: Path, mode: str = "wb") -> BinaryIO:
-        """Open a file for writing (``wb``, or ``ab`` to append)."""
-        file: BinaryIO = open(path, mode)  # type: ignore[assignment]  # noqa: PTH123, SIM115 - binary; the caller's
+    def create(self, path: AnyPath, mode: str = "wb") -> BinaryIO:
+        """Open a file for writing (``wb``, ``ab`` to append, ``xb`` where it must not exist)."""
+        file: BinaryIO = path.open(mode)  # type: ignore[assignment]  # binary
         private(file)
         return file
 
@@ -42,12 +44,15 @@ class FileOperations:
         """End the one transaction of a SQLite file."""
         connection.execute("COMMIT")
 
-    def make_directory(self, path: Path) -> None:
+    def make_directory(self, path: AnyPath) -> None:
         """Make a directory, with parents; it must not exist."""
         path.mkdir(parents=True)
 
-    def sync(self, path: Path) -> None:
+    def sync(self, path: AnyPath) -> None:
         """Flush a file or a directory to the disk; directories are skipped where the system cannot (Windows)."""
+        if isinstance(path, Entry):
+            path.sync()
+            return
         if os.name == "nt" and path.is_dir():
             return
         fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
@@ -56,13 +61,20 @@ class FileOperations:
         finally:
             os.close(fd)
 
-    def replace(self, source: Path, target: Path) -> None:
-        """Rename a file onto another, in one step."""
-        source.replace(target)
+    def replace(self, source: AnyPath, target: AnyPath, *, keep: bool = False) -> bool:
+        """Rename a file onto another, in one step. ``keep``: the other takes the first one's name, where the system can
+        do that; returns whether it did.
+        """
+        if keep and renameat2(source, target, EXCHANGE):
+            return True
+        source.replace(target)  # type: ignore[arg-type] # both are paths, or both of an open directory
+        return False
 
-    def remove(self, path: Path) -> None:
-        """Remove a file or a whole directory; what is not there is no error."""
-        if path.is_dir() and not path.is_symlink():
+    def remove(self, path: AnyPath, only: Iterable[str] | None = None) -> None:
+        """Remove a file or a whole directory; what is not there is no error. ``only``: see :meth:`Entry.remove`."""
+        if isinstance(path, Entry):
+            path.remove(only)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -71,7 +83,7 @@ class FileOperations:
 operations = FileOperations()
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: AnyPath) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits. Raises FileNotFoundError, StorageError."""
     with reading(path), path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -84,11 +96,11 @@ class OpenFile:
     Raises FileNotFoundError, StorageError; InputError where it was closed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
         self._lock = new_lock()  # or another file could have the descriptor by the time it is read
         with reading(path):
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            descriptor = open_descriptor(path, os.O_RDONLY)
         self._descriptor: int | None = descriptor
         self._end = weakref.finalize(self, os.close, descriptor)
 
@@ -110,11 +122,10 @@ class OpenFile:
         except OSError:
             return False
 
-    def names(self) -> list[str]:
-        """Paths at which it may lie now: the one it was opened by, and the one the system knows."""
-        with contextlib.suppress(OSError), self._lock:
-            return [str(self.path), os.readlink(f"/proc/self/fd/{self._opened()}")]  # noqa: PTH115 - may be no path
-        return [str(self.path)]
+    def names(self) -> list[Path]:
+        """Paths at which it may lie now: the one the system knows, and the one it was opened by."""
+        with self._lock:
+            return locations(self._opened(), self.path)
 
     def parts(self, end: int | None = None) -> Iterator[bytes]:
         """Its bytes, some at a time, up to ``end``."""
@@ -148,13 +159,13 @@ def _read_at(descriptor: int, size: int, at: int) -> bytes:
     return os.read(descriptor, size)
 
 
-def closed(path: Path) -> InputError:
+def closed(path: AnyPath) -> InputError:
     """The error for a file that was closed before."""
-    return InputError(f"{path} was closed; open it again to read on")
+    return InputError(f"{path} is closed; open it again")
 
 
 @contextlib.contextmanager
-def reading(path: str | Path) -> Iterator[None]:
+def reading(path: str | AnyPath) -> Iterator[None]:
     """Turn an OSError of a read under ``path`` into a StorageError of one line. That there is no such file goes
     through: see :data:`NOT_THERE`. Raises InputError for a name that no file can have.
     """
@@ -184,7 +195,7 @@ _REMEDIES = {
 }
 
 
-def cannot_read(path: str | Path, error: OSError) -> StorageError:
+def cannot_read(path: str | AnyPath, error: OSError) -> StorageError:
     """The error for a refused read, with the system's name for it and what helps; to be raised ``from`` the other."""
     name = errno.errorcode.get(error.errno or 0, "")
     what = f"{error.strerror or error}{f' ({name})' if name else ''}"
@@ -215,7 +226,7 @@ def write_file_durably(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def storage_errors(target: Path, allow: str = "choose another output") -> Iterator[None]:
+def storage_errors(target: AnyPath, allow: str = "choose another output") -> Iterator[None]:
     """Turn an OSError of a write under ``target`` into a StorageError of one line; ``allow``: what to do where there is
     no permission.
     """
@@ -271,7 +282,7 @@ def staged_file(target: Path) -> Iterator[IO[str]]:
                 temporary.unlink(missing_ok=True)
 
 
-def safe_join(root: Path, relative: str) -> Path:
+def safe_join(root: P, relative: str) -> P:
     """``root / relative`` for a path that comes from a manifest. Raises IntegrityError if it leaves ``root``."""
     parts = relative.split("/")
     if any(c in relative for c in "\\:\0") or any(p in ("", ".", "..") for p in parts) or not _is_name(parts):

@@ -30,6 +30,7 @@ from .index.layout import (
 from .index.writer import IndexWriter, PassageSpan
 from .locking import writer_lock
 from .numerics import NUMERICS
+from .owned import refuse_foreign_to_index
 from .passages import Passages, split
 from .shards import Note, ShardStore, encode_in_shards
 from .staging import check_writable_target, staged_directory
@@ -89,7 +90,7 @@ def build_index(
     then.
     """
     output = Path(output)
-    check_writable_target(output, manifest=MANIFEST_NAME, force=force)
+    check_writable_target(output, manifest=MANIFEST_NAME, force=force, refuse=refuse_foreign_to_index)
     document_encoder, query_encoder = _open_sides(document_encoder, query_encoder)
     _check_sides(document_encoder, query_encoder)
     bad_lines = bad_lines or BadLines("fail")
@@ -100,7 +101,9 @@ def build_index(
         if sys.platform != "win32" and (output / MANIFEST_NAME).is_file():
             held.enter_context(writer_lock(output / LOCK_NAME))
         shards = held.enter_context(_kept_shards(resume, document_encoder, note))
-        staging = held.enter_context(staged_directory(output, manifest=MANIFEST_NAME, force=force))
+        staging = held.enter_context(
+            staged_directory(output, manifest=MANIFEST_NAME, force=force, refuse=refuse_foreign_to_index)
+        )
         writer = IndexWriter(
             staging,
             document_encoder.vocab_size,

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
+from .directory import AnyPath, Entry
 from .errors import IndexLockedError, StorageError
 from .files import storage_errors
 from .forking import Owner, private_descriptor
@@ -20,34 +20,67 @@ else:
 
 # Windows locks ranges of bytes, and nobody else can read them: far behind the text.
 _BYTE = 1 << 30
+_ALLOW = "let this user write to the index, or change a copy of it"
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
 
 
+class WriterLock:
+    """A lock that is held. ``path`` is its file, open as ``fd``; ``exclusive``: the directory itself is locked too, so
+    that there is no second writer even where the file is removed (not on every file system).
+    """
+
+    def __init__(self, path: AnyPath, fd: int, directory: int | None) -> None:
+        self.path = path
+        self.fd = fd
+        self._directory = directory
+        self._owner = Owner()
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether removing the file lets no other writer in."""
+        return self._directory is not None
+
+    def is_in_place(self) -> bool:
+        """Whether the locked file is still the one at its path."""
+        return _is_at(self.fd, self.path)
+
+    def release(self) -> None:
+        """Let other writers in. A process that was forked from the holder only closes what it has of it."""
+        for fd in (self._directory, self.fd):
+            if fd is not None:
+                unlock(fd, self._owner)
+
+
 @contextmanager
-def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, which is made if it is not there and stays. In it is the holder's process id.
+def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
+    """Hold the lock file ``path``, which is made if it is not there and stays, and its directory. The file begins with
+    the holder's process id.
 
     Raises IndexLockedError if another process, or another writer of this one, holds it; StorageError where it cannot be
     written, or the file system has no locks.
     """
     owner = Owner()
     while True:
-        with storage_errors(path, "let this user write to the index, or change a copy of it"):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with storage_errors(path, _ALLOW):
+            fd = _open(path)
         private_descriptor(fd)
+        directory: int | None = None
         try:
             if not _try(fd, path):
-                raise IndexLockedError(
-                    f"{path.parent} is being changed by another process{_holder(fd)}; wait until it has ended"
-                )
-            if _is_at(fd, path):
+                raise _locked(path, _holder(fd))
+            directory = _try_directory(path)
+        except BaseException:
+            unlock(fd, owner)
+            raise
+        lock = WriterLock(path, fd, directory)
+        try:
+            if lock.is_in_place():
                 with storage_errors(path):
-                    os.truncate(fd, 0)
-                    os.write(fd, f"{os.getpid()}\n".encode())
-                yield
+                    _name_holder(fd)
+                yield lock
                 return
         finally:
-            unlock(fd, owner)
+            lock.release()
 
 
 def unlock(fd: int, owner: Owner) -> None:
@@ -61,7 +94,57 @@ def unlock(fd: int, owner: Owner) -> None:
     os.close(fd)
 
 
-def _try(fd: int, path: Path) -> bool:
+def _locked(path: AnyPath, holder: str = "") -> IndexLockedError:
+    return IndexLockedError(f"{path.parent} is being changed by another process{holder}; wait until it has ended")
+
+
+def _open(path: AnyPath) -> int:
+    """Open the lock file, through no link: what that leads to would get a process id."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    name, dir_fd = path.directory.at(path.relative) if isinstance(path, Entry) else (str(path), None)
+    return os.open(name, flags, 0o666, dir_fd=dir_fd)
+
+
+def _try_directory(path: AnyPath) -> int | None:
+    """Lock the directory of a lock file; None where the system cannot. Raises IndexLockedError."""
+    if sys.platform == "win32":
+        return None
+    name, dir_fd = path.directory.at("") if isinstance(path, Entry) else (str(path.parent), None)
+    try:
+        fd = os.open(name, os.O_RDONLY, dir_fd=dir_fd)
+    except PermissionError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot lock {path.parent}: {error.strerror}") from error
+    private_descriptor(fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        private_descriptor(fd, closed=True)
+        os.close(fd)
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+            raise _locked(path) from None
+        return None  # NFS locks files alone
+    return fd
+
+
+def _name_holder(fd: int) -> None:
+    """Put our process id into the first line, and leave the others (see index/record.py)."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    with os.fdopen(fd, "rb", closefd=False) as file:
+        _, end, rest = file.read().partition(b"\n")
+    write_whole(fd, f"{os.getpid()}\n".encode() + (rest if end else b""))
+
+
+def write_whole(fd: int, data: bytes) -> None:
+    """Let an open file hold just these bytes."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    while data:
+        data = data[os.write(fd, data) :]
+    os.truncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
+
+
+def _try(fd: int, path: AnyPath) -> bool:
     """Lock an open file; False where it is locked already."""
     try:
         if sys.platform == "win32":
@@ -79,7 +162,7 @@ def _try(fd: int, path: Path) -> bool:
     return True
 
 
-def _is_at(fd: int, path: Path) -> bool:
+def _is_at(fd: int, path: AnyPath) -> bool:
     """Whether the locked file is still the one at its path: the directory may have been replaced before we had it."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())

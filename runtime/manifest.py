@@ -6,15 +6,18 @@ the same JSON without that key. So a flipped byte in the manifest is found as su
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from .directory import AnyPath, Entry
 from .errors import IntegrityError, SpladeEdgeError, StorageError
-from .files import NOT_THERE, reading, safe_join, sha256_file, write_file_durably
+from .files import NOT_THERE, operations, reading, safe_join, sha256_file, storage_errors, write_file_durably
 
 M = TypeVar("M", bound="Manifest")
 _MAX_BYTES = 8 << 20  # of a manifest: in memory it takes some fifty times as much at worst
@@ -36,27 +39,73 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, FileEntry]
 
 
-def describe_file(path: Path) -> FileEntry:
+def describe_file(path: AnyPath) -> FileEntry:
     """Size and SHA-256 of a file on disk."""
     return FileEntry(size=path.stat().st_size, sha256=sha256_file(path))
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write ``manifest`` to ``path`` in one step (see :func:`~splade_edge.runtime.files.write_file_durably`)."""
+    write_file_durably(path, encode_manifest(manifest)[0])
+
+
+def swap_manifest(
+    path: Entry,
+    temporary: Entry,
+    data: bytes,
+    expected: M,
+    read: Callable[[Entry], M],
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Put a manifest (its bytes) in the place of the one at ``path``, if that is ``expected``; False, and it stays,
+    where it is another. ``temporary``: a file beside it, which is used and removed; ``read`` gives the manifest in a
+    file; ``check`` is called at the last moment, and may raise.
+
+    Where the system can swap two files, what was taken out is looked at once more, and put back if it was another after
+    all. Raises StorageError, and what ``read`` and ``check`` do.
+    """
+    with storage_errors(path):
+        try:
+            with operations.create(temporary) as file:
+                operations.write(file, data)
+            operations.sync(temporary)
+            check()
+            if read(path) != expected:
+                return False
+            if operations.replace(temporary, path, keep=True) and not _holds(temporary, expected, read):
+                operations.replace(temporary, path, keep=True)
+                return False
+            operations.sync(path.parent)
+            return True
+        finally:
+            with contextlib.suppress(OSError):  # the next writer will
+                operations.remove(temporary)
+
+
+def _holds(path: Entry, expected: M, read: Callable[[Entry], M]) -> bool:
+    try:
+        return read(path) == expected
+    except SpladeEdgeError:
+        return False
+
+
+def encode_manifest(manifest: Manifest) -> tuple[bytes, str]:
+    """A manifest as it is written, and the digest in it."""
     body = msgspec.to_builtins(manifest)
-    text = _indented({**body, "digest": hashlib.sha256(_indented(body)).hexdigest()})
-    write_file_durably(path, text + b"\n")
+    digest = hashlib.sha256(_indented(body)).hexdigest()
+    return _indented({**body, "digest": digest}) + b"\n", digest
 
 
 def read_manifest(
-    path: Path,
+    path: AnyPath,
     kind: type[M],
     *,
     format: str,  # noqa: A002 - it is the key's name
     version: int,
     error: type[SpladeEdgeError],
+    known: dict[bytes, M] | None = None,
 ) -> M:
-    """Read and validate a manifest.
+    """Read and validate a manifest. ``known``: manifests by their bytes, which are not validated again.
 
     Raises ``error`` if it is missing, of another format, or newer than ``version``; IntegrityError if it is damaged;
     StorageError if the system does not let it be read.
@@ -70,6 +119,8 @@ def read_manifest(
         raise error(f"cannot read {path}: {failure.strerror}") from None
     except NOT_THERE:
         raise error(f"{path.parent} has no {path.name}: it is not a {format} directory, or it is incomplete") from None
+    if known is not None and raw in known:
+        return known[raw]
     try:
         body: Any = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
@@ -85,13 +136,16 @@ def read_manifest(
     if digest is None or digest != _digest(body):
         raise IntegrityError(f"{path} is damaged or was edited (its digest does not match); copy or make it again")
     try:
-        return msgspec.convert(body, kind)
+        manifest = msgspec.convert(body, kind)
     except (msgspec.ValidationError, RecursionError) as failure:
         raise IntegrityError(f"{path} is damaged ({failure}); copy or make the directory again") from None
+    if known is not None:
+        known[raw] = manifest
+    return manifest
 
 
 def damaged_files(
-    root: Path, files: dict[str, FileEntry], unreadable: dict[str, StorageError] | None = None
+    root: AnyPath, files: dict[str, FileEntry], unreadable: dict[str, StorageError] | None = None
 ) -> dict[str, str]:
     """Listed files that are not as listed, by name, with the reason.
 
@@ -117,7 +171,7 @@ def damaged_files(
     return damaged
 
 
-def check_sizes(root: Path, files: dict[str, FileEntry]) -> None:
+def check_sizes(root: AnyPath, files: dict[str, FileEntry]) -> None:
     """Every listed file exists with the listed size. Raises IntegrityError naming the first that does not, StorageError
     where the system does not tell.
     """
@@ -127,7 +181,7 @@ def check_sizes(root: Path, files: dict[str, FileEntry]) -> None:
             raise IntegrityError(f"{path} {reason}; copy or make {root} again")
 
 
-def check_hashes(root: Path, files: dict[str, FileEntry]) -> None:
+def check_hashes(root: AnyPath, files: dict[str, FileEntry]) -> None:
     """Every listed file has the listed size and SHA-256. Raises IntegrityError naming the first that does not,
     StorageError where the system does not let it be read.
     """
@@ -137,7 +191,7 @@ def check_hashes(root: Path, files: dict[str, FileEntry]) -> None:
             raise IntegrityError(f"{safe_join(root, name)} {reason}; copy or make {root} again")
 
 
-def _wrong_size(path: Path, entry: FileEntry) -> str | None:
+def _wrong_size(path: AnyPath, entry: FileEntry) -> str | None:
     try:
         with reading(path):
             status = path.stat()

@@ -102,8 +102,9 @@ class Searcher:
     def refresh(self) -> bool:
         """Go on with the newest generation of the index; returns whether there was a newer one.
 
-        Searches that are running end with the generation they began with. Raises what :meth:`Index.open` does, and
-        ArtifactError where an index with another encoder has taken the place; the searcher then stays as it is.
+        Searches that are running end with the generation they began with. It never goes on with another index: raises
+        what :meth:`Index.refresh` does, and ArtifactError where the index was given another encoder; the searcher then
+        stays as it is.
         """
         with self._refreshing:
             before = self._state
@@ -112,7 +113,7 @@ class Searcher:
                 return False
             _check_vocabulary(index, self.encoder)
             if _carried_encoder(index) != _carried_encoder(before.index):
-                raise ArtifactError(f"an index with another query encoder has taken the place of {index.path}; open it")
+                raise ArtifactError(f"another query encoder has taken the place of that in {index.path}; open it again")
             same = np.array_equal(index.terms, before.index.terms)
             encoder = before.encoder if same else self.encoder.restricted(index.terms)
             self._state = _State(index, encoder, Factors(index, encoder.vocab_size, self._idf))
@@ -137,7 +138,8 @@ class Searcher:
     ) -> Searcher:
         """Open an index directory and the query encoder in it, or another ``query_encoder`` of the same vocabulary.
 
-        Raises IndexFormatError, ArtifactError, IntegrityError, MissingExtraError, InputError.
+        Raises IndexFormatError, ArtifactError, IntegrityError, MissingExtraError, InputError, and IndexReplacedError
+        where another index takes the place meanwhile.
         """
         index = Index.open(path)
         if query_encoder is None:
@@ -145,6 +147,7 @@ class Searcher:
                 raise IndexFormatError(f"{path} carries no query encoder; name one with --query-encoder")
             query_encoder = safe_join(index.path, index.manifest.query_encoder)
         encoder = Encoder.open(query_encoder, "query", backend=backend, precision=precision, threads=threads)
+        index.refuse_replaced()  # the encoder was opened by its path: it must not be another index's
         return cls(index, encoder, threads, approximate, idf)
 
     def close(self) -> None:

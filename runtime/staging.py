@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .directory import EXCHANGE, NO_REPLACE
+from .directory import renameat2 as _renameat2
 from .errors import InputError
 from .files import STAGING_PREFIX, fsync_path, storage_errors
 from .forking import Owner, private_descriptor
@@ -21,24 +22,29 @@ from .locking import unlock
 if sys.platform != "win32":
     import fcntl
 
-# Flags of Linux' renameat2(2).
-_NO_REPLACE, _EXCHANGE = 1, 2
-
 
 @contextlib.contextmanager
-def staged_directory(target: Path, *, manifest: str, force: bool = False, keep: Path | None = None) -> Iterator[Path]:
+def staged_directory(
+    target: Path,
+    *,
+    manifest: str,
+    force: bool = False,
+    refuse: Callable[[Path], None] | None = None,
+    keep: Path | None = None,
+) -> Iterator[Path]:
     """A new directory beside ``target`` that takes its place when the block ends without an error.
 
     Everything in it is fsynced before the rename. On an error the staging directory is removed and ``target`` is as it
     was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target removes.
     ``manifest`` is the file by which a directory of the same kind is known: only such a one is replaced, with
-    ``force``. ``keep``: where the one that was replaced goes, beside the target; None: it is removed.
+    ``force``, and if ``refuse`` does not raise: what else lies in it would be lost (see owned.py). ``keep``: where the
+    one that was replaced goes, beside the target; None: it is removed.
 
     Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors
     of the block itself pass through.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target itself
-    check_writable_target(target, manifest=manifest, force=force)
+    check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
@@ -54,8 +60,10 @@ def staged_directory(target: Path, *, manifest: str, force: bool = False, keep: 
         with storage_errors(target):
             _fsync_tree(staging)
             # Hours may have passed since the first look.
-            check_writable_target(target, manifest=manifest, force=force)
+            check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
             _take_place(staging, target, force=force, keep=keep)
+            _unlock(lock, owner)  # who waits for the target may become its writer now
+            lock = None
             fsync_path(target.parent)
     finally:
         if owner.is_here:
@@ -63,8 +71,12 @@ def staged_directory(target: Path, *, manifest: str, force: bool = False, keep: 
         _unlock(lock, owner)
 
 
-def check_writable_target(target: Path, *, manifest: str, force: bool) -> None:
-    """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError."""
+def check_writable_target(
+    target: Path, *, manifest: str, force: bool, refuse: Callable[[Path], None] | None = None
+) -> None:
+    """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError. ``refuse``
+    may do so too, of a directory that would be replaced.
+    """
     if not os.path.lexists(target):
         return
     if not target.is_dir() or target.is_symlink():
@@ -73,6 +85,8 @@ def check_writable_target(target: Path, *, manifest: str, force: bool) -> None:
         raise InputError(f"{target} exists and has no {manifest}, so it is not replaced; choose another output")
     if not force:
         raise InputError(f"{target} exists; pass --force to replace it, or choose another output")
+    if refuse is not None:
+        refuse(target)
 
 
 def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) -> None:
@@ -80,14 +94,14 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
     caller removes.
     """
     if not target.exists() or not force:
-        if not _renameat2(staging, target, _NO_REPLACE):
+        if not _renameat2(staging, target, NO_REPLACE):
             _rename_onto_nothing(staging, target)
-    elif _renameat2(staging, target, _EXCHANGE):
+    elif _renameat2(staging, target, EXCHANGE):
         if keep is not None:
             try:
                 _rename_onto_nothing(staging, keep)
             except BaseException:
-                _renameat2(staging, target, _EXCHANGE)  # or what was replaced would be removed with the staging
+                _renameat2(staging, target, EXCHANGE)  # or what was replaced would be removed with the staging
                 raise
     else:
         # Two renames: a kill between them leaves the old directory under ``.old``; the next writer puts it back.
@@ -115,16 +129,6 @@ def _rename_onto_nothing(staging: Path, target: Path) -> None:
                 f"{target} was made by another process meanwhile; pass --force to replace it, or choose another output"
             ) from error
         raise
-
-
-def _renameat2(a: Path, b: Path, flag: int) -> bool:
-    """Rename without replacing, or swap, in one atomic step, where the system can (Linux); False where it did not."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError, TypeError):
-        return False
-    at_fdcwd = -100
-    return bool(renameat2(at_fdcwd, os.fsencode(a), at_fdcwd, os.fsencode(b), flag) == 0)
 
 
 def _try_lock(directory: Path) -> int | None:

@@ -48,9 +48,9 @@ def csr(dense: np.ndarray) -> SparseBatch:
 
 
 def write_index(path: Path, dense: np.ndarray, *, scale: float | None = 1.0, batch: int = 1000, **options) -> Index:
-    """Index the rows of a dense ``[documents, vocab]`` matrix; ids are ``d0``, ``d1``…"""
+    """Index the rows of a dense ``[documents, vocab]`` matrix, however few with block-max data; ids: ``d0``, ``d1``…"""
     path.mkdir(parents=True)
-    writer = IndexWriter(path, dense.shape[1], scale=scale, **options)
+    writer = IndexWriter(path, dense.shape[1], scale=scale, **{"block_max_from": 0, **options})
     for start in range(0, len(dense), batch):
         rows = dense[start : start + batch]
         for i in range(len(rows)):

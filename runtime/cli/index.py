@@ -144,6 +144,7 @@ class IndexCommand:
         from ..index.layout import MANIFEST_NAME
         from ..indexing import build_index
         from ..lines import BadLines, ReadMeter, format_of, size_of
+        from ..owned import refuse_foreign_to_index
         from ..passages import Passages
         from ..shards import partial_directory
         from ..staging import check_writable_target
@@ -166,7 +167,7 @@ class IndexCommand:
         for name in args.fields:
             parse_field(name)
         sizes = [size_of(source) for source in corpus]
-        check_writable_target(output, manifest=MANIFEST_NAME, force=args.force)
+        check_writable_target(output, manifest=MANIFEST_NAME, force=args.force, refuse=refuse_foreign_to_index)
         query_artifact = open_artifact(args.query_encoder or artifact, "query")
         encoder = Encoder.open(
             artifact, "document", backend=args.backend, precision=args.precision, threads=args.threads

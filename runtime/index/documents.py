@@ -13,7 +13,6 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..corpus import Document
+from ..directory import AnyPath
 from ..errors import InputError
 from ..forking import new_lock
 from ..where.predicate import Key
@@ -113,7 +113,7 @@ def _metadata(document: Document) -> tuple[str, dict[tuple[str, ...], list[Key]]
 class DocumentWriter:
     """Writes a segment's documents; ordinals count from 0 in the order of :meth:`add`. ``unique``: each id once."""
 
-    def __init__(self, path: Path, *, unique: bool = True) -> None:
+    def __init__(self, path: AnyPath, *, unique: bool = True) -> None:
         self._file = SqliteWriter(path, _SCHEMA.format(unique="UNIQUE" if unique else ""))
         self._connection = self._file.connection
         self.count = 0
@@ -200,7 +200,7 @@ class DocumentWriter:
 class DocumentReader:
     """Reads a segment's documents; safe from several threads. ``sha256`` is the file's, as the manifest has it."""
 
-    def __init__(self, path: Path, count: int, sha256: str | None = None) -> None:
+    def __init__(self, path: AnyPath, count: int, sha256: str | None = None) -> None:
         self._file = SqliteReader(path, None if sha256 is None else _SCHEMA.format(unique=""))
         self.count = count
         if sha256 is not None:

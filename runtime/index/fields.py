@@ -12,17 +12,17 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ..directory import AnyPath
 from ..errors import InputError
 from ..forking import new_lock
 from ..where.matching import key_test
 from ..where.parser import parse_field
-from ..where.predicate import ABSENT, Among, Comparison, Field, Key, Like, Range
+from ..where.predicate import ABSENT, Among, Comparison, Field, Key, Like, Range, as_indexed, is_exact
 from ..where.spelling import spell_field
 from ..where.values import STORED, keys_of
 from .documents import Added
@@ -79,7 +79,7 @@ class FieldCounts(NamedTuple):
 class FieldWriter:
     """Writes a segment's fields. ``indexed``: those that get an index."""
 
-    def __init__(self, path: Path, indexed: Sequence[Field]) -> None:
+    def __init__(self, path: AnyPath, indexed: Sequence[Field]) -> None:
         self._indexed = list(dict.fromkeys(indexed))
         if len(self._indexed) > MAX_FIELDS:
             raise InputError(f"{len(self._indexed):,} fields are to get an index; name at most {MAX_FIELDS:,}")
@@ -102,7 +102,9 @@ class FieldWriter:
                     self._count_new(path, kind)
         for field, stored, ordinals in zip(self._indexed, self._stored, self._values, strict=True):
             own = keys_of(added.document, field) if stored else added.keys.get(field.keys, _NOTHING)
-            for key in own if len(own) == 1 else set(own):
+            for key in own if len(own) == 1 else set(map(as_indexed, own)):
+                if type(key) is int:
+                    key = as_indexed(key)
                 if key in ordinals:
                     ordinals[key].append(added.ordinal)
                 else:
@@ -158,7 +160,7 @@ class FieldWriter:
 class FieldReader:
     """Answers comparisons from a segment's fields; safe from several threads. Raises IntegrityError for damage."""
 
-    def __init__(self, path: Path, documents: int, sha256: str) -> None:
+    def __init__(self, path: AnyPath, documents: int, sha256: str) -> None:
         self._documents = documents
         self._sha256: str | None = sha256
         self._lock = new_lock()
@@ -218,8 +220,22 @@ class FieldReader:
         number = self.counts[comparison.field].number
         mask = np.zeros(self._documents, np.bool_)
         for condition, parameters in ranges(comparison):
-            self._mark(mask, condition, (number, *parameters), comparison)
+            self._mark(mask, condition, (number, *map(as_indexed, parameters)), comparison)
         return mask
+
+    def undecided(self, comparison: Comparison) -> npt.NDArray[np.intp]:
+        """The documents, ascending, of which :meth:`documents_where` may say the wrong thing: their numbers are kept
+        less exactly than what they are compared with.
+        """
+        values = comparison.values if isinstance(comparison, Among) else (getattr(comparison, "value", ABSENT),)
+        near = tuple(dict.fromkeys(as_indexed(value) for value in values if not is_exact(value)))
+        if not near:
+            return np.empty(0, np.intp)
+        mask = np.zeros(self._documents, np.bool_)
+        for value in near:
+            parameters = (self.counts[comparison.field].number, value)
+            self._mark(mask, " AND value = ?", parameters, comparison)
+        return np.flatnonzero(mask)
 
     def _mark(
         self, mask: npt.NDArray[np.bool_], condition: str, parameters: tuple[Any, ...], comparison: Comparison

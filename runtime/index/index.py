@@ -16,10 +16,11 @@ import numpy.typing as npt
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..artifact import is_pair
 from ..corpus import Document
-from ..errors import IndexFormatError, InputError, IntegrityError, StorageError
-from ..files import NOT_THERE, reading
+from ..directory import Directory
+from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeError, StorageError
+from ..files import reading
 from ..forking import Threads, cached_property
-from ..manifest import check_hashes, check_sizes, read_manifest
+from ..manifest import check_hashes, check_sizes
 from ..scorer.asked import AllowedUnits
 from ..scorer.either import Scorer
 from ..threads import resolve_threads
@@ -27,11 +28,10 @@ from ..vectors import SparseVector
 from ..where import Predicate
 from ..where.spelling import spell_field
 from .fields import FieldCounts
-from .layout import INDEX_FORMAT, MANIFEST_NAME, MAX_UNITS, VERSION, IndexManifest
-from .live import Found, LiveSegment, merged
+from .layout import MANIFEST_NAME, IndexManifest, read_manifest_file
+from .live import Found, LiveSegment, close_all, merged, open_segments
 from .segment import Segment, refuse_future
-from .select import IndexSelector, Selection
-from .tombstones import read_tombstones
+from .select import IndexSelector, Selection, frozen, is_frozen
 
 _TOGETHER = 512  # queries handed to the threads at a time
 
@@ -43,72 +43,94 @@ class Index:
     it is first read; :meth:`check` reads everything. Whatever a writer commits meanwhile, an open index stays as it is;
     :meth:`refresh` opens what is newest. Documents that are deleted are not there: ordinals and units count what is
     left, as in an index built of these documents alone.
+
+    The directory is held open, so it may be moved; ``path`` is absolute, and says where it lay. A closed index refuses
+    everything with an InputError.
     """
 
-    def __init__(self, path: Path, manifest: IndexManifest, previous: Index | None = None) -> None:
-        self.path = path
+    def __init__(self, directory: Directory, manifest: IndexManifest, previous: Index | None = None) -> None:
+        self.path = directory.path
         self.manifest = manifest
-        self.segments: list[LiveSegment] = open_segments(path, manifest, () if previous is None else previous.segments)
-        self._close = weakref.finalize(self, _close_all, [live.segment for live in self.segments])
-        self._first_documents = np.array([live.first_document for live in self.segments], np.int64)
-        self._first_units = np.array([live.first_unit for live in self.segments], np.int64)
-        self._documents = sum(live.documents for live in self.segments)
-        self._units = sum(live.units for live in self.segments)
-        self._selector = IndexSelector([live.selector for live in self.segments])
-        self._latest_filter: tuple[npt.NDArray[np.bool_] | None, list[AllowedUnits | None]] = (None, [])
+        self._directory = directory
+        known = () if previous is None else previous.segments
+        self._segments: list[LiveSegment] = open_segments(directory.root, manifest, known)
+        self._close = weakref.finalize(self, _let_go, [live.segment for live in self._segments], directory.hold())
+        self._first_documents = np.array([live.first_document for live in self._segments], np.int64)
+        self._first_units = np.array([live.first_unit for live in self._segments], np.int64)
+        self._documents = sum(live.documents for live in self._segments)
+        self._units = sum(live.units for live in self._segments)
+        self._selector = IndexSelector([live.selector for live in self._segments])
+        # what was given, how it was (None: as it is, for ever), and what came of it
+        self._latest_filter: tuple[npt.ArrayLike | None, npt.NDArray[np.bool_] | None, list[AllowedUnits | None]]
+        self._latest_filter = None, None, []
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
         """Open an index. Raises IndexFormatError (not an index, too new) or IntegrityError (damaged)."""
-        path = Path(path)
-        with reading(path):
-            directory = path.is_dir()
-            encoder = directory and (path / ARTIFACT_MANIFEST).exists() and not (path / MANIFEST_NAME).exists()
-        if not directory:
-            raise IndexFormatError(f"{path} is not a directory; make an index first (see: splade-edge index --help)")
-        if encoder:
-            what = "a pair of encoders" if is_pair(path) else "an encoder"
-            raise IndexFormatError(
-                f"{path} is {what}, not an index; make one with: splade-edge index {path} corpus.jsonl -o INDEX"
-            )
-        return cls._open_newest(path, None)
+        while True:
+            directory = open_directory(Path(path))
+            try:
+                return cls.of(directory)
+            except SpladeEdgeError:
+                if not directory.is_replaced():
+                    raise
+            finally:
+                directory.release()
 
     def refresh(self) -> Index:
         """The newest generation: this very index if nothing was committed since it was opened, else a new one, which
-        shares with this one the segments that are still in use. This one stays open, and as it is. Raises what
-        :meth:`open` does.
+        shares with this one the segments that are still in use. This one stays open, and as it is.
+
+        It is of the directory that was opened, wherever that lies by now. Raises IndexReplacedError where another
+        directory has taken its place, and what :meth:`open` does.
         """
-        if _read(self.path) == self.manifest:
+        self._refuse_closed()
+        self._directory.refuse_replaced()
+        if read_manifest_file(self._directory.root / MANIFEST_NAME) == self.manifest:
             return self
-        return self._open_newest(self.path, self)
+        return self.of(self._directory, self)
 
     @classmethod
-    def _open_newest(cls, path: Path, previous: Index | None) -> Index:
+    def of(cls, directory: Directory, previous: Index | None = None) -> Index:
+        """The newest generation in a directory that is held open; what it shares with ``previous`` is not opened again.
+        Raises what :meth:`open` does.
+        """
+        root = directory.root
         while True:
-            directory = _identity(path)
-            manifest = _read(path)
+            manifest = read_manifest_file(root / MANIFEST_NAME)
             try:
-                refuse_future(manifest, path)
-                check_sizes(path, manifest.files)
+                refuse_future(manifest, root)
+                check_sizes(root, manifest.files)
                 encoders = {n: entry for n, entry in manifest.files.items() if n.endswith(ARTIFACT_MANIFEST)}
-                check_hashes(path, encoders)
-                index = cls(path, manifest, previous)
+                check_hashes(root, encoders)
+                return cls(directory, manifest, previous)
             except (IntegrityError, StorageError):
-                if _read(path) == manifest:
+                if read_manifest_file(root / MANIFEST_NAME) == manifest:
                     raise
-                continue  # a writer has removed what we were opening, which over a network is a stale handle
-            # Files of a directory are never overwritten, but the whole directory may have been replaced by another.
-            if _read(path) == manifest or _identity(path) == directory:
-                return index
-            index.close()
+                # a writer has removed what we were opening, which over a network is a stale handle
+
+    @property
+    def segments(self) -> list[LiveSegment]:
+        """The segments, in the order of insertion."""
+        if not self._close.alive:
+            self._refuse_closed()
+        return self._segments
+
+    def _refuse_closed(self) -> None:
+        if not self._close.alive:
+            raise InputError(f"the index {self.path} is closed; open it again")
+
+    def refuse_replaced(self) -> None:
+        """Raise IndexReplacedError where another directory lies at :attr:`path` than the one that was opened."""
+        self._directory.refuse_replaced()
 
     def close(self) -> None:
-        """Close the stored documents; the index cannot be used afterwards. Its memory maps go with the object."""
+        """Close the files; the index refuses everything afterwards. Its memory maps go with the object."""
         self._close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its path: where it is unpickled, the newest generation that is there then is opened."""
-        return Index.open, (self.path.absolute(),)
+        return Index.open, (self.path,)
 
     def __enter__(self) -> Index:
         return self
@@ -165,12 +187,13 @@ class Index:
         keep = 1.0 if approximate is None else float(approximate)
         if not 0.0 < keep <= 1.0:
             raise InputError(f"approximate is {approximate!r}; give a share above 0, up to 1 (which is exact)")
-        if len(self.segments) == 1 and allowed is None:  # an index that was never changed: nothing to merge
-            return self.segments[0].search(terms, weights, int(k), None, keep, 0.0, self.manifest.scale)
-        passing = [None] * len(self.segments) if allowed is None else self._passing(allowed)
+        segments = self.segments
+        if len(segments) == 1 and allowed is None:  # an index that was never changed: nothing to merge
+            return segments[0].search(terms, weights, int(k), None, keep, 0.0, self.manifest.scale)
+        passing = [None] * len(segments) if allowed is None else self._passing(allowed)
         found: Found | None = None
         floor = 0.0
-        for live, units in zip(self.segments, passing, strict=True):
+        for live, units in zip(segments, passing, strict=True):
             part = live.search(terms, weights, int(k), units, keep, floor)
             found = part if found is None else merged([found, part], int(k)) if part.scores.size else found
             if found.scores.size >= k:
@@ -193,8 +216,7 @@ class Index:
         use). The answers are those of one thread.
         """
         if allowed is not None:
-            allowed = _mask(allowed, len(self)).copy()
-            allowed.flags.writeable = False
+            allowed = frozen(_mask(allowed, len(self)))
 
         def answer(query: SparseVector) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
             return self.search_vectors(*query, k, allowed=allowed, approximate=approximate)
@@ -206,15 +228,17 @@ class Index:
 
     def _passing(self, allowed: npt.ArrayLike) -> list[AllowedUnits | None]:
         """The filters for the segments. Those of a read-only mask are kept, for the next query that comes with it."""
-        kept_mask, kept = self._latest_filter
-        if kept_mask is allowed:
+        given, as_given, kept = self._latest_filter
+        if given is allowed and (as_given is None or np.array_equal(as_given, allowed)):
             return kept
         mask = _mask(allowed, len(self))
         passing: list[AllowedUnits | None] = [
             live.allow(mask[live.first_document : live.first_document + live.documents]) for live in self.segments
         ]
-        if isinstance(allowed, np.ndarray) and allowed.base is None and not allowed.flags.writeable:
-            self._latest_filter = allowed, passing
+        if is_frozen(allowed):
+            self._latest_filter = allowed, None, passing
+        elif isinstance(allowed, np.ndarray) and allowed.base is None and not allowed.flags.writeable:
+            self._latest_filter = allowed, mask.copy(), passing  # it can be made writable, and read-only again
         return passing
 
     def select(self, where: str | Predicate) -> Selection:
@@ -223,6 +247,7 @@ class Index:
         Fields that were indexed are answered from their index; others by reading the documents. The latest answers are
         kept. Raises WhereError (an InputError that names the column), IntegrityError.
         """
+        self._refuse_closed()
         return self._selector.select(where)
 
     @property
@@ -230,6 +255,7 @@ class Index:
         """The stored fields by name: how many documents have a number, a string, a boolean in each, and whether it has
         an index. Empty for an index made before these were kept.
         """
+        self._refuse_closed()
         return {spell_field(field): counts for field, counts in (self._selector.fields or {}).items()}
 
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:
@@ -298,7 +324,8 @@ class Index:
         """Check every byte: hashes of all files, posting order and maxima, every stored document. Raises
         IntegrityError.
         """
-        check_hashes(self.path, self.manifest.files)
+        self._refuse_closed()
+        check_hashes(self._directory.root, self.manifest.files)
         for live in self.segments:
             live.segment.check()
         self._check_ids()
@@ -319,48 +346,30 @@ class Index:
         return self.segments[0].scorer
 
 
-def open_segments(path: Path, manifest: IndexManifest, known: Sequence[LiveSegment] = ()) -> list[LiveSegment]:
-    """The segments of a manifest, each as it is seen behind those before it. What is ``known`` is not opened again."""
-    opened: list[LiveSegment] = []
-    documents = units = 0
-    entries = manifest.segments
-    if len({e.path for e in entries}) < len(entries) or len({e.passages for e in entries}) > 1:
-        raise IntegrityError(f"{path} is damaged (its segments do not fit together); build it anew")
-    try:
-        for entry in entries:
-            deleted = read_tombstones(path, manifest, entry)
-            live = next((live for live in known if live.segment.is_of(manifest, entry)), None)
-            if live is None or not live.segment.retain():
-                segment = Segment(path, manifest, entry)
-                live = LiveSegment(segment, Scorer(segment), deleted, documents, units)
-            elif live.has_deleted(deleted):
-                live = live.at(documents, units)
-            else:
-                live = LiveSegment(live.segment, live.scorer, deleted, documents, units)
-            opened.append(live)
-            documents += live.documents
-            units += live.units
-        if units > MAX_UNITS:
-            raise IntegrityError(f"{path} is damaged (it has {units} units); build it anew")
-    except BaseException:
-        _close_all([live.segment for live in opened])
-        raise
-    return opened
-
-
-def _close_all(segments: Iterable[Segment]) -> None:
-    for segment in segments:
-        segment.close()
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Which directory lies at the path."""
+def open_directory(path: Path) -> Directory:
+    """Hold an index directory open. Raises IndexFormatError where there is none."""
     try:
         with reading(path):
-            found = path.stat()
-    except NOT_THERE as error:
-        raise IndexFormatError(f"cannot read {path}: {error.strerror}") from None
-    return found.st_dev, found.st_ino
+            directory = Directory(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise IndexFormatError(
+            f"{path} is not a directory; make an index first (see: splade-edge index --help)"
+        ) from None
+    except ValueError as error:
+        raise IndexFormatError(f"cannot open {path}: {error}") from None
+    root = directory.root
+    if (root / ARTIFACT_MANIFEST).is_file() and not (root / MANIFEST_NAME).is_file():
+        directory.release()
+        what = "a pair of encoders" if is_pair(path) else "an encoder"
+        raise IndexFormatError(
+            f"{path} is {what}, not an index; make one with: splade-edge index {path} corpus.jsonl -o INDEX"
+        )
+    return directory
+
+
+def _let_go(segments: Iterable[Segment], directory: Directory) -> None:
+    close_all(segments)
+    directory.release()
 
 
 def _mask(allowed: npt.ArrayLike, documents: int) -> npt.NDArray[np.bool_]:
@@ -371,9 +380,3 @@ def _mask(allowed: npt.ArrayLike, documents: int) -> npt.NDArray[np.bool_]:
             f"give one bool for each of the {documents} documents"
         )
     return np.ascontiguousarray(mask)
-
-
-def _read(path: Path) -> IndexManifest:
-    return read_manifest(
-        path / MANIFEST_NAME, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IndexFormatError
-    )

@@ -20,7 +20,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ..manifest import Manifest
+from ..directory import AnyPath
+from ..errors import IndexFormatError
+from ..manifest import Manifest, read_manifest
 from ..scorer import CHUNK, SPAN
 
 MANIFEST_NAME = "splade_edge_index.json"
@@ -34,6 +36,7 @@ VERSION = 3
 MAX_UNITS = 1 << 32
 MAX_FIELDS = 10_000  # that get an index
 MAX_IMPACT = 255
+NO_SCALE = 1.0  # of an index without a single weight
 # term_impacts[t, j] is the KTH_LEVELS[j]-th largest impact of term t (0 where it has fewer postings).
 KTH_LEVELS = (1, 10, 100, 1000)
 
@@ -83,6 +86,7 @@ SEGMENT_ARRAYS: dict[str, ArraySpec] = {
 }
 DOCUMENTS_FILE = "documents.sqlite"
 FIELDS_FILE = "fields.sqlite"  # absent in indexes made before it was thought of
+SCRATCH = ("runs", "sketches")  # in a segment while it is written
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
@@ -192,9 +196,21 @@ class IndexManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     settings: SegmentSettings | None = None
 
     @property
+    def has_scale(self) -> bool:
+        """False where nothing was ever measured with it: the first weights that come set it."""
+        return self.scale != NO_SCALE or any(entry.postings for entry in self.segments)
+
+    @property
     def live(self) -> int:
         """Documents that are not deleted."""
         return sum(segment.live for segment in self.segments)
+
+
+def read_manifest_file(path: AnyPath, known: dict[bytes, IndexManifest] | None = None) -> IndexManifest:
+    """The manifest in a file; ``known``: see :func:`read_manifest`. Raises IndexFormatError (none, too new),
+    IntegrityError (damaged).
+    """
+    return read_manifest(path, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IndexFormatError, known=known)
 
 
 def chunks(units: int) -> int:

@@ -4,19 +4,23 @@ segments before it, as if the index had been built of what is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..corpus import Document
+from ..directory import AnyPath
+from ..errors import IntegrityError
 from ..forking import cached_property
 from ..scorer.arrays import U32, Bools
 from ..scorer.asked import AllowedUnits
 from ..scorer.either import Scorer
+from .layout import MAX_UNITS, IndexManifest
 from .segment import Segment
 from .select import Selector
+from .tombstones import read_tombstones
 
 
 class Found(NamedTuple):
@@ -193,3 +197,38 @@ def merged(parts: list[Found], k: int) -> Found:
     order = np.argsort(-scores, kind="stable")[:k]
     ordinals, units = (np.concatenate([part[i] for part in parts])[order] for i in range(2))
     return Found(ordinals, units, scores[order])
+
+
+def open_segments(path: AnyPath, manifest: IndexManifest, known: Sequence[LiveSegment] = ()) -> list[LiveSegment]:
+    """The segments of a manifest, each as it is seen behind those before it. What is ``known`` is not opened again."""
+    opened: list[LiveSegment] = []
+    documents = units = 0
+    entries = manifest.segments
+    if len({e.path for e in entries}) < len(entries) or len({e.passages for e in entries}) > 1:
+        raise IntegrityError(f"{path} is damaged (its segments do not fit together); build it anew")
+    try:
+        for entry in entries:
+            deleted = read_tombstones(path, manifest, entry)
+            live = next((live for live in known if live.segment.is_of(manifest, entry)), None)
+            if live is None or not live.segment.retain():
+                segment = Segment(path, manifest, entry)
+                live = LiveSegment(segment, Scorer(segment), deleted, documents, units)
+            elif live.has_deleted(deleted):
+                live = live.at(documents, units)
+            else:
+                live = LiveSegment(live.segment, live.scorer, deleted, documents, units)
+            opened.append(live)
+            documents += live.documents
+            units += live.units
+        if units > MAX_UNITS:
+            raise IntegrityError(f"{path} is damaged (it has {units} units); build it anew")
+    except BaseException:
+        close_all([live.segment for live in opened])
+        raise
+    return opened
+
+
+def close_all(segments: Iterable[Segment]) -> None:
+    """Close segments, each for one of its holders."""
+    for segment in segments:
+        segment.close()

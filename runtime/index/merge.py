@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ..directory import AnyPath
 from ..errors import IntegrityError
 from ..files import operations, storage_errors
 from ..scorer import WINDOW_BITS
@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
 
 def merge_segments(
-    root: Path,
+    root: AnyPath,
     path: str,
     sources: Sequence[Source],
     settings: SegmentSettings,
@@ -77,7 +77,7 @@ def merge_segments(
     )
 
 
-def _merge_documents(directory: Path, sources: Sequence[Source], settings: SegmentSettings) -> int:
+def _merge_documents(directory: AnyPath, sources: Sequence[Source], settings: SegmentSettings) -> int:
     """Copy the documents that are left; returns how many."""
     documents = DocumentWriter(directory / DOCUMENTS_FILE)
     fields = FieldWriter(directory / FIELDS_FILE, [parse_field(name) for name in settings.fields])
@@ -95,7 +95,7 @@ def _merge_documents(directory: Path, sources: Sequence[Source], settings: Segme
     return documents.count
 
 
-def _merge_spans(directory: Path, sources: Sequence[Source]) -> None:
+def _merge_spans(directory: AnyPath, sources: Sequence[Source]) -> None:
     owners: list[npt.NDArray[np.int64]] = []
     spans: list[npt.NDArray[np.uint32]] = [np.empty((0, 2), np.uint32)]
     first = 0
@@ -176,7 +176,7 @@ def _postings(segment: Segment, first: int, last: int) -> tuple[npt.NDArray[np.u
     return places, segment.posting_impacts[start:end].copy()
 
 
-def _write_order(directory: Path, merge: _PostingMerge, scale: float, memory_bytes: int) -> U32:
+def _write_order(directory: AnyPath, merge: _PostingMerge, scale: float, memory_bytes: int) -> U32:
     """Put similar units next to each other, see reorder.py; returns where each unit comes."""
     weights = term_weights(merge.sizes, merge.units, merge.units // FREQUENT)
     signs = directions(merge.vocab_size)
@@ -190,7 +190,8 @@ def _write_order(directory: Path, merge: _PostingMerge, scale: float, memory_byt
             sketches = np.empty(sums.shape, np.int8)
             clustering.round_sketches(sums, sketches)
             write_array(file, sketches)
-    original = similar_first(np.memmap(path, np.int8, "r", shape=(merge.units, clustering.DIMENSIONS)))
+    with path.open("rb") as sketched:
+        original = similar_first(np.memmap(sketched, np.int8, "r", shape=(merge.units, clustering.DIMENSIONS)))
     operations.remove(path)
     with operations.create(directory / "original_units.u32") as file:
         write_array(file, original)

@@ -7,23 +7,23 @@ merge, because the scale (largest weight / 255) is known only at the end.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from ..directory import AnyPath
 from ..errors import InputError
 from ..files import operations, storage_errors
 from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
 from . import invert
 from .checksum import checksum
-from .layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, SEGMENT_ARRAYS, chunks, spans
+from .layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, NO_SCALE, SEGMENT_ARRAYS, chunks, spans
 from .reorder import Sketcher
 
 # Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 beside the last run's 8.
@@ -57,14 +57,15 @@ class _Run:
     """
 
     term_ptr: npt.NDArray[np.int64]
-    postings: npt.NDArray[np.uint64] | Path
+    postings: npt.NDArray[np.uint64] | AnyPath
 
     def range_of(self, first: int, last: int) -> npt.NDArray[np.uint64]:
         """The postings of terms first..last-1."""
         a, b = int(self.term_ptr[first]), int(self.term_ptr[last])
-        if isinstance(self.postings, Path):
-            return np.fromfile(self.postings, np.uint64, b - a, offset=a * 8)
-        return self.postings[a:b]
+        if isinstance(self.postings, np.ndarray):
+            return self.postings[a:b]
+        with self.postings.open("rb") as file:
+            return np.fromfile(file, np.uint64, b - a, offset=a * 8)
 
 
 class _Buffer:
@@ -125,7 +126,7 @@ class PostingWriter:
 
     def __init__(
         self,
-        directory: Path,
+        directory: AnyPath,
         vocab_size: int,
         *,
         memory_bytes: int = 512 << 20,
@@ -209,7 +210,7 @@ class PostingWriter:
         """
         runs = [*self._runs, self._invert_pending()]  # the last stays in memory
         del self._buffer
-        scale = self._scale if self._scale is not None else (self._largest or float(MAX_IMPACT)) / MAX_IMPACT
+        scale = self._scale or (self._largest / MAX_IMPACT) or NO_SCALE
         with storage_errors(self._directory), self._open_files(block_max_from) as files:
             place = None
             if self._sketches is not None:
@@ -229,7 +230,9 @@ class PostingWriter:
                     progress(first / self._vocab_size)
             postings, blocks = files.close_pointers()
         self._runs = []
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch.is_dir():
+            with contextlib.suppress(OSError):
+                operations.remove(self._scratch)
         return PostingCounts(
             self.units,
             postings,
@@ -285,7 +288,7 @@ class SegmentFiles:
     Terms of at least ``frequent`` postings get a row of block-max data; None: no term does.
     """
 
-    def __init__(self, directory: Path, units: int, frequent: int | None) -> None:
+    def __init__(self, directory: AnyPath, units: int, frequent: int | None) -> None:
         self._directory = directory
         self._units = units
         self._frequent = frequent

@@ -9,11 +9,10 @@ The means are found on a sample, and the sketches may lie in a file: beyond the 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 
+from ..directory import AnyPath
 from ..files import operations
 from ..vectors import SparseBatch
 from .clustering import DIMENSIONS, LENGTH, Sketches, sketch, tree_order
@@ -94,7 +93,7 @@ class Sketcher:
     What a term counts for is known from the first vectors that are added; the rest are taken to be like them.
     """
 
-    def __init__(self, path: Path, vocab_size: int) -> None:
+    def __init__(self, path: AnyPath, vocab_size: int) -> None:
         self._path = path
         self._signs = directions(vocab_size)
         self._weights: npt.NDArray[np.float32] | None = None
@@ -116,4 +115,5 @@ class Sketcher:
         """Which unit comes first, second…, uint32 ``[units]``."""
         if not self._units:
             return np.empty(0, np.uint32)
-        return similar_first(np.memmap(self._path, np.int8, "r", shape=(self._units, DIMENSIONS)))
+        with self._path.open("rb") as file:
+            return similar_first(np.memmap(file, np.int8, "r", shape=(self._units, DIMENSIONS)))

@@ -22,6 +22,7 @@ from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeErr
 from ..files import reading, safe_join, staged_file, storage_errors
 from ..locking import writer_lock
 from ..manifest import FileEntry, damaged_files, describe_file, read_manifest, write_manifest
+from ..owned import refuse_foreign_to_index
 from ..staging import staged_directory
 from .index import Index
 from .layout import DOCUMENTS_FILE, INDEX_FORMAT, LOCK_NAME, MANIFEST_NAME, VERSION, IndexManifest, SegmentEntry
@@ -156,7 +157,11 @@ def repair_index(
             if read_index_manifest(path) != manifest:
                 raise IntegrityError(f"{path} was changed while it was read; run the command again")
         kept = original if output is None else None
-        staging = held.enter_context(staged_directory(target, manifest=MANIFEST_NAME, force=output is None, keep=kept))
+        staging = held.enter_context(
+            staged_directory(
+                target, manifest=MANIFEST_NAME, force=output is None, refuse=refuse_foreign_to_index, keep=kept
+            )
+        )
         repair = _Repairing(path, manifest, damaged, unreadable.keys(), staging, fields)
         repair.segments()
         if manifest.segments and not repair.kept:

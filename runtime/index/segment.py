@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..directory import AnyPath
 from ..errors import IndexFormatError, IntegrityError
 from ..files import NOT_THERE, reading, safe_join, sha256_file
 from ..forking import cached_property, new_lock
@@ -53,7 +53,7 @@ class Segment:
     terms whose postings were checked.
     """
 
-    def __init__(self, root: Path, manifest: IndexManifest, entry: SegmentEntry) -> None:
+    def __init__(self, root: AnyPath, manifest: IndexManifest, entry: SegmentEntry) -> None:
         self.root = root
         self.entry = entry
         self.units = entry.units
@@ -135,14 +135,15 @@ class Segment:
             raise self._damaged(name, str(error)) from None
 
     def _mapped(
-        self, path: Path, name: str, spec: ArraySpec, shape: tuple[int, ...], sha256: str
+        self, path: AnyPath, name: str, spec: ArraySpec, shape: tuple[int, ...], sha256: str
     ) -> npt.NDArray[np.generic]:
         if spec.pointer and sha256_file(path) != sha256:
             raise self._damaged(name, "its SHA-256 does not match")
         if math.prod(shape) * np.dtype(spec.dtype).itemsize <= SMALL:
             # not np.fromfile, to which a read that fails is the end of the file; read-only, as mapped arrays are
             return np.frombuffer(path.read_bytes(), spec.dtype).reshape(shape)
-        return np.asarray(np.memmap(path, np.dtype(spec.dtype), "r", shape=shape))
+        with path.open("rb") as file:
+            return np.asarray(np.memmap(file, np.dtype(spec.dtype), "r", shape=shape))
 
     def _validate(self) -> None:
         """Every pointer that a kernel follows. What it reads through them is checked a term at a time, by
@@ -359,7 +360,7 @@ def segment_files(manifest: IndexManifest, entry: SegmentEntry) -> dict[str, Fil
     return {name: file for name, file in manifest.files.items() if name.startswith(f"{entry.path}/")}
 
 
-def refuse_future(manifest: IndexManifest, path: Path) -> None:
+def refuse_future(manifest: IndexManifest, path: AnyPath) -> None:
     """Raise IndexFormatError for what only later releases can read."""
     if manifest.features:
         raise IndexFormatError(f"{path} was changed by a newer splade-edge; upgrade to read it")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..corpus import Document
+from ..directory import AnyPath
 from ..errors import InputError
-from ..files import operations, storage_errors
+from ..files import operations, safe_join, storage_errors
 from ..manifest import FileEntry, describe_file
 from ..vectors import SparseBatch
 from ..where import parse_field
@@ -37,7 +37,7 @@ class SegmentWriter:
 
     def __init__(
         self,
-        root: Path,
+        root: AnyPath,
         path: str,
         vocab_size: int,
         *,
@@ -146,7 +146,7 @@ def _checked_spans(spans: Sequence[PassageSpan], documents: int) -> npt.NDArray[
     return np.array(spans, np.uint32).reshape(-1, 3)
 
 
-def write_spans(directory: Path, owners: npt.NDArray[np.integer], spans: npt.NDArray[np.integer]) -> None:
+def write_spans(directory: AnyPath, owners: npt.NDArray[np.integer], spans: npt.NDArray[np.integer]) -> None:
     """Write whose passages the units of a segment are, and where they are in the documents' texts."""
     with storage_errors(directory):
         for name, columns in (("unit_documents.u32", owners), ("unit_spans.u32", spans)):
@@ -155,8 +155,8 @@ def write_spans(directory: Path, owners: npt.NDArray[np.integer], spans: npt.NDA
                 operations.write(file, data.tobytes())
 
 
-def list_segment(root: Path, path: str) -> dict[str, FileEntry]:
+def list_segment(root: AnyPath, path: str) -> dict[str, FileEntry]:
     """The files of a finished segment, as the manifest lists them."""
     with storage_errors(root):
-        names = sorted(p for p in (root / path).iterdir() if p.is_file())
-        return {p.relative_to(root).as_posix(): describe_file(p) for p in names}
+        names = sorted(p.name for p in safe_join(root, path).iterdir() if p.is_file())
+        return {f"{path}/{name}": describe_file(safe_join(root, path) / name) for name in names}

@@ -30,8 +30,8 @@ _KINDS = ("numbers", "strings", "booleans")
 
 @dataclass(frozen=True)
 class Step:
-    """How a part of a filter (``what``) was answered: from an ``index`` of its field, or by a ``scan`` of ``read``
-    documents; and how many satisfy it.
+    """How a part of a filter (``what``) was answered: from an ``index`` of its field, or by a ``scan``; how many
+    documents were ``read`` for it; and how many satisfy it.
     """
 
     what: str
@@ -42,8 +42,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Selection:
-    """The documents that a filter allows: bool ``[documents]`` in the order of insertion, without deleted ones,
-    read-only; and how it was answered.
+    """The documents that a filter allows: bool ``[documents]`` in the order of insertion, without deleted ones, which
+    nobody can change; and how it was answered.
     """
 
     allowed: Mask
@@ -53,6 +53,17 @@ class Selection:
     def count(self) -> int:
         """Documents allowed."""
         return int(np.count_nonzero(self.allowed))
+
+
+def frozen(mask: Mask) -> Mask:
+    """A copy that cannot be made writable again: one may go by it without looking at it."""
+    return np.frombuffer(mask.tobytes(), np.bool_)
+
+
+def is_frozen(mask: object) -> bool:
+    """Whether an array is :func:`frozen`."""
+    base: object = mask.base if isinstance(mask, np.ndarray) else None
+    return type(base) is bytes
 
 
 class Selector:
@@ -78,8 +89,7 @@ class Selector:
         allowed = self._answer(predicate, self._alive, steps)
         if self._alive is not None:
             allowed = (allowed & self._alive)[self._alive]
-        allowed.flags.writeable = False
-        selection = Selection(allowed, tuple(steps))
+        selection = Selection(frozen(allowed), tuple(steps))
         with self._lock:
             self._cache[predicate] = selection
             while len(self._cache) > _kept(self._documents.count):
@@ -117,8 +127,13 @@ class Selector:
                 return found
         assert self._fields is not None
         mask = self._fields.documents_where(predicate)
+        undecided = self._fields.undecided(predicate)
+        if among is not None:
+            undecided = undecided[among[undecided]]
+        read = map(test_of(predicate), self._documents.get_lazily(undecided))
+        mask[undecided] = np.fromiter(read, np.bool_, undecided.size)
         alive = mask if self._alive is None else mask & self._alive
-        steps.append(Step(spell(predicate), "index", 0, int(np.count_nonzero(alive))))
+        steps.append(Step(spell(predicate), "index", undecided.size, int(np.count_nonzero(alive))))
         return mask
 
     def _by_cost(self, parts: tuple[Predicate, ...], kind: type[And | Or]) -> Iterator[Predicate]:
@@ -172,8 +187,7 @@ class IndexSelector:
                 return self._cache[predicate]
         parts = [selector.select(predicate) for selector in self._selectors]
         allowed = np.concatenate([np.empty(0, np.bool_), *(part.allowed for part in parts)])
-        allowed.flags.writeable = False
-        selection = Selection(allowed, _added_up([step for part in parts for step in part.steps]))
+        selection = Selection(frozen(allowed), _added_up([step for part in parts for step in part.steps]))
         with self._lock:
             self._cache[predicate] = selection
             while len(self._cache) > _kept(allowed.size):
@@ -206,6 +220,8 @@ class IndexSelector:
             if all(selector.fields is None or selector.fields.all_names for selector in self._selectors):
                 raise WhereError(comparison.column, self._unknown(comparison.field))
             return
+        if not all(s.fields and (s.fields.all_names or comparison.field in s.fields.counts) for s in self._selectors):
+            return  # a segment of too many names, of which this is none that it counts
         wanted = _kinds(comparison)
         has = [kind for kind, count in enumerate(counts[:3]) if count]
         if wanted and has and not wanted & set(has):

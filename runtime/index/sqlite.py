@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
+from ..directory import AnyPath, locations
 from ..errors import InputError, IntegrityError, StorageError
-from ..files import NOT_THERE, OpenFile, operations
+from ..files import NOT_THERE, OpenFile, operations, storage_errors
 from ..forking import Owner, let_be, new_lock, renew_in_child, undivided
 from .untrusted import Limits, check_schema
 
@@ -35,12 +36,12 @@ _LONGEST_PATH = 500
 class SqliteWriter:
     """A new file with one open transaction. Raises StorageError where the system refuses a write."""
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: AnyPath, schema: str) -> None:
         self._path = path
         self._owner = Owner()
         check_length(path)
-        with self.writing():
-            self.connection = sqlite3.connect(path, isolation_level=None)
+        with self.writing(), storage_errors(path), operations.create(path, "xb") as file:
+            self.connection = _connect_new(file, path)
         renew_in_child(self)
         try:
             with self.writing():
@@ -91,7 +92,7 @@ class SqliteReader:
     bytes of the file.
     """
 
-    def __init__(self, path: Path, schema: str | None = None) -> None:
+    def __init__(self, path: AnyPath, schema: str | None = None) -> None:
         self._path = path
         self._schema = schema
         self._lock = new_lock()
@@ -209,7 +210,7 @@ class SqliteReader:
             if not self._file.is_at(name):
                 continue
             try:
-                connection = _connect(name)
+                connection = _connect(name, "mode=ro&immutable=1", check_same_thread=False)
             except sqlite3.OperationalError:
                 if _may_open(name):
                     raise
@@ -228,16 +229,16 @@ class SqliteReader:
         return connection
 
 
-def check_length(path: Path) -> None:
+def check_length(path: AnyPath) -> None:
     """Raise InputError for a path that is too long for SQLite, which would only say that it cannot open the file."""
-    if len(os.fsencode(path.absolute())) > _LONGEST_PATH:
+    if len(os.fsencode(Path(str(path)).absolute())) > _LONGEST_PATH:
         raise InputError(f"{path} has a path of more than {_LONGEST_PATH} bytes; use a place with a shorter one")
 
 
-def _may_open(name: str) -> bool:
+def _may_open(name: Path) -> bool:
     """Whether this user may open a file. Raises StorageError where there is another obstacle."""
     try:
-        OpenFile(Path(name)).close()
+        OpenFile(name).close()
     except StorageError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             return False
@@ -245,12 +246,31 @@ def _may_open(name: str) -> bool:
     return True
 
 
-def _connect(name: str) -> sqlite3.Connection:
+def _connect_new(file: BinaryIO, path: AnyPath) -> sqlite3.Connection:
+    """Have SQLite open the very file that is open for writing: it opens by path, so what it has opened is compared.
+
+    Raises sqlite3.Error where it is at none of its paths.
+    """
+    last: sqlite3.Error = sqlite3.OperationalError("another file lies at its path")
+    for where in locations(file.fileno(), path):
+        try:
+            connection = _connect(where, "mode=rw", isolation_level=None)
+        except sqlite3.Error as error:
+            last = error
+            continue
+        with suppress(OSError):  # it has just been moved
+            if os.path.samestat(where.stat(), os.fstat(file.fileno())):
+                return connection
+        connection.close()
+    raise last
+
+
+def _connect(where: Path, options: str, **arguments: Any) -> sqlite3.Connection:
     # immutable=1: no locks and no journal, so a read-only medium is fine. Without an authority a path that begins with
     # two slashes would be taken for one.
-    absolute = os.path.abspath(name)  # noqa: PTH100 - two slashes stay
-    uri = f"file:{'//' * absolute.startswith('/')}{quote(os.fsencode(absolute))}?mode=ro&immutable=1"
-    connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    absolute = os.path.abspath(where)  # noqa: PTH100 - two slashes stay
+    uri = f"file:{'//' * absolute.startswith('/')}{quote(os.fsencode(absolute))}?{options}"
+    connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **arguments)
     try:
         connection.execute("PRAGMA schema_version").fetchall()  # SQLite opens the file at its first use
     except BaseException:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 
+from ..directory import AnyPath, Entry
 from ..errors import IntegrityError
 from ..files import NOT_THERE, operations, reading, safe_join, storage_errors
 from ..scorer.arrays import Bools
-from .layout import IndexManifest, SegmentEntry
+from .layout import TOMBSTONES, IndexManifest, SegmentEntry
 
 
-def write_tombstones(path: Path, deleted: Bools) -> None:
-    """Write bool ``[documents]``, True where deleted, as bits: document d is bit d % 8 of byte d // 8."""
-    with storage_errors(path), operations.create(path) as file:
-        operations.write(file, np.packbits(deleted, bitorder="little").tobytes())
+def pack_tombstones(deleted: Bools) -> bytes:
+    """The bytes of a file for bool ``[documents]``, True where deleted: document d is bit d % 8 of byte d // 8."""
+    return np.packbits(deleted, bitorder="little").tobytes()
 
 
-def read_tombstones(root: Path, manifest: IndexManifest, entry: SegmentEntry) -> Bools | None:
+def write_tombstones(root: Entry, files: Mapping[str, bytes]) -> None:
+    """Write such files, by name below the index; their directory is made, and flushed, if it is not there."""
+    folder = root / TOMBSTONES
+    with storage_errors(folder):
+        if files and not folder.is_dir():
+            operations.make_directory(folder)
+            operations.sync(root)
+        for name, data in files.items():
+            with operations.create(root / name, "xb") as file:
+                operations.write(file, data)
+
+
+def read_tombstones(root: AnyPath, manifest: IndexManifest, entry: SegmentEntry) -> Bools | None:
     """The deleted documents of a segment, bool ``[documents]``; None where none is. Raises IntegrityError."""
     if entry.tombstones is None:
         if entry.deleted:

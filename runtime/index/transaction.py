@@ -8,7 +8,7 @@ whenever a writer dies, the index is that of the last manifest; what else lies t
 from __future__ import annotations
 
 import contextlib
-import re
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,35 +18,29 @@ import numpy as np
 
 from ..corpus import Document
 from ..errors import InputError
-from ..files import STAGING_PREFIX, operations, reading, storage_errors
+from ..files import operations, storage_errors
 from ..forking import Owner
-from ..locking import writer_lock
-from ..manifest import FileEntry, describe_file, write_manifest
-from ..scorer.arrays import Bools
+from ..manifest import FileEntry, encode_manifest
 from ..vectors import SparseBatch
 from ..version import MADE_BY
-from ..where.spelling import spell_field
 from .documents import DuplicateIdError
+from .hold import WriterHold
 from .index import Index
 from .layout import (
-    LOCK_NAME,
-    MANIFEST_NAME,
     MAX_UNITS,
     SEGMENTS,
     TOMBSTONES,
     VERSION,
     IndexManifest,
-    SegmentEntry,
-    SegmentSettings,
     Statistics,
 )
 from .merge import Source, merge_segments
+from .parts import Part, settings_of
 from .policy import SMALL, to_merge
+from .record import in_use
 from .segment import Segment, segment_files
 from .segment_writer import PassageSpan, SegmentWriter, list_segment
-from .tombstones import write_tombstones
-
-_OURS = re.compile(r"\d{8}[-.0-9a-z]*")  # names we give to segments and tombstones
+from .tombstones import pack_tombstones, write_tombstones
 
 
 @dataclass(frozen=True)
@@ -66,24 +60,6 @@ class Commit:
     clipped: int
 
 
-@dataclass
-class _Part:
-    """A segment of the next generation: its entry and files, which documents are deleted, and if that is news."""
-
-    entry: SegmentEntry
-    files: dict[str, FileEntry]
-    deleted: Bools | None
-    changed: bool
-
-    @property
-    def dead(self) -> int:
-        return 0 if self.deleted is None else int(np.count_nonzero(self.deleted))
-
-    @property
-    def live(self) -> int:
-        return self.entry.documents - self.dead
-
-
 class Transaction:
     """The one writer of an index directory, until :meth:`close`. Nothing is visible before :meth:`commit`.
 
@@ -91,31 +67,30 @@ class Transaction:
     """
 
     def __init__(self, path: str | Path, *, memory_bytes: int = 512 << 20) -> None:
-        self.path = Path(path)
         self._memory_bytes = memory_bytes
         self._owner = Owner()
-        self._closing = contextlib.ExitStack()
-        with reading(self.path):
-            if not (self.path / MANIFEST_NAME).is_file():
-                Index.open(self.path)  # says what is wrong with it
-        self._closing.enter_context(writer_lock(self.path / LOCK_NAME))
-        try:
-            with storage_errors(self.path):  # if a writer died just before this, its manifest must not be lost any more
-                operations.sync(self.path / MANIFEST_NAME)
-                operations.sync(self.path)
-            self.index = Index.open(self.path)
-            self._uncertain = self._broken = False
-            self._clean()
+        self._closed = self._broken = False
+        self._pending: SegmentWriter | None = None
+        with contextlib.ExitStack() as stack:
+            self._hold = WriterHold(Path(path))
+            stack.callback(self._hold.close)
+            self.path, self._root = self._hold.directory.path, self._hold.root
+            self.index = Index.of(self._hold.directory)
+            stack.callback(self._close_index)
+            self._hold.clean()
             self._begin()
-        except BaseException:
-            self._closing.close()
-            raise
+            self._closing = stack.pop_all()
+
+    def _close_index(self) -> None:
+        self.index.close()
 
     def _begin(self) -> None:
         manifest = self.index.manifest
-        self.settings = manifest.settings or _settings(self.index)
+        self.settings = manifest.settings or settings_of(self.index.segments[0].segment)
         self._deleted = [live.deleted for live in self.index.segments]  # replaced by a copy when one is deleted
-        self._pending: SegmentWriter | None = None
+        # Nothing has a scale yet where nothing has a weight: the first that come set it.
+        self._scale = manifest.scale if manifest.has_scale else None
+        self._pending = None
         self._pending_deleted: set[int] = set()
         self._segments_written = 0
         self._statistics = manifest.statistics
@@ -138,13 +113,13 @@ class Transaction:
         self._refuse_broken()
         if self._pending is None:
             self._pending = SegmentWriter(
-                self.path,
+                self._root,
                 self._next_segment(),
                 self.index.manifest.vocab_size,
                 passages=self.settings.passages,
                 fields=self.settings.fields,
                 memory_bytes=self._memory_bytes,
-                scale=self.index.manifest.scale,
+                scale=self._scale,
                 block_max=self.settings.block_max,
                 unique=False,
             )
@@ -263,28 +238,32 @@ class Transaction:
         else:
             runs = to_merge([part.live for part in parts], [part.dead for part in parts]) if news else []
         merged = sum(len(run) for run in runs)
+        if news or runs:
+            self._hold.refuse_replaced(base)  # before hours of merging
         for run in reversed(runs):
             parts[run.start : run.stop] = [self._merge(parts[run.start : run.stop])]
         done = self.added, self.updated, self.deleted
         if not (news or runs):
-            self._clean()
+            self._hold.clean()
             self._begin()
             self._broken = False
             return Commit(base.generation, *done, base.live, len(base.segments), 0, 0)
-        manifest = self._next_manifest(parts)
+        manifest, tombstones = self._next_manifest(parts)
+        encoded = encode_manifest(manifest)
+        self._hold.note(tombstones, sorted(in_use(base.files) - in_use(manifest.files)), encoded[1])
+        write_tombstones(self._root, tombstones)
         self._sync(manifest)
-        committed = Index(self.path, manifest, self.index)  # before: what cannot be opened must not be committed
+        # before: what cannot be opened must not be committed
+        committed = Index(self._hold.directory, manifest, self.index)
         try:
-            self._uncertain = True  # until we go by the new manifest: to clean up by the old one would remove its files
-            write_manifest(self.path / MANIFEST_NAME, manifest)
+            self._hold.replace_manifest(manifest, encoded, base)
         except BaseException:
             committed.close()
             raise
         previous, self.index = self.index, committed
-        self._uncertain = False
         previous.close()
         clipped = manifest.statistics.clipped - base.statistics.clipped
-        self._clean()
+        self._hold.clean()
         self._begin()
         self._broken = False
         return Commit(manifest.generation, *done, manifest.live, len(manifest.segments), merged, clipped)
@@ -295,14 +274,16 @@ class Transaction:
 
     def _refuse_broken(self) -> None:
         self.refuse_child()
+        if self._closed:
+            raise InputError(f"this writer of {self.path} is closed; open another")
         if self._broken:
             raise InputError(f"an earlier change of {self.path} failed; close this writer and open another")
 
-    def _parts(self, progress: Callable[[float], None] | None) -> list[_Part]:
+    def _parts(self, progress: Callable[[float], None] | None) -> list[Part]:
         """All segments, the new one last."""
         manifest = self.index.manifest
         parts = [
-            _Part(entry, segment_files(manifest, entry), deleted, deleted is not live.deleted)
+            Part(entry, segment_files(manifest, entry), deleted, deleted is not live.deleted)
             for entry, live, deleted in zip(manifest.segments, self.index.segments, self._deleted, strict=True)
         ]
         if self._pending is not None and self._pending.documents:
@@ -310,8 +291,10 @@ class Transaction:
             deleted = np.zeros(entry.documents, np.bool_)
             deleted[list(self._pending_deleted)] = True
             parts.append(
-                _Part(entry, list_segment(self.path, entry.path), deleted if deleted.any() else None, changed=True)
+                Part(entry, list_segment(self._root, entry.path), deleted if deleted.any() else None, changed=True)
             )
+            if counts.postings and not deleted.all():
+                self._scale = counts.scale
             s = self._statistics
             self._statistics = Statistics(
                 truncated=s.truncated,
@@ -325,7 +308,7 @@ class Transaction:
         self._pending = None
         return parts
 
-    def _merge(self, parts: Sequence[_Part]) -> _Part:
+    def _merge(self, parts: Sequence[Part]) -> Part:
         """One segment of several, without what is deleted."""
         opened = {live.segment.entry.path: live.segment for live in self.index.segments}
         with contextlib.ExitStack() as stack:
@@ -334,104 +317,80 @@ class Transaction:
                 segment = opened.get(part.entry.path)
                 if segment is None:
                     manifest = msgspec.structs.replace(self.index.manifest, files=part.files)
-                    segment = Segment(self.path, manifest, part.entry)
+                    segment = Segment(self._root, manifest, part.entry)
                     stack.callback(segment.close)
                 sources.append(Source(segment, part.deleted))
-            scale = self.index.manifest.scale
-            entry = merge_segments(self.path, self._next_segment(), sources, self.settings, scale, self._memory_bytes)
-        return _Part(entry, list_segment(self.path, entry.path), None, changed=True)
+            scale = self._scale or self.index.manifest.scale
+            entry = merge_segments(self._root, self._next_segment(), sources, self.settings, scale, self._memory_bytes)
+        return Part(entry, list_segment(self._root, entry.path), None, changed=True)
 
     def _next_segment(self) -> str:
-        """A name that was never used: the generation, and a number within it."""
+        """A name that was never used, and is noted: the generation, and a number within it."""
         self._segments_written += 1
-        return f"{SEGMENTS}/{self.index.manifest.generation + 1:08d}-{self._segments_written}"
+        name = f"{SEGMENTS}/{self.index.manifest.generation + 1:08d}-{self._segments_written}"
+        name = self._hold.free_name(name)
+        self._hold.note([name])
+        return name
 
-    def _next_manifest(self, parts: Sequence[_Part]) -> IndexManifest:
-        """The manifest of the next generation; tombstones that are news are written."""
+    def _next_manifest(self, parts: Sequence[Part]) -> tuple[IndexManifest, dict[str, bytes]]:
+        """The manifest of the next generation, and the tombstones in it that are to be written."""
         base = self.index.manifest
         generation = base.generation + 1
         files = {n: e for n, e in base.files.items() if not n.startswith((f"{SEGMENTS}/", f"{TOMBSTONES}/"))}
         entries = []
+        new: dict[str, bytes] = {}
         for part in parts:
             entry = part.entry
             files |= part.files
             if part.changed and part.dead:
                 assert part.deleted is not None
-                name = f"{TOMBSTONES}/{generation:08d}.{entry.path.rpartition('/')[2]}"
-                if not (self.path / TOMBSTONES).is_dir():
-                    with storage_errors(self.path):
-                        operations.make_directory(self.path / TOMBSTONES)
-                write_tombstones(self.path / name, part.deleted)
-                files[name] = describe_file(self.path / name)
+                name = self._hold.free_name(f"{TOMBSTONES}/{generation:08d}.{entry.path.rpartition('/')[2]}", new)
+                new[name] = pack_tombstones(part.deleted)
+                files[name] = FileEntry(len(new[name]), hashlib.sha256(new[name]).hexdigest())
                 entry = msgspec.structs.replace(entry, tombstones=name, deleted=part.dead)
             elif entry.tombstones is not None:
                 files[entry.tombstones] = base.files[entry.tombstones]
             entries.append(entry)
-        return msgspec.structs.replace(
+        manifest = msgspec.structs.replace(
             base,
             version=VERSION,
             generation=generation,
             files=files,
+            scale=self._scale or base.scale,
             segments=entries,
             settings=self.settings,
             statistics=self._statistics,
             made_by=MADE_BY,
         )
+        return manifest, new
 
     def _sync(self, manifest: IndexManifest) -> None:
         """Flush the files that are new in a manifest, and the directories they are in."""
-        new = [self.path / name for name in manifest.files if name not in self.index.manifest.files]
-        with storage_errors(self.path):
+        new = [self._root / name for name in manifest.files if name not in self.index.manifest.files]
+        with storage_errors(self._root):
             for path in new:
                 operations.sync(path)
-            directories = {self.path, *(path.parent for path in new), *(path.parent.parent for path in new)}
-            for directory in sorted(directories, key=lambda d: len(d.parts), reverse=True):
+            directories = {above for path in new for above in (path.parent, path.parent.parent) if above.relative}
+            for directory in sorted(directories, key=lambda d: d.relative.count("/"), reverse=True):
                 operations.sync(directory)
-
-    def _clean(self) -> None:
-        """Remove what dead writers left and what no generation needs any more; what cannot be removed now, the next
-        writer will."""
-        files = self.index.manifest.files
-        used = {name.split("/")[1] for name in files if name.startswith((f"{SEGMENTS}/", f"{TOMBSTONES}/"))}
-        with contextlib.suppress(OSError):
-            for folder in (SEGMENTS, TOMBSTONES):
-                if (self.path / folder).is_dir():
-                    for path in sorted((self.path / folder).iterdir()):
-                        if path.name not in used and _OURS.fullmatch(path.name):
-                            with contextlib.suppress(OSError):  # open, on Windows
-                                operations.remove(path)
-            for path in self.path.glob(f"{STAGING_PREFIX}{MANIFEST_NAME}.*"):
-                operations.remove(path)
 
     def close(self) -> None:
         """Forget what was not committed, and let other writers in. In a child of the process that opened the writer
         nothing is done: all of it is the parent's.
         """
+        if self._closed:
+            return
+        self._closed = True
         with self._closing:
             if not self._owner.is_here:
                 return
             if self._pending is not None:
                 self._pending.abort()
                 self._pending = None
-            if not self._uncertain:
-                self._clean()
-            self.index.close()
+            self._hold.clean()
 
     def __enter__(self) -> Transaction:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _settings(index: Index) -> SegmentSettings:
-    """The settings of an index of version 1, from the one segment it has."""
-    segment = index.segments[0].segment
-    fields = {} if segment.fields is None else segment.fields.counts
-    indexed = sorted((counts.number, field) for field, counts in fields.items() if counts.number is not None)
-    return SegmentSettings(
-        fields=[spell_field(field) for _, field in indexed],
-        passages=segment.entry.passages,
-        block_max=segment.entry.rows > 0 or not segment.entry.postings,
-        reorder=segment.entry.reordered,
-    )

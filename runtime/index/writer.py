@@ -27,6 +27,7 @@ from .layout import (
     Statistics,
     TextSettings,
 )
+from .policy import SMALL
 from .segment_writer import PassageSpan, SegmentWriter, list_segment
 
 __all__ = ["IndexWriter", "PassageSpan"]
@@ -40,7 +41,8 @@ class IndexWriter:
     ``passages``: a document may have several vectors; then :meth:`add_vectors` takes their :class:`PassageSpan`.
     ``fields``: names of stored fields that get an index, so that filters on them read no documents.
     ``block_max``: write block-max data of the frequent terms; without it an index is smaller, and slower for few
-    results. ``reorder``: put similar units next to each other, which changes nothing but speed and size.
+    results. ``block_max_from``: nor are there any for fewer units, where adding all postings up is as fast.
+    ``reorder``: put similar units next to each other, which changes nothing but speed and size.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class IndexWriter:
         memory_bytes: int = 512 << 20,
         scale: float | None = None,
         block_max: bool = True,
+        block_max_from: int = SMALL,
         reorder: bool = False,
     ) -> None:
         self._root = directory
+        self._block_max_from = block_max_from
         self._vocab_size = vocab_size
         self._segment = SegmentWriter(
             directory,
@@ -115,7 +119,7 @@ class IndexWriter:
         progress: Callable[[float], None] | None = None,
     ) -> IndexManifest:
         """Merge the postings, close the files, and write the manifest. Every document needs a unit."""
-        segment, counts = self._segment.finish(progress)
+        segment, counts = self._segment.finish(progress, block_max_from=self._block_max_from)
         manifest = IndexManifest(
             format=INDEX_FORMAT,
             version=VERSION,

@@ -16,8 +16,8 @@ Strings are in single or double quotes, with ``\\`` before a quote or a backslas
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from typing import NamedTuple
 
 from ..errors import InputError
@@ -266,11 +266,10 @@ def _number(token: _Token) -> int | float:
     if re.fullmatch(r"[+-]?\d+", token.text):
         if len(token.text) > 400:
             raise WhereError(token.column, "the number has too many digits")
-        key = to_key(int(token.text))
+        key: int | float = int(token.text)
     else:
         key = float(token.text)
-    assert isinstance(key, int | float)
-    if not math.isfinite(key):
+    if not -sys.float_info.max <= key <= sys.float_info.max:
         raise WhereError(token.column, "the number is too large")
     return key
 

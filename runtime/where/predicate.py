@@ -21,6 +21,7 @@ from ..forking import cached_property
 Key = int | float | str | bytes
 ABSENT = b""
 FALSE, TRUE = b"\x00", b"\x01"
+LEAST, MOST = -(1 << 63), (1 << 63) - 1  # of SQLite's integers
 
 RangeOperator = Literal["<", "<=", ">", ">="]
 
@@ -116,14 +117,26 @@ def comparisons(predicate: Predicate) -> Iterator[Comparison]:
 
 
 def to_key(value: str | float | bool | None) -> Key:
-    """A JSON scalar as it is compared. Integers beyond 64 bits become the nearest double."""
+    """A JSON scalar as it is compared: whole numbers exactly, whatever their size."""
     if value is None:
         return ABSENT
     if isinstance(value, bool):
         return TRUE if value else FALSE
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        try:
-            return float(value)
-        except OverflowError:
-            return float("inf") if value > 0 else float("-inf")
     return value
+
+
+def as_indexed(key: Key) -> Key:
+    """A value as it lies in an index of a field, where SQLite's integers end: beyond 64 bits it is the nearest double,
+    so what equals that double there has to be compared again.
+    """
+    if isinstance(key, int) and not LEAST <= key <= MOST:
+        try:
+            return float(key)
+        except OverflowError:
+            return float("inf") if key > 0 else float("-inf")
+    return key
+
+
+def is_exact(key: Key) -> bool:
+    """Whether an index of a field keeps all numbers that are near this one apart from it."""
+    return not isinstance(key, int | float) or LEAST < key <= MOST

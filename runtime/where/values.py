@@ -11,8 +11,6 @@ from .predicate import ABSENT, Field, Key, to_key
 
 STORED = ("_id", "title", "text")  # fields that are no metadata; they hide metadata of the same name
 
-_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
-
 
 def keys_of(document: Document, field: Field) -> list[Key]:
     """The values that a field has in a document; ``[ABSENT]`` if there is none."""
@@ -21,7 +19,7 @@ def keys_of(document: Document, field: Field) -> list[Key]:
         if name in STORED:
             return [document.id if name == "_id" else getattr(document, name)]
         value = document.metadata.get(name)
-        if type(value) is str or (type(value) is int and _LEAST <= value <= _MOST):
+        if type(value) is str or type(value) is int:
             return [value]
     return list(_keys(document.metadata, field.keys)) or [ABSENT]
 
@@ -46,9 +44,7 @@ def all_keys(metadata: dict[str, Any]) -> dict[tuple[str, ...], list[Key]]:
     for name, value in metadata.items():
         # Most metadata is flat, and indexing asks for it a million times.
         kind = type(value)
-        if type(name) is str and (
-            kind is str or (kind is int and _LEAST <= value <= _MOST) or (kind is float and value - value == 0)
-        ):
+        if type(name) is str and (kind is str or kind is int or (kind is float and value - value == 0)):
             found[(name,)] = [value]
         else:
             _collect({name: value}, (), found)

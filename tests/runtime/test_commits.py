@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from splade_edge.runtime import Index, IndexUpdater
+from splade_edge.runtime.directory import AnyPath
 from splade_edge.runtime.errors import StorageError
 from splade_edge.runtime.files import FileOperations
 
@@ -70,18 +71,19 @@ class Disk(FileOperations):
         self.names = set(root.rglob("*"))
         self.replaced: dict[Path, bytes] = {}
 
-    def sync(self, path: Path) -> None:
+    def sync(self, path: AnyPath) -> None:
         super().sync(path)
+        path = Path(str(path))
         if path.is_dir():
             self.names |= set(path.iterdir())
             self.replaced = {p: old for p, old in self.replaced.items() if p.parent != path}
         else:
             self.files.add(path)
 
-    def replace(self, source: Path, target: Path) -> None:
-        assert source in self.files, "renamed before it was flushed"
-        self.replaced[target] = target.read_bytes()
-        super().replace(source, target)
+    def replace(self, source: AnyPath, target: AnyPath, *, keep: bool = False) -> bool:
+        assert Path(str(source)) in self.files, "renamed before it was flushed"
+        self.replaced[Path(str(target))] = target.read_bytes()
+        return super().replace(source, target, keep=keep)
 
     def lose(self, *, renames: bool) -> None:
         """Cut the power; ``renames``: those that were not flushed are lost too, else they have reached the disk."""
@@ -128,7 +130,11 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged(directory: Path, case: 
 
 
 @posix
-@pytest.mark.parametrize("arguments", [["--kills", "6"], ["--kills", "0", "--cuts", "6"]], ids=["killed", "cut"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--kills", "6"], ["--kills", "0", "--cuts", "6"], ["--kills", "0", "--swaps", "19"]],
+    ids=["killed", "cut", "swapped"],
+)
 def test_soak(arguments: list[str]) -> None:
     """In a process without threads, which may fork."""
     process = subprocess.run(
@@ -140,3 +146,6 @@ def test_soak(arguments: list[str]) -> None:
     assert counts.get("kills", 6) == 6
     assert counts.get("cuts", 99) > 30
     assert counts.get("refused for want of room", 99) > 20
+    for mode, found in counts.get("swaps", {}).items():
+        assert sum(found.values()) > 8, mode
+        assert found["committed"] > 5 if "mo" in mode[:2] or "moment" in mode else found["refused"] > 5, mode

@@ -441,5 +441,5 @@ class TestForking:
         assert b"".join(parts) == data[:1500]
         file.close()
         file.close()
-        with pytest.raises(InputError, match="file was closed; open it again"):
+        with pytest.raises(InputError, match="file is closed; open it again"):
             file.sha256()

@@ -113,6 +113,20 @@ class TestWriting:
         assert index.manifest.statistics.below_half_a_step == 1
         assert index.search_vectors([2], [1.0])[1].tolist() == [255.0]
 
+    @pytest.mark.parametrize(("units", "block_max", "rows"), [(4095, True, 0), (4096, True, 3), (4096, False, 0)])
+    def test_block_max_data_are_written_where_they_help(self, tmp_path, units, block_max, rows):
+        """As later commits do: for fewer units, adding all postings up is as fast."""
+        writer = IndexWriter(tmp_path, 3, scale=1.0, block_max=block_max)
+        writer.add_documents([Document(str(n)) for n in range(units)])
+        writer.add_vectors(csr(np.ones((units, 3))))
+        manifest = writer.finish()
+        assert manifest.segments[0].rows == rows
+        assert manifest.settings is not None
+        assert manifest.settings.block_max == block_max
+        with Index.open(tmp_path) as index:
+            index.check()
+            assert index.search_vectors([1], [1.0], 2)[0].tolist() == [0, 1]
+
     def test_documents_without_terms(self, tmp_path):
         index = write_index(tmp_path / "index", np.zeros((5, 4)), scale=None)
         assert len(index) == 5

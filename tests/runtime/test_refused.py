@@ -84,13 +84,18 @@ def files_of(path: Path) -> list[str]:
     return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() and p.suffix != ".lock")
 
 
+def whole(path: str | os.PathLike[str], dir_fd: int | None = None) -> Path:
+    """Where a name lies that may be relative to an open directory."""
+    return Path(path) if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink() / path
+
+
 @contextmanager
 def refusing(refused: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The system refuses to open a file, by whatever call."""
 
     def refuse(opened: Callable[..., Any]) -> Callable[..., Any]:
         def open_or_refuse(path: Any, *args: Any, **options: Any) -> Any:
-            if isinstance(path, str | os.PathLike) and Path(path) == refused:
+            if isinstance(path, str | os.PathLike) and whole(path, options.get("dir_fd")) == refused:
                 raise OSError(number, os.strerror(number), str(path))
             return opened(path, *args, **options)
 
@@ -130,7 +135,7 @@ def test_a_directory(pristine: Path, monkeypatch: pytest.MonkeyPatch, kind: str)
     looked = os.stat
 
     def refuse(path: Any, *args: Any, **options: Any) -> Any:
-        if isinstance(path, str | os.PathLike) and f"{pristine}/segments/" in str(path):
+        if isinstance(path, str | os.PathLike) and f"{pristine}/segments/" in str(whole(path, options.get("dir_fd"))):
             raise OSError(number, os.strerror(number), str(path))
         return looked(path, *args, **options)
 
@@ -389,7 +394,7 @@ def test_a_searcher_that_another_thread_closes(index: Path) -> None:
         for thread in threads:
             thread.join()
         assert [type(error) for error in errors] == [InputError] * 3
-        assert all("was closed; open it again" in str(error) for error in errors)
+        assert all("is closed; open it again" in str(error) for error in errors)
 
 
 def test_damage_is_still_damage(index: Path) -> None:
@@ -411,5 +416,5 @@ def test_an_open_index_of_a_closed_one(index: Path) -> None:
     with Index.open(index) as opened:
         pass
     for action in (lambda: opened.documents([0]), lambda: opened.find("d1"), lambda: opened.fields):
-        with pytest.raises(InputError, match="was closed"):
+        with pytest.raises(InputError, match="is closed; open it again"):
             action()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import operator
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from splade_edge.runtime import IndexUpdater
 from splade_edge.runtime.corpus import Document
 from splade_edge.runtime.errors import IntegrityError, StorageError
 from splade_edge.runtime.index import Index, fields, select
@@ -57,6 +60,8 @@ COMPARISONS = st.sampled_from(
         "{} > 'a\x00'", "{} like '\ud7ff%'", "{} like 'a\U0010ffff%'", "{} like '\U0010ffff%'", "{} < '\ue000'",
         "{} >= '\U0001f600'", "{} = 9007199254740992", "{} > 9007199254740992", "{} <= 9007199254740993",
         "{} >= 9223372036854775807", "{} < -9223372036854775808", "{} = 1180591620717411303424", "{} > 1e20",
+        "{} = 9223372036854775809", "{} > 9223372036854775808", "{} in (18446744073709551615, 9223372036854775808)",
+        "{} < 18446744073709551615", "{} >= 18446744073709551616", "{} <= -9223372036854775809",
     ]
 )  # fmt: skip
 NAMES = st.sampled_from(["x", "y", "z", "x.x", "y.z", "_id", "title", "text"])
@@ -275,6 +280,84 @@ def test_lists_are_checked_even_where_the_hash_is_right(tmp_path, sql, message):
     write_manifest(path / MANIFEST_NAME, msgspec.structs.replace(index.manifest, files=files))
     with pytest.raises(IntegrityError, match=message):
         Index.open(path).select("a = 3")
+
+
+@pytest.mark.parametrize("indexed", [["a", "b"], []], ids=["indexed", "read"])
+def test_whole_numbers_are_compared_exactly(tmp_path, indexed):
+    numbers: list[float] = [
+        2**63 - 1,
+        2**63,
+        2**63 + 1,
+        2**63 + 2048,
+        2**64 - 2,
+        2**64 - 1,
+        2**64,
+        10**30,
+        -(2**63),
+        -(2**63) - 1,
+    ]
+    numbers += [float(2**63), 1e30, 2**53, 2**53 + 1]
+    index = write(tmp_path / "i", [{"a": n, "b": [n, 1]} for n in numbers], indexed)
+    with IndexUpdater.open(tmp_path / "i") as updater:
+        updater.add_vectors([Document("last", metadata={"a": 2**64 - 3})], csr(np.ones((1, 4))))
+        updater.delete(["d4"])
+        updater.compact()
+    del numbers[4]
+    numbers.append(2**64 - 3)
+    index = index.refresh()
+    for value in numbers:
+        for sign, test in {"=": operator.eq, "<": operator.lt, ">=": operator.ge, "!=": operator.ne}.items():
+            expected = [test(n, value) for n in numbers]
+            selection = index.select(f"a {sign} {json.dumps(value)}")
+            assert selection.allowed.tolist() == expected, (sign, value)
+            if indexed:  # only what the index cannot tell apart is read
+                assert [step.how for step in selection.steps] == ["index"]
+                assert selection.steps[0].read <= 6
+        assert index.select(f"b = {json.dumps(value)}").allowed.tolist()[:-1] == [n == value for n in numbers[:-1]]
+    assert index.select(f"b > 0 and a = {2**63}").count == 2
+    with pytest.raises(WhereError, match="the number is too large"):
+        index.select(f"a = {10**309}")
+
+
+def test_a_mask_that_is_changed_is_looked_at_again(tmp_path):
+    index = write(tmp_path / "i", [{"n": i % 2} for i in range(6)], ["n"])
+    mask = np.array([True, False] * 3)
+    mask.flags.writeable = False
+    for wanted in ([0, 2, 4], [1, 3, 5], [1, 3, 5]):
+        for _ in range(2):
+            assert sorted(index.search_vectors([0], [1.0], 9, allowed=mask)[0].tolist()) == wanted
+        mask.flags.writeable = True
+        mask[:] = [False, True] * 3
+        mask.flags.writeable = False
+    kept = index._latest_filter[2]
+    index.search_vectors([0], [1.0], 9, allowed=mask)
+    assert index._latest_filter[2] is kept
+    # nor can an answer to a filter be changed, which the next one to ask is given too
+    for several in (False, True):
+        if several:
+            with IndexUpdater.open(tmp_path / "i") as updater:
+                updater.add_vectors([Document("x", metadata={"n": 0})], csr(np.ones((1, 4))))
+            index = index.refresh()
+        allowed = index.select("n = 1").allowed
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            allowed.flags.writeable = True
+        for _ in range(2):
+            assert sorted(index.search_vectors([0], [1.0], 9, allowed=allowed)[0].tolist()) == [1, 3, 5]
+        assert index._latest_filter[0] is allowed
+
+
+def test_a_type_is_refused_only_where_all_names_are_known(tmp_path, monkeypatch):
+    """A segment with more fields than are counted may have the field with another type, and does not say so."""
+    write(tmp_path / "i", [{"a": 1}], []).close()
+    monkeypatch.setattr(fields, "MAX_NAMES", 3)
+    with IndexUpdater.open(tmp_path / "i") as updater:
+        many = {f"x{n}": n for n in range(5)}
+        updater.add_vectors([Document("x", metadata={**many, "a": "text"})], csr(np.ones((1, 4))))
+    with Index.open(tmp_path / "i") as index:
+        assert index.select("a = 'text'").allowed.tolist() == [False, True]
+        assert index.select("x4 = 4").allowed.tolist() == [False, True]
+        with pytest.raises(WhereError, match="x0 has numbers in this index, and is compared with strings"):
+            index.select("x0 = 'text'")
 
 
 def test_the_same_documents_give_the_same_bytes(tmp_path):

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numba
@@ -22,12 +23,13 @@ from splade_edge.runtime.errors import (
     CorpusError,
     IndexFormatError,
     IndexLockedError,
+    IndexReplacedError,
     InputError,
     IntegrityError,
     SpladeEdgeWarning,
     StorageError,
 )
-from splade_edge.runtime.index import merge, policy, sqlite, transaction
+from splade_edge.runtime.index import hold, merge, policy, sqlite, transaction
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME, VERSION
 from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
 from splade_edge.runtime.manifest import write_manifest
@@ -354,14 +356,61 @@ class TestUpdater:
         assert index_again.fields["year"].indexed
         assert index_again.manifest.scale == SCALE
 
+    @pytest.mark.parametrize("documents", [0, 3])
+    def test_the_first_weights_set_the_scale(self, tmp_path, documents):
+        """Not a build without a single one: with a scale of 1, weights below a half would vanish."""
+        writer = IndexWriter(tmp_path, 5)
+        writer.add_documents([Document(f"d{n}") for n in range(documents)])
+        writer.add_vectors(csr(np.zeros((documents, 5))))
+        assert writer.finish().scale == 1.0
+        index = Index.open(tmp_path)
+        with IndexUpdater.open(tmp_path) as updater:
+            updater.add_vectors([Document("empty too")], csr(np.zeros((1, 5))))
+            assert updater.commit().generation == 2
+            updater.add_vectors([Document("gone")], csr(np.full((1, 5), 9.0)))
+            updater.delete(["gone"])
+            updater.add_vectors([Document("x")], csr(np.array([[0.1, 0, 0.2, 0, 0]])))
+            updater.commit()
+            assert updater.index.manifest.scale == pytest.approx(9 / 255)  # as in a build of all that was given
+        index = index.refresh()
+        assert index.search_vectors([2], [1.0])[1].tolist() == pytest.approx([0.2], abs=0.02)
+        with IndexUpdater.open(tmp_path) as updater:
+            updater.add_vectors([Document("y")], csr(np.array([[18.0, 0, 0, 0, 0]])))
+            updater.compact()
+        index = index.refresh()
+        assert index.manifest.scale == pytest.approx(9 / 255)
+        assert index.manifest.statistics.clipped == 1
+        index.check()
+
+    def test_a_scale_that_was_given_stays(self, tmp_path):
+        IndexWriter(tmp_path, 5, scale=0.5).finish()
+        with IndexUpdater.open(tmp_path) as updater:
+            updater.add_vectors([Document("x")], csr(np.full((1, 5), 9.0)))
+        assert Index.open(tmp_path).manifest.scale == 0.5
+
     def test_what_dead_writers_left_is_removed(self, index):
+        """What they noted, that is: of what only looks like it, nothing is removed."""
         before = names(index)
-        for leftover in ("segments/00000007-1/x", "tombstones/00000007.00000001", f".splade-edge-{MANIFEST_NAME}.ab"):
-            (index / leftover).parent.mkdir(parents=True, exist_ok=True)
-            (index / leftover).write_bytes(b"half")
-        (index / "segments" / "notes of mine.txt").write_bytes(b"kept")
+        noted = ["segments/00000007-1/term_blocks.u64", "segments/00000007-1/runs/000000.postings"]
+        noted += ["segments/00000008-1/posting_units.u16", "tombstones/00000007.1", f".splade-edge-{MANIFEST_NAME}.ab"]
+        mine = ["segments/00000008-1/notes.txt", "segments/00000009-1/term_blocks.u64", "segments/00000001/old.txt"]
+        mine += ["tombstones/00000008.1", f".splade-edge-{MANIFEST_NAME}.cd", "other/x"]
+        for name in (*noted, *mine):
+            (index / name).parent.mkdir(parents=True, exist_ok=True)
+            (index / name).write_bytes(b"half")
+        (index / "outside").symlink_to(index.with_name("elsewhere"))
+        (index / "segments/00000010-1").symlink_to(index / "other")
+        lines = ["segments/00000007-1", "segments/00000008-1", "tombstones/00000007.1", "segments/00000010-1"]
+        lines += [f".splade-edge-{MANIFEST_NAME}.ab", "segments/00000001", f"tombstones/00000008.1 {'0' * 64}"]
+        lines += ["other", "../elsewhere", "outside/x", "segments/..", "segments/00000009-1"]
+        (index / LOCK_NAME).write_text("123\n" + "\n".join(lines))  # the last line has no end
         IndexUpdater.open(index).close()
-        assert names(index) == sorted([*before, LOCK_NAME, "segments/notes of mine.txt"])
+        assert names(index) == sorted([*before, LOCK_NAME, *mine])
+        assert not (index / "segments/00000010-1").is_symlink()
+        assert (index / LOCK_NAME).read_text() == f"{os.getpid()}\nsegments/00000008-1\n"
+        with IndexUpdater.open(index) as updater:  # names that are taken are not
+            updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
+        assert set(mine) < set(names(index))
 
     def test_what_cannot_be_opened_is_not_committed(self, index, monkeypatch):
         """Nor is what was committed removed because it cannot be opened afterwards."""
@@ -388,17 +437,17 @@ class TestUpdater:
         before.check()
 
     def test_an_interrupt_at_the_very_end_removes_nothing(self, index, monkeypatch):
-        write = transaction.write_manifest
+        swap = hold.swap_manifest
 
-        def interrupt(*arguments: object) -> None:
-            write(*arguments)
+        def interrupt(*arguments: Any) -> None:
+            assert swap(*arguments)
             raise KeyboardInterrupt
 
         def change(patch):
             with IndexUpdater.open(index) as updater:
                 updater.add_vectors([Document("x")], csr(np.ones((1, 5))))
                 updater.delete(["d3"])
-                patch.setattr(transaction, "write_manifest", interrupt)
+                patch.setattr(hold, "swap_manifest", interrupt)
                 updater.compact()
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -485,8 +534,14 @@ class TestReaders:
         second.close()
         assert_same(third, model.rebuild(tmp_path / "rebuilt"), model.rng)
         third.close()
-        with pytest.raises(InputError, match="was closed; open it again"):
-            third.documents([0])
+        for ask in (
+            lambda: third.documents([0]), lambda: third.search_vectors([0], [1.0]), lambda: third.select("year = 1"),
+            third.refresh, third.check, lambda: third.find("d2"), lambda: third.span(0), lambda: third.fields,
+            lambda: list(third.search_many([SparseVector(np.array([0], np.int32), np.ones(1, np.float32))])),
+            lambda: third.frequencies([0]),
+        ):  # fmt: skip
+            with pytest.raises(InputError, match="is closed; open it again"):
+                ask()
 
     def test_a_reader_that_meets_a_commit_opens_what_came_of_it(self, tmp_path, monkeypatch):
         model = Model(6)
@@ -533,16 +588,28 @@ class TestReaders:
         build_index(tmp_path / "index", documents, tiny_pair)
         searcher = Searcher.open(tmp_path / "index", threads=1)
         hit = searcher.search("dog cat")[0]
-        build_index(tmp_path / "index", documents[::-1], tiny_pair, force=True)
-        assert searcher.refresh()
-        assert not searcher.refresh()
-        assert searcher.search("dog cat")[0].id == hit.id
-        with pytest.raises(InputError, match="is of an earlier generation of the index; search again"):
-            searcher.explain("dog cat", hit)
-        build_index(tmp_path / "index", documents, tiny_artifact, force=True)
+        manifest = searcher.index.manifest
+        other = msgspec.structs.replace(manifest, query_encoder=None)
+        write_manifest(tmp_path / "index" / MANIFEST_NAME, other)
         with pytest.raises(ArtifactError, match="another query encoder has taken the place"):
             searcher.refresh()
-        assert searcher.search("dog cat")[0].id == hit.id
+        write_manifest(tmp_path / "index" / MANIFEST_NAME, manifest)
+        with IndexUpdater.open(tmp_path / "index") as updater:
+            updater.delete([hit.id])
+        assert searcher.refresh()
+        assert not searcher.refresh()
+        with pytest.raises(InputError, match="is of an earlier generation of the index; search again"):
+            searcher.explain("dog cat", hit)
+        hit = searcher.search("dog cat")[0]
+        build_index(tmp_path / "index", documents[::-1], tiny_pair, force=True)
+        for _ in range(2):
+            with pytest.raises(IndexReplacedError, match=r"another directory lies at .*index than .*; open it again$"):
+                searcher.refresh()
+            assert searcher.search("dog cat")[0] == hit
+            build_index(tmp_path / "index", documents, tiny_artifact, force=True)
+        (tmp_path / "index").rename(tmp_path / "moved")
+        with pytest.raises(IndexFormatError, match=r"has no splade_edge_index\.json"):  # its own was removed
+            searcher.refresh()
 
 
 def documents(first: int, count: int) -> list[Document]:

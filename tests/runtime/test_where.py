@@ -214,7 +214,9 @@ def test_many_wildcards_take_no_exponential_time() -> None:
     assert matcher(parse_where(f"text like '{'%a' * 50}%'"))(document)
 
 
-numbers = st.integers(-3, 3) | st.sampled_from([0.5, -1.0, 2.0**70, 2.0**53, 2**53 + 1, 2**63, -(2**63), 10**400])
+numbers = st.integers(-3, 3) | st.sampled_from(
+    [0.5, -1.0, 2.0**70, 2.0**53, 2**53 + 1, 2**63, 2**63 + 1, 2**64 - 1, 2.0**64, -(2**63), -(2**63) - 1, 10**400]
+)
 # Around the surrogates, the last code point, and what C takes for the end of a text.
 strings = st.text("ab%_", max_size=3) | st.text("a\x00é\ud7ff\ue000\U0001f600\U0010ffff", max_size=2)
 scalars = st.none() | st.booleans() | numbers | strings
