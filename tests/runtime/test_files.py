@@ -205,7 +205,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, write: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "reason"),
-    [("ENOSPC", "the disk is full"), ("EROFS", "no permission to write there"), ("EIO", "Input/output error")],
+    [("ENOSPC", "the disk is full"), ("EROFS", "the file system is read-only"), ("EIO", "Input/output error")],
 )
 def test_reasons_of_a_failed_write(tmp_path: Path, number: str, reason: str) -> None:
     import errno
