@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ def run(tmp_path: Path) -> Run:
             cwd=tmp_path,
         )
         out, err = (data.decode("utf-8", "backslashreplace") for data in (process.stdout, process.stderr))
+        err = re.sub("(?m)^Encoding: .*\n", "", err)  # progress, on a machine that does other things too
         return checked(Result(process.returncode, out, err), check)
 
     return shell

@@ -358,13 +358,15 @@ class TestForgeries:
             (lambda path, **_: Path("/etc/passwd").read_bytes(), "touched ['open /etc/passwd'"),
             (lambda path, **_: (path.parent / "beside").write_bytes(b"") or [], "something lies beside"),
             (lambda path, **_: time.sleep(30), "no answer in 1 s"),
+            (lambda path, **_: sum(n for n in iter(int, 1)), "ended with -24"),  # SIGXCPU
         ],
     )  # fmt: skip
     def test_the_judge(
         self, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Any, defect: str
     ) -> None:
         monkeypatch.setattr(forge, "ask", ask)
-        monkeypatch.setattr(forge, "SECONDS", 1 if "no answer" in defect else 60)
+        monkeypatch.setattr(forge, "PATIENCE", 1 if "no answer" in defect else 300)
+        monkeypatch.setattr(forge, "SECONDS", 1 if "-24" in defect else 60)
         work = tmp_path / "work"
         copy = Path(shutil.copytree(original, work / "copy"))
         (work / "scratch").mkdir()
