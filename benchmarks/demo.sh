@@ -12,7 +12,7 @@ run() {
     splade-edge "$@"
 }
 
-say '1. Export the default pair to ONNX and OpenVINO, fp32 and int8, proven against PyTorch'
+say '1. Export the default pair to ONNX and OpenVINO, fp32 and int8, compared with sentence-transformers'
 run export models/default --output demo/pair --force
 
 say '2. Index the sample corpus: 200 paragraphs'
