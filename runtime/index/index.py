@@ -17,7 +17,14 @@ from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..artifact import is_pair
 from ..corpus import Document
 from ..directory import Directory
-from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeError, StorageError
+from ..errors import (
+    IndexFormatError,
+    IndexReplacedError,
+    InputError,
+    IntegrityError,
+    SpladeEdgeError,
+    StorageError,
+)
 from ..files import reading
 from ..forking import Threads, cached_property
 from ..manifest import check_hashes, check_sizes
@@ -322,13 +329,20 @@ class Index:
 
     def check(self) -> None:
         """Check every byte: hashes of all files, posting order and maxima, every stored document. Raises
-        IntegrityError.
+        IntegrityError, or IndexReplacedError where a writer has removed files of this generation meanwhile.
         """
         self._refuse_closed()
-        check_hashes(self._directory.root, self.manifest.files)
-        for live in self.segments:
-            live.segment.check()
-        self._check_ids()
+        try:
+            check_hashes(self._directory.root, self.manifest.files)
+            for live in self.segments:
+                live.segment.check()
+            self._check_ids()
+        except (IntegrityError, StorageError):
+            if read_manifest_file(self._directory.root / MANIFEST_NAME) == self.manifest:
+                raise
+            raise IndexReplacedError(
+                f"{self.path} has a newer generation, and files of this one are gone; check that one: refresh()"
+            ) from None
 
     def _check_ids(self) -> None:
         """No two documents that are not deleted have one id."""

@@ -18,7 +18,14 @@ from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..artifact import Artifact, ArtifactManifest, copy_artifact, open_artifact, variant_files
 from ..corpus import Document
 from ..encoder.tokenizer import TextTokenizer
-from ..errors import IndexFormatError, InputError, IntegrityError, SpladeEdgeError, StorageError
+from ..errors import (
+    IndexFormatError,
+    IndexReplacedError,
+    InputError,
+    IntegrityError,
+    SpladeEdgeError,
+    StorageError,
+)
 from ..files import reading, safe_join, staged_file, storage_errors
 from ..locking import writer_lock
 from ..manifest import FileEntry, damaged_files, describe_file, read_manifest, write_manifest
@@ -101,7 +108,14 @@ def check_index(path: str | Path) -> Index:
                 f"splade-edge check {path} --repair"
             )
         index = Index.open(path)
-        index.check()
+        try:
+            index.check()
+        except IndexReplacedError:
+            index.close()
+            continue
+        except BaseException:
+            index.close()
+            raise
         return index
 
 

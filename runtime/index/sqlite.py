@@ -212,9 +212,9 @@ class SqliteReader:
             try:
                 connection = _connect(name, "mode=ro&immutable=1", check_same_thread=False)
             except sqlite3.OperationalError:
-                if _may_open(name):
+                if self._file.is_at(name) and _may_open(name):
                     raise
-                continue  # a child that has changed its user may read what is open, and not open it
+                continue  # it was moved or removed; or a child that has changed its user may not open what is open
             if self._file.is_at(name):
                 return connection
             connection.close()
@@ -236,9 +236,11 @@ def check_length(path: AnyPath) -> None:
 
 
 def _may_open(name: Path) -> bool:
-    """Whether this user may open a file. Raises StorageError where there is another obstacle."""
+    """Whether this user may open a file that is there. Raises StorageError where there is another obstacle."""
     try:
         OpenFile(name).close()
+    except NOT_THERE:
+        return False
     except StorageError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             return False

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from splade_edge.runtime.errors import (
 )
 from splade_edge.runtime.index import sqlite
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
-from splade_edge.runtime.index.repair import repair_index
+from splade_edge.runtime.index.repair import check_index, repair_index
 from splade_edge.runtime.index.sqlite import SqliteReader, SqliteWriter
 
 from benchmarks.changes import csr, stored
@@ -331,6 +332,55 @@ class TestSqlite:
         writer.close()
         assert (a.parent.with_name("moved") / "c").exists()
         assert not (a.parent / "c").exists()
+
+
+class TestAWriterOvertakes:
+    """A writer that commits while a reader opens removes what the reader was about to read."""
+
+    @pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("read", ["open", "refresh", "check"])
+    def test_at_each_step(
+        self, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, stride: int
+    ) -> None:
+        left = 0  # steps until the writer overtakes; it has, or will not, at 0 and below
+
+        def stepping(function: Callable[..., Any]) -> Callable[..., Any]:
+            def step(*args: Any, **kwargs: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    change(path, "compact")
+                return function(*args, **kwargs)
+
+            return step
+
+        for module, name in ((os, "open"), (sqlite, "_connect"), (os, "stat"), (os, "fstat")):
+            monkeypatch.setattr(module, name, stepping(getattr(module, name)))
+        expected, overtaken, steps = None, True, 0
+        while overtaken:
+            path = Path(shutil.copytree(prepared, tmp_path / str(steps)))
+            before = Index.open(path)
+            if read == "refresh":
+                change(path, "add")
+            steps += stride
+            left = steps
+            index = {"open": Index.open, "refresh": before.refresh, "check": check_index}[read](
+                *[path] * (read != "refresh")
+            )
+            overtaken, left = left <= 0, 0
+            answers = [d.id for d in index.documents(range(len(index)))]
+            index.close()
+            before.close()
+            shutil.rmtree(path)
+            expected = expected or answers
+            assert answers == expected
+        assert steps > 20
+
+    def test_a_check_of_what_is_gone_is_no_damage(self, index: Path) -> None:
+        with Index.open(index) as opened:
+            change(index, "compact")
+            with pytest.raises(IndexReplacedError, match="newer generation"):
+                opened.check()
 
 
 class TestForeignFiles:
