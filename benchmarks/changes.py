@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from splade_edge.runtime import Document, Index, IndexUpdater, SparseBatch
-from splade_edge.runtime.index.writer import IndexWriter
+from splade_edge.runtime.build.index_writer import IndexWriter
 
 VOCABULARY = 12
 

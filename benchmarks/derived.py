@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def reorder(collection: Collection, path: Path) -> None:
     """Write the collection with similar documents next to each other; the queries are the same."""
-    from splade_edge.runtime.index.reorder import Sketcher
+    from splade_edge.runtime.build.reordering import Sketcher
     from splade_edge.runtime.vectors import SparseBatch
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -55,7 +55,7 @@ def _encoders(pair: str, checkpoint: str) -> tuple[dict[str, Call], Callable[[st
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime.artifact import open_artifact
     from splade_edge.runtime.encoder import Encoder
-    from splade_edge.runtime.jit import use_kernels
+    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.vectors import from_dense
 
     torch.set_num_threads(1)
@@ -84,7 +84,7 @@ def _name(backend: str, precision: str, recipe: str) -> str:
 
 
 def _words(corpus: str) -> list[str]:
-    from splade_edge.runtime.corpus import BadLines, read_corpus
+    from splade_edge.runtime.build.corpus import BadLines, read_corpus
 
     return [word for record in read_corpus([corpus], BadLines("fail")) for word in record.document.text.split()]
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     lengths = [int(n) for n in args.tokens.split(",")]
     calls, notes, tokens_of, in_use, config = _encoders(args)
-    from splade_edge.runtime.trec import read_queries
+    from splade_edge.runtime.evaluation.trec import read_queries
 
     words = [word for query in read_queries(args.queries) for word in query.text.split()]
     texts = {length: texts_of(words, length, tokens_of) for length in lengths}
@@ -84,7 +84,7 @@ def _encoders(args: argparse.Namespace) -> tuple[dict[str, Call], list[str], Cal
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime import Searcher
     from splade_edge.runtime.encoder import Encoder
-    from splade_edge.runtime.jit import use_kernels
+    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.vectors import from_dense
 
     torch.set_num_threads(1)

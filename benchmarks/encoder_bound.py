@@ -83,7 +83,7 @@ def _candidates(shape: Shape, tokens: int) -> Iterator[tuple[str, Callable[[], o
 
 
 def _ours(a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
-    from splade_edge.runtime.encoder.decoder import DecoderRows, KernelDecoder
+    from splade_edge.runtime.encoder.native.decoder import DecoderRows, KernelDecoder
 
     ones = np.ones(len(b), np.float32)
     decoder = KernelDecoder(DecoderRows(b, ones, np.full(len(b), -1e9, np.float32)), None, "relu")

@@ -71,8 +71,8 @@ class SpladeEdge(Engine):
     reorder = False
 
     def build(self, collection: Collection, directory: Path) -> None:
-        from splade_edge.runtime.corpus import Document
-        from splade_edge.runtime.index.writer import IndexWriter
+        from splade_edge.runtime.build.index_writer import IndexWriter
+        from splade_edge.runtime.document import Document
         from splade_edge.runtime.vectors import SparseBatch
 
         writer = IndexWriter(directory / "index", collection.vocab, scale=1.0, reorder=self.reorder)
@@ -84,7 +84,7 @@ class SpladeEdge(Engine):
 
     def open(self, directory: Path) -> None:
         from splade_edge.runtime.index import Index
-        from splade_edge.runtime.jit import use_kernels
+        from splade_edge.runtime.numba_support.backend import use_kernels
 
         use_kernels()
         self._index = Index.open(directory / "index")

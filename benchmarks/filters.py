@@ -17,10 +17,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.index.writer import IndexWriter
-from splade_edge.runtime.jit import use_kernels
+from splade_edge.runtime.numba_support.backend import use_kernels
 from splade_edge.runtime.vectors import SparseBatch
 
 from .processes import measure, module

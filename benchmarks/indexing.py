@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _write(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """In the child: index the collection; CPU seconds of each part, memory, sizes."""
-    from splade_edge.runtime.corpus import Document
-    from splade_edge.runtime.index.writer import IndexWriter
+    from splade_edge.runtime.build.index_writer import IndexWriter
+    from splade_edge.runtime.document import Document
     from splade_edge.runtime.vectors import SparseBatch
 
     collection = Collection(path)

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from splade_edge.runtime.artifact import Artifact, Variant, open_artifact
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.build.indexing import build_index, join_title
 from splade_edge.runtime.cli.command import power as idf_power
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.idf import idf_factors
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.index.writer import IndexWriter
-from splade_edge.runtime.indexing import build_index, join_title
 from splade_edge.runtime.searcher import Searcher
 from splade_edge.runtime.vectors import SparseBatch
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _write(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """In the child: write the index; anonymous memory before the first vector and at its peak."""
-    from splade_edge.runtime.index.writer import IndexWriter
+    from splade_edge.runtime.build.index_writer import IndexWriter
     from splade_edge.runtime.vectors import SparseBatch
 
     from .filters import INDEXED, documents
@@ -113,7 +113,7 @@ def _search(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def _tiny(path: Path, vocab: int) -> None:
     """An index that makes all kernels load."""
-    from splade_edge.runtime.index.writer import IndexWriter
+    from splade_edge.runtime.build.index_writer import IndexWriter
     from splade_edge.runtime.vectors import SparseBatch
 
     from .filters import INDEXED, documents

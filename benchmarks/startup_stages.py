@@ -47,7 +47,7 @@ def main() -> None:
     from splade_edge.runtime.artifact import open_artifact
     from splade_edge.runtime.encoder import Encoder
     from splade_edge.runtime.index import Index
-    from splade_edge.runtime.jit import use_kernels
+    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.searcher import Searcher
 
     if args.kernels:

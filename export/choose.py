@@ -28,10 +28,10 @@ import numpy as np
 
 from ..models.layout import SIDES
 from ..runtime.artifact import Artifact, Backend, Role, Side, Variant, variant_files
+from ..runtime.build.indexing import join_title
 from ..runtime.cpu import supports
 from ..runtime.encoder import Encoder
 from ..runtime.errors import ArtifactError, ExportError, ParityError
-from ..runtime.indexing import join_title
 from ..runtime.vectors import SparseBatch
 from .choice import Choice, EvaluationSet, Ranked, SetDifference, Trial
 from .graphs import write_int8

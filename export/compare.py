@@ -148,9 +148,9 @@ def lines_of(path: Path) -> Iterator[str]:
 
     Raises CorpusError, InputError.
     """
-    from ..runtime.corpus import BadLines, read_corpus
+    from ..runtime.build.corpus import BadLines, read_corpus
+    from ..runtime.build.indexing import join_title
     from ..runtime.errors import InputError
-    from ..runtime.indexing import join_title
 
     if path.suffix in (".jsonl", ".json", ".tsv", ".gz"):
         for record in read_corpus([str(path)], BadLines("fail")):

@@ -6,9 +6,10 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..runtime.corpus import BadLines, Document, read_corpus
+from ..runtime.build.corpus import BadLines, read_corpus
+from ..runtime.document import Document
 from ..runtime.errors import InputError
-from ..runtime.trec import Qrels, Query, read_qrels, read_queries
+from ..runtime.evaluation.trec import Qrels, Query, read_qrels, read_queries
 
 BUNDLED = Path(__file__).parent / "samples" / "boolq"
 # Without judgements, rankings are compared over at least so many queries.

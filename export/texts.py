@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ..models.layout import Side
-from ..runtime.corpus import BadLines, Document, read_corpus
+from ..runtime.build.corpus import BadLines, read_corpus
+from ..runtime.document import Document
 from ..runtime.errors import InputError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from transformers.activations import get_activation
 
 from ..models.checkpoint import Checkpoint
 from ..runtime.artifact import TransformerPart
-from ..runtime.encoder.transformer import matrices, offsets, pack, problem_with, sections
+from ..runtime.encoder.native.transformer import matrices, offsets, pack, problem_with, sections
 from ..runtime.errors import ExportError
 from .quantize_vocabulary import quantize_rows_of
 from .source import QuantizationSource, encoder_products

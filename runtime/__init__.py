@@ -6,9 +6,13 @@ TYPE_CHECKING = False  # typing takes longer to import than all of this
 if TYPE_CHECKING:
     from typing import Any
 
-    from .approximation import Approximation, measure_approximation
     from .artifact import Artifact, open_artifact
-    from .corpus import Document, Record, read_corpus
+    from .bench.approximation import Approximation, measure_approximation
+    from .build.corpus import Record, read_corpus
+    from .build.indexing import build_index
+    from .build.lines import BadLines
+    from .build.passages import Passages
+    from .document import Document
     from .encoder import Encoder
     from .errors import (
         ArtifactError,
@@ -23,28 +27,25 @@ if TYPE_CHECKING:
         SpladeEdgeWarning,
         StorageError,
     )
+    from .filters import WhereError, literal
     from .index import Index
-    from .index.transaction import Commit
-    from .indexing import build_index
-    from .jit import use_kernels
-    from .lines import BadLines
-    from .passages import Passages
+    from .numba_support.backend import use_kernels
     from .searcher import Explanation, Hit, Searcher
-    from .updating import IndexUpdater
+    from .update.transaction import Commit
+    from .update.updater import IndexUpdater
     from .vectors import SparseBatch, SparseVector
-    from .where import WhereError, literal
 
     __version__: str
 
 # Loaded when asked for, so that `import splade_edge.runtime` costs no engine and no compiler.
 _HOMES = {
-    "Approximation": "approximation",
+    "Approximation": "bench.approximation",
     "Artifact": "artifact",
     "ArtifactError": "errors",
-    "BadLines": "lines",
-    "Commit": "index.transaction",
+    "BadLines": "build.lines",
+    "Commit": "update.transaction",
     "CorpusError": "errors",
-    "Document": "corpus",
+    "Document": "document",
     "Encoder": "encoder",
     "Explanation": "searcher",
     "Hit": "searcher",
@@ -52,25 +53,25 @@ _HOMES = {
     "IndexFormatError": "errors",
     "IndexLockedError": "errors",
     "IndexReplacedError": "errors",
-    "IndexUpdater": "updating",
+    "IndexUpdater": "update.updater",
     "InputError": "errors",
     "IntegrityError": "errors",
     "MissingExtraError": "errors",
-    "Passages": "passages",
-    "Record": "corpus",
+    "Passages": "build.passages",
+    "Record": "build.corpus",
     "Searcher": "searcher",
     "SparseBatch": "vectors",
     "SparseVector": "vectors",
     "SpladeEdgeError": "errors",
     "SpladeEdgeWarning": "errors",
     "StorageError": "errors",
-    "WhereError": "where",
-    "build_index": "indexing",
-    "literal": "where",
-    "measure_approximation": "approximation",
+    "WhereError": "filters",
+    "build_index": "build.indexing",
+    "literal": "filters",
+    "measure_approximation": "bench.approximation",
     "open_artifact": "artifact",
-    "read_corpus": "corpus",
-    "use_kernels": "jit",
+    "read_corpus": "build.corpus",
+    "use_kernels": "numba_support.backend",
 }
 
 __all__ = [

@@ -84,7 +84,7 @@ class TransformerPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The sizes of an encoder that runs in our own kernels: a BERT with its masked-language-model head.
 
     ``inner`` is the width between the two products of the feed-forward part, ``positions`` the longest text; ``tied``:
-    the word embeddings are the decoder's rows. The file is laid out by :mod:`splade_edge.runtime.encoder.transformer`.
+    the word embeddings are the decoder's rows. The file is laid out by :mod:`.encoder.native.transformer`.
     """
 
     layers: int

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .scorer.arrays import F32
+from .numba_support.arrays import F32
 from .vectors import SparseVector
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from .encoder import Encoded, Encoder
 from .encoder.tokenizer import ReadText
 from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
+from .filters import Predicate
 from .forking import Threads, new_lock
 from .idf import Factors, check_power
 from .index import Index
 from .manifest import FileEntry
 from .threads import resolve_threads
 from .vectors import SparseVector
-from .where import Predicate
 
 Allowed = npt.NDArray[np.bool_] | None
 Where = str | Predicate | None

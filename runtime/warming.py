@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .artifact import TransformerPart
-from .encoder.decoder import DecoderRows, KernelDecoder
-from .encoder.own import in_kernel
-from .encoder.transformer import BLOCK, Transformer, sections
-from .scorer import search
-from .scorer.visit import BY_POSTINGS, CHEAPER
+from .encoder.native.decoder import DecoderRows, KernelDecoder
+from .encoder.native.session import in_kernel
+from .encoder.native.transformer import BLOCK, Transformer, sections
+from .scorer import numba_backend as search
+from .scorer.block_max import BY_POSTINGS, CHEAPER
 
 if TYPE_CHECKING:
     from .index.segment import Segment

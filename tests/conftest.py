@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from splade_edge.runtime.jit import use_kernels
+from splade_edge.runtime.numba_support.backend import use_kernels
 from splade_edge.runtime.telemetry import no_telemetry
 
 from . import tiny

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.build.index_writer import IndexWriter, PassageSpan
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
-from splade_edge.runtime.updating import IndexUpdater
+from splade_edge.runtime.update.updater import IndexUpdater
 from splade_edge.runtime.vectors import SparseBatch
 
 from .oracle import csr

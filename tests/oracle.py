@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from splade_edge.runtime import jit
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.index.writer import IndexWriter
-from splade_edge.runtime.scorer import visit
+from splade_edge.runtime.numba_support import backend as jit
+from splade_edge.runtime.scorer import block_max as visit
 from splade_edge.runtime.vectors import SparseBatch
 
 

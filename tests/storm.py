@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from splade_edge.runtime import Document, Index, IndexUpdater, InputError, Searcher, build_index, jit, use_kernels
+from splade_edge.runtime import Document, Index, IndexUpdater, InputError, Searcher, build_index, use_kernels
+from splade_edge.runtime.numba_support import backend as jit
 
 from benchmarks.changes import Changes
 from tests import tiny

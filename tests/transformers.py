@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from splade_edge.runtime.artifact import TransformerPart, Variant
-from splade_edge.runtime.encoder.transformer import matrices, offsets, pack, sections
+from splade_edge.runtime.encoder.native.transformer import matrices, offsets, pack, sections
 
 from .tiny import VOCABULARY, write_manifest, write_tokenizer
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ...runtime.build.staging import staged_directory
 from ...runtime.errors import InputError
-from ...runtime.staging import staged_directory
 
 _WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
 

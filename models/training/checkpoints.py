@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import torch
 
+from ...runtime.build.staging import staged_directory
 from ...runtime.errors import InputError
-from ...runtime.staging import staged_directory
 from ..weights import weights_sha256
 from .collections import Collection
 from .indexed import vectors_sha256

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ...runtime.corpus import BadLines, read_corpus
+from ...runtime.build.corpus import BadLines, read_corpus
+from ...runtime.build.indexing import join_title
 from ...runtime.errors import InputError
-from ...runtime.indexing import join_title
-from ...runtime.trec import read_qrels, read_queries
+from ...runtime.evaluation.trec import read_qrels, read_queries
 from .runfile import SetSettings
 
 # Held-out queries must not depend on the run's seed: runs that continue each other share them.

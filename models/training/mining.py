@@ -11,12 +11,12 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
-from ...runtime.corpus import Document
+from ...runtime.build.index_writer import IndexWriter
+from ...runtime.document import Document
 from ...runtime.errors import InputError
 from ...runtime.files import storage_errors, write_file_durably
 from ...runtime.idf import Factors
 from ...runtime.index import Index
-from ...runtime.index.writer import IndexWriter
 from ...runtime.vectors import SparseBatch
 from ..checkpoint import stated_query_idf
 from ..weights import load_config, weights_sha256

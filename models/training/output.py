@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from ...runtime.staging import staged_directory
+from ...runtime.build.staging import staged_directory
 from ..checkpoint import stated_licence
 from ..layout import SIDES, TRAINING_FILE
 from ..quiet import quiet_transformers

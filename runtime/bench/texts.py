@@ -7,12 +7,12 @@ from itertools import islice
 
 import numpy as np
 
-from ..corpus import looks_like_json, parse_object, read_corpus, text_field, tsv_header
+from ..build.corpus import looks_like_json, parse_object, read_corpus, text_field, tsv_header
+from ..build.indexing import join_title
+from ..build.lines import BadLines, decode_line, read_lines, source_name
 from ..encoder.tokenizer import TextTokenizer
 from ..errors import CorpusError, InputError
 from ..index import Index
-from ..indexing import join_title
-from ..lines import BadLines, decode_line, read_lines, source_name
 
 _SEED = 0
 _WORDS = (3, 12)  # of a query that is sampled from a text

@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice, product
 from typing import Any
 
-from ..approximation import measure_approximation
 from ..artifact import Side
 from ..encoder import Encoder
 from ..errors import InputError, SpladeEdgeError
-from ..jit import use_kernels
+from ..numba_support.backend import use_kernels
 from ..searcher import Searcher
+from .approximation import measure_approximation
 from .machine import memory_mb
 
 

@@ -12,8 +12,8 @@ from .command import add_engine_arguments, power, share
 from .console import complain
 
 if TYPE_CHECKING:
+    from ..evaluation.trec import Query
     from ..searcher import Hit, Searcher
-    from ..trec import Query
 
 
 def answers(
@@ -76,7 +76,7 @@ def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_searcher(args: argparse.Namespace) -> Searcher:
     """The searcher that the arguments ask for. A person at a terminal is told if kernels have to be compiled."""
-    from ..jit import on_compile
+    from ..numba_support.backend import on_compile
     from ..searcher import Searcher
 
     searcher = Searcher.open(

@@ -15,8 +15,8 @@ from .info import bytes_below
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from ..index.transaction import Commit
-    from ..lines import BadLines
+    from ..build.lines import BadLines
+    from ..update.transaction import Commit
 
 _WHOLE = """\
 The change is one step: until it is done, and if it fails or is killed, the index stays as it was. Searches that are
@@ -61,10 +61,10 @@ class AddCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Encode, commit, and print what was done."""
-        from ..corpus import read_corpus
+        from ..build.corpus import read_corpus
+        from ..build.lines import BadLines, ReadMeter, format_of, size_of
         from ..errors import InputError
-        from ..lines import BadLines, ReadMeter, format_of, size_of
-        from ..updating import IndexUpdater
+        from ..update.updater import IndexUpdater
 
         started = time.monotonic()
         if args.corpus.count("-") > 1:
@@ -136,7 +136,7 @@ An id that begins with a dash goes behind --, as in: splade-edge delete index/ -
     def run(self, args: argparse.Namespace) -> int:
         """Delete, commit, and print what was done."""
         from ..errors import InputError
-        from ..updating import IndexUpdater
+        from ..update.updater import IndexUpdater
 
         started = time.monotonic()
         if bool(args.ids) == (args.file is not None):
@@ -173,7 +173,7 @@ examples:
 
     def run(self, args: argparse.Namespace) -> int:
         """Merge, commit, and print what was done."""
-        from ..updating import IndexUpdater
+        from ..update.updater import IndexUpdater
 
         started = time.monotonic()
         with IndexUpdater.open(args.index, memory_bytes=args.memory) as updater:
@@ -190,7 +190,7 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
 
 def _read_ids(source: str) -> list[str]:
     """The ids of a file, one a line. Raises CorpusError."""
-    from ..lines import BadLines, decode_line, read_lines
+    from ..build.lines import BadLines, decode_line, read_lines
 
     bad_lines = BadLines("fail")
     ids = []

@@ -25,8 +25,8 @@ from .console import (
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from ..evaluation.trec import Qrels, Query
     from ..searcher import Searcher
-    from ..trec import Qrels, Query
 
 DEFAULT_MEASURES, DEFAULT_DEPTH = "nDCG@10 RR@10 R@100", 1000
 _DESCRIPTION = """\
@@ -93,7 +93,7 @@ class EvalCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Print the measures; counts of queries left out go to standard error."""
-        from ..evaluation import check_computable, evaluate, parse_measures
+        from ..evaluation.measures import check_computable, evaluate, parse_measures
 
         _check_arguments(args)
         measures = parse_measures(args.measures)
@@ -128,7 +128,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def _depth(measures: list[Any], k: int | None) -> int:
     """Results a query. Raises InputError where ``k`` is less than a measure looks at."""
     from ..errors import InputError
-    from ..evaluation import depth_of
+    from ..evaluation.measures import depth_of
 
     for measure in measures:
         if k is not None and (depth_of(measure) or 0) > k:
@@ -138,7 +138,7 @@ def _depth(measures: list[Any], k: int | None) -> int:
 
 def _asked(args: argparse.Namespace) -> _Asked:
     from ..errors import InputError
-    from ..trec import read_qrels, read_queries
+    from ..evaluation.trec import read_qrels, read_queries
 
     qrels = read_qrels(args.qrels)
     if args.queries is None:
@@ -163,8 +163,8 @@ def _asked(args: argparse.Namespace) -> _Asked:
 
 def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, list[str]]:
     """The ids that a search finds, by query."""
+    from ..evaluation.trec import write_run
     from ..files import staged_file
-    from ..trec import write_run
 
     searcher = open_searcher(args)
     queries = asked.queries or []
@@ -210,7 +210,7 @@ def _refuse_others(searcher: Searcher, asked: _Asked, results: dict[str, list[st
 def _from_run(source: str, asked: _Asked, depth: int, *, exclude_self: bool) -> dict[str, list[str]]:
     """The ids that a run has found, by query."""
     from ..errors import InputError
-    from ..trec import read_run
+    from ..evaluation.trec import read_run
 
     run = read_run(source)
     results = {}
@@ -238,7 +238,7 @@ def _compared(
     values: dict[str, float],
 ) -> dict[str, Any]:
     """Another run's measures, the differences, and p of the paired randomisation test."""
-    from ..evaluation import by_query, evaluate, randomisation_test
+    from ..evaluation.measures import by_query, evaluate, randomisation_test
 
     theirs = evaluate(measures, qrels, other)
     p = {str(m): randomisation_test(by_query(m, qrels, results) - by_query(m, qrels, other)) for m in measures}

@@ -25,10 +25,10 @@ from .info import FIELDS_SHOWN, KINDS, bytes_below, describe
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from ..corpus import Record
+    from ..build.corpus import Record
+    from ..build.indexing import Progress as IndexState
+    from ..build.lines import ReadMeter
     from ..index.layout import IndexManifest
-    from ..indexing import Progress as IndexState
-    from ..lines import ReadMeter
 
 _DESCRIPTION = """\
 Encode documents and write an index directory that holds all a device needs to search: 8-bit impacts by term, the
@@ -138,17 +138,17 @@ class IndexCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Build the index and print what was done."""
         from ..artifact import open_artifact
-        from ..corpus import read_corpus
+        from ..build.corpus import read_corpus
+        from ..build.indexing import build_index
+        from ..build.lines import BadLines, ReadMeter, format_of, size_of
+        from ..build.owned import refuse_foreign_to_index
+        from ..build.passages import Passages
+        from ..build.shards import partial_directory
+        from ..build.staging import check_writable_target
         from ..encoder import Encoder
         from ..errors import InputError
+        from ..filters import parse_field
         from ..index.layout import MANIFEST_NAME
-        from ..indexing import build_index
-        from ..lines import BadLines, ReadMeter, format_of, size_of
-        from ..owned import refuse_foreign_to_index
-        from ..passages import Passages
-        from ..shards import partial_directory
-        from ..staging import check_writable_target
-        from ..where import parse_field
 
         started = time.monotonic()
         output = Path(args.output)
@@ -211,9 +211,9 @@ class IndexCommand:
 
 def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
     """The artifact and the corpus files. A first argument that reads as a corpus file leaves the artifact out."""
-    from ..bundled import bundled_pair
+    from ..build.bundled import bundled_pair
+    from ..build.lines import names_a_corpus
     from ..errors import InputError
-    from ..lines import names_a_corpus
 
     first, *rest = inputs
     if not Path(first).is_dir() and names_a_corpus(first):
@@ -226,7 +226,7 @@ def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
 @contextmanager
 def _kept(partial: Path | None) -> Iterator[None]:
     """Say where the vectors are, should the command end early."""
-    from ..shards import KEPT_FILES
+    from ..build.shards import KEPT_FILES
 
     try:
         yield
@@ -271,7 +271,7 @@ class IndexingProgress:
 
 def _warn_of_an_empty_field(name: str, fields: dict[str, dict[str, Any]]) -> None:
     """A field that no document has is most likely misspelled."""
-    from ..where import parse_field, spell_field
+    from ..filters import parse_field, spell_field
 
     with_values = [field for field, counts in fields.items() if any(counts[kind] for kind in KINDS)]
     if spell_field(parse_field(name)) not in with_values:

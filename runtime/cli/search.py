@@ -17,9 +17,9 @@ from .progress import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..index.select import Selection
+    from ..evaluation.trec import Query
+    from ..filters.selection import Selection
     from ..searcher import Explanation, Hit, Searcher
-    from ..trec import Query
     from ..vectors import SparseVector
 
 _EXAMPLES = """\
@@ -79,8 +79,8 @@ class SearchCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Answer; finding nothing is an answer too."""
         from ..errors import InputError
-        from ..trec import Query, read_queries
-        from ..where import parse_where
+        from ..evaluation.trec import Query, read_queries
+        from ..filters import parse_where
 
         if (args.query is None) == (args.queries is None):
             raise InputError("give either a QUERY or --queries FILE")
@@ -112,8 +112,8 @@ class SearchCommand:
 
 def _query_from_stdin() -> str:
     """One query, on as many lines as it has."""
+    from ..build.lines import BadLines, decode_line, read_lines
     from ..errors import InputError
-    from ..lines import BadLines, decode_line, read_lines
 
     parts = []
     for line in read_lines("-", BadLines("fail")):
@@ -130,8 +130,8 @@ def _query_from_stdin() -> str:
 
 
 def _write_run(searcher: Searcher, queries: Iterable[Query], args: argparse.Namespace) -> None:
+    from ..evaluation.trec import write_run
     from ..files import staged_file
-    from ..trec import write_run
 
     with contextlib.ExitStack() as stack:
         out: IO[str] = sys.stdout if args.run == "-" else stack.enter_context(staged_file(Path(args.run)))

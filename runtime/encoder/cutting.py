@@ -14,7 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .foreign import tokenizers_errors
+from .library_errors import tokenizers_errors
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

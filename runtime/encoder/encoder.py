@@ -19,7 +19,7 @@ from ..numerics import check_numerics
 from ..threads import resolve_threads
 from ..vectors import SparseVector
 from .batches import next_batch, pad_right
-from .isa import check_isa
+from .cpu_requirements import check_isa
 from .sessions import open_session
 from .shaping import Shaping
 from .tokenizer import TextTokenizer, TokenIds

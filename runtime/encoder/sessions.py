@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..artifact import Artifact, Variant
 from ..errors import ArtifactError, export_again
 from .backends import OnnxSession, OpenVinoSession, Session, TableSession
-from .own import TransformerSession
-from .split import SplitSession
+from .decoder_session import SplitSession
+from .native.session import TransformerSession
 
 _SESSIONS: dict[str, type[Session]] = {"onnx": OnnxSession, "openvino": OpenVinoSession, "table": TableSession}
 

@@ -14,7 +14,7 @@ from ..errors import ArtifactError, InputError, export_again
 from ..files import NOT_THERE, reading
 from ..forking import cached_property
 from .cutting import Cut, Cutter
-from .foreign import tokenizers_errors
+from .library_errors import tokenizers_errors
 from .tokenizer_check import check_tokenizer
 
 

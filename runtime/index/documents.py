@@ -19,12 +19,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..corpus import Document
 from ..directory import AnyPath
+from ..document import Document
 from ..errors import InputError
+from ..filters.predicate import Key
+from ..filters.values import all_keys, is_deep
 from ..forking import new_lock
-from ..where.predicate import Key
-from ..where.values import all_keys, is_deep
 from .sqlite import SqliteReader, SqliteWriter
 
 _SCHEMA = """

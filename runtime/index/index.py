@@ -15,30 +15,23 @@ import numpy.typing as npt
 
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..artifact import is_pair
-from ..corpus import Document
 from ..directory import Directory
-from ..errors import (
-    IndexFormatError,
-    IndexReplacedError,
-    InputError,
-    IntegrityError,
-    SpladeEdgeError,
-    StorageError,
-)
+from ..document import Document
+from ..errors import IndexFormatError, IndexReplacedError, InputError, IntegrityError, SpladeEdgeError, StorageError
 from ..files import reading
+from ..filters import Predicate
+from ..filters.fields import FieldCounts
+from ..filters.formatting import spell_field
+from ..filters.selection import IndexSelector, Selection, frozen, is_frozen
 from ..forking import Threads, cached_property
 from ..manifest import check_hashes, check_sizes
-from ..scorer.asked import AllowedUnits
-from ..scorer.either import Scorer
+from ..scorer.dispatch import Scorer
+from ..scorer.filter_mask import AllowedUnits
 from ..threads import resolve_threads
 from ..vectors import SparseVector
-from ..where import Predicate
-from ..where.spelling import spell_field
-from .fields import FieldCounts
 from .layout import MANIFEST_NAME, IndexManifest, read_manifest_file
-from .live import Found, LiveSegment, close_all, merged, open_segments
 from .segment import Segment, refuse_future
-from .select import IndexSelector, Selection, frozen, is_frozen
+from .segment_view import Found, LiveSegment, close_all, merged, open_segments
 
 _TOGETHER = 512  # queries handed to the threads at a time
 

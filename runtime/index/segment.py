@@ -13,13 +13,13 @@ import numpy.typing as npt
 from ..directory import AnyPath
 from ..errors import IndexFormatError, IntegrityError
 from ..files import NOT_THERE, reading, safe_join, sha256_file
+from ..filters.fields import FieldReader
 from ..forking import cached_property, new_lock
 from ..manifest import FileEntry, check_hashes
+from ..numba_support.arrays import I64, U8, U16, U32, U64
 from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
-from ..scorer.arrays import I64, U8, U16, U32, U64
 from .checksum import checksum
 from .documents import DocumentReader
-from .fields import FieldReader
 from .layout import (
     DOCUMENTS_FILE,
     FIELDS_FILE,

@@ -16,7 +16,7 @@ from ..directory import AnyPath, locations
 from ..errors import InputError, IntegrityError, StorageError
 from ..files import NOT_THERE, OpenFile, operations, storage_errors
 from ..forking import Owner, let_be, new_lock, renew_in_child, undivided
-from .untrusted import Limits, check_schema
+from .sqlite_limits import Limits, check_schema
 
 # Until the directory is committed by rename a file needs neither a journal nor syncs of its own.
 _PRAGMAS = ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "temp_store=MEMORY", "cache_size=-32768")

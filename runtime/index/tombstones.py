@@ -10,7 +10,7 @@ import numpy as np
 from ..directory import AnyPath, Entry
 from ..errors import IntegrityError
 from ..files import NOT_THERE, operations, reading, safe_join, storage_errors
-from ..scorer.arrays import Bools
+from ..numba_support.arrays import Bools
 from .layout import TOMBSTONES, IndexManifest, SegmentEntry
 
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from .arrays import F32, F64, I32, I64, U8, U16, U64
-from .numba_cache import inline_kernel
+from ..numba_support.arrays import F32, F64, I32, I64, U8, U16, U64
+from ..numba_support.cache import inline_kernel
 
 # What a kernel found, if not results: that the postings are to be scanned, that candidates are to be sorted, or what is
 # wrong with the query.

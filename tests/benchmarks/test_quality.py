@@ -12,11 +12,11 @@ from splade_edge.export.retrieval import RetrievalSet
 from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.training.bm25 import Bm25, rank_exactly
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.encoder.encoder import Encoded
 from splade_edge.runtime.errors import InputError
+from splade_edge.runtime.evaluation.trec import Query
 from splade_edge.runtime.idf import idf_factors
-from splade_edge.runtime.trec import Query
 from splade_edge.runtime.vectors import SparseBatch, SparseVector
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel

@@ -117,7 +117,7 @@ def test_add_finds_the_bundled_pair(
     cli: Cli, tiny_pair: Path, index: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As index does, where the index was made with it."""
-    from splade_edge.runtime import bundled
+    from splade_edge.runtime.build import bundled
 
     from tests import tiny
 

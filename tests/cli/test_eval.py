@@ -87,8 +87,8 @@ def test_a_tool_that_writes_to_standard_error(capfd: pytest.CaptureFixture[str])
     """What the programs behind ir-measures write is dropped; what they raise is told in one line."""
     import os
 
-    from splade_edge.runtime import evaluation
     from splade_edge.runtime.errors import InputError
+    from splade_edge.runtime.evaluation import measures as evaluation
 
     def fail() -> None:
         with evaluation._library("M"):
@@ -150,7 +150,7 @@ def test_a_foreign_run(cli: Cli, index: Path, queries: Path, qrels: Path, tmp_pa
     lines = (tmp_path / "run.txt").read_text("utf-8").splitlines(keepends=True)
     (tmp_path / "run.txt").write_text("".join(reversed(lines)), "utf-8")
     assert json.loads(cli("eval", "--from-run", tmp_path / "run.txt", *arguments).stdout) == searched
-    from splade_edge.runtime.trec import read_run
+    from splade_edge.runtime.evaluation.trec import read_run
 
     (tmp_path / "run.txt").write_text("q Q0 b 2 1 x\nq Q0 a 1 1 x\nq Q0 c 9 1.5 x\n", "utf-8")
     assert read_run(str(tmp_path / "run.txt")) == {"q": [("c", 1.5), ("a", 1.0), ("b", 1.0)]}
@@ -193,7 +193,7 @@ def test_the_paired_test(queries: int) -> None:
     """Against SciPy's permutation test: exact where it is, else within what 100,000 random signs can tell."""
     import numpy as np
     from scipy.stats import permutation_test
-    from splade_edge.runtime.evaluation import randomisation_test
+    from splade_edge.runtime.evaluation.measures import randomisation_test
 
     rng = np.random.default_rng(queries)
     differences = rng.normal(0.2, 0.5, queries)
@@ -215,7 +215,7 @@ def test_the_paired_test(queries: int) -> None:
 def test_the_returned_order_is_what_is_measured() -> None:
     """Tools order equal scores by id; here rank decides, so the second of two equal documents has RR 1/2."""
     import ir_measures
-    from splade_edge.runtime.evaluation import evaluate
+    from splade_edge.runtime.evaluation.measures import evaluate
 
     measures = [ir_measures.parse_measure(name) for name in ("RR@10", "nDCG@10")]
     for ranking in (["a", "z"], ["z", "a"]):

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from splade_edge.runtime import bundled
+from splade_edge.runtime.build import bundled
 from splade_edge.runtime.cli.main import main
 from splade_edge.runtime.index import Index
 

@@ -5,11 +5,12 @@ import sys
 import time
 
 import pytest
+from splade_edge.runtime.build.corpus import Record
+from splade_edge.runtime.build.indexing import Progress as IndexState
+from splade_edge.runtime.build.lines import ReadMeter
 from splade_edge.runtime.cli import progress
 from splade_edge.runtime.cli.index import IndexingProgress
-from splade_edge.runtime.corpus import Document, Record
-from splade_edge.runtime.indexing import Progress as IndexState
-from splade_edge.runtime.lines import ReadMeter
+from splade_edge.runtime.document import Document
 
 
 class Clock:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from splade_edge.runtime import shards
+from splade_edge.runtime.build import shards
 
 from .. import tiny
 from .conftest import Cli
@@ -135,7 +135,7 @@ def test_work_within_a_shard_is_kept(
 
 def test_journals(tmp_path: Path) -> None:
     """A record that is not whole is written over; those of another encoder are passed over."""
-    from splade_edge.runtime.journal import SECONDS, Journal
+    from splade_edge.runtime.build.journal import SECONDS, Journal
     from splade_edge.runtime.vectors import SparseVector
 
     def encode(batch: list[list[int]]) -> list[SparseVector]:

@@ -23,10 +23,10 @@ from splade_edge.models.options import OpenOptions
 from splade_edge.runtime import cpu
 from splade_edge.runtime.artifact import open_artifact
 from splade_edge.runtime.cli.info import describe
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.errors import ExportError, InputError
-from splade_edge.runtime.trec import Query
+from splade_edge.runtime.evaluation.trec import Query
 from splade_edge.runtime.vectors import SparseBatch
 
 from .. import checkpoints

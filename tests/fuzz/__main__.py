@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from splade_edge.runtime import Document, Index, IndexUpdater, build_index
-from splade_edge.runtime.passages import Passages
+from splade_edge.runtime.build.passages import Passages
 
 from tests import split, tiny
 

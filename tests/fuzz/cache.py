@@ -15,8 +15,8 @@ from typing import Any
 
 import numba
 from splade_edge.runtime import SpladeEdgeWarning
-from splade_edge.runtime.scorer import kernel_files
-from splade_edge.runtime.scorer.numba_cache import kernel
+from splade_edge.runtime.numba_support import kernel_files
+from splade_edge.runtime.numba_support.cache import kernel
 
 from .mutations import changed_bytes
 

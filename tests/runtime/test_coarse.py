@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.index.checksum import checksum
-from splade_edge.runtime.scorer import CHUNK, SHELF, SPAN, WINDOW, coarse, late, scan, visit
-from splade_edge.runtime.scorer.asked import AllowedUnits
-from splade_edge.runtime.scorer.bounds import CHUNKS
-from splade_edge.runtime.scorer.memory import FOUND
-from splade_edge.runtime.scorer.search import SegmentScorer
+from splade_edge.runtime.scorer import CHUNK, SHELF, SPAN, WINDOW
+from splade_edge.runtime.scorer import block_max as visit
+from splade_edge.runtime.scorer import maxscore as late
+from splade_edge.runtime.scorer import taat as scan
+from splade_edge.runtime.scorer import upper_bounds16 as coarse
+from splade_edge.runtime.scorer.block_max_bounds import CHUNKS
+from splade_edge.runtime.scorer.filter_mask import AllowedUnits
+from splade_edge.runtime.scorer.numba_backend import SegmentScorer
+from splade_edge.runtime.scorer.workspace import FOUND
 
 from tests.oracle import assert_exact, top_k, write_index
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from splade_edge.runtime import lines
-from splade_edge.runtime.corpus import BadLines, Document, Record, read_corpus
+from splade_edge.runtime.build import lines
+from splade_edge.runtime.build.corpus import BadLines, Record, read_corpus
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import CorpusError, InputError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from splade_edge.runtime.errors import CorpusError, InputError
-from splade_edge.runtime.trec import Query, read_qrels, read_queries, write_run
+from splade_edge.runtime.evaluation.trec import Query, read_qrels, read_queries, write_run
 
 
 def test_queries(tmp_path: Path) -> None:

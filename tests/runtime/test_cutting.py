@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from splade_edge.runtime.encoder import cutting
 from splade_edge.runtime.encoder.cutting import Cutter, Local, first_part, last_part
-from splade_edge.runtime.encoder.foreign import tokenizers_errors
+from splade_edge.runtime.encoder.library_errors import tokenizers_errors
 from splade_edge.runtime.encoder.tokenizer import TextTokenizer, clean_text
 from splade_edge.runtime.errors import ArtifactError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splade_edge.runtime.encoder import decoder as module
-from splade_edge.runtime.encoder.decoder import ACTIVATIONS, DecoderRows, KernelDecoder, NumpyDecoder
-from splade_edge.runtime.encoder.logarithm import log1p
+from splade_edge.runtime.encoder.native import decoder as module
+from splade_edge.runtime.encoder.native.decoder import ACTIVATIONS, DecoderRows, KernelDecoder, NumpyDecoder
+from splade_edge.runtime.encoder.native.logarithm import log1p
 
 JIT = not numba.config.DISABLE_JIT
 needs_jit = pytest.mark.skipif(not JIT, reason="the kernel is made of instructions")
@@ -115,7 +115,7 @@ def test_threads_share_a_text(threads: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 @needs_jit
 def test_the_best_instruction_is_chosen() -> None:
-    from splade_edge.runtime.encoder.products import instruction
+    from splade_edge.runtime.encoder.native.products import instruction
 
     assert instruction({"avx2", "avxvnni", "avx512vnni", "avx512vl"}) == "avx512-vnni"
     assert instruction({"avx2", "avxvnni"}) == "avx-vnni"

@@ -299,7 +299,7 @@ def test_pad_right() -> None:
 def test_a_graph_for_another_cpu_is_refused(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import msgspec
     from splade_edge.runtime import cpu
-    from splade_edge.runtime.encoder import isa
+    from splade_edge.runtime.encoder import cpu_requirements as isa
 
     artifact = open_artifact(tiny_artifact)
     variant = msgspec.structs.replace(artifact.variant("onnx"), isa="vnni")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from splade_edge.runtime import staging
+from splade_edge.runtime.build import staging
 from splade_edge.runtime.errors import InputError, SpladeEdgeError, StorageError
 from splade_edge.runtime.files import safe_join, sha256_file, staged_file, storage_errors, write_file_durably
 

@@ -15,17 +15,11 @@ from splade_edge.runtime import Document, Index, IndexUpdater, Searcher, build_i
 from splade_edge.runtime import directory as directories
 from splade_edge.runtime import files as file_operations
 from splade_edge.runtime.directory import Directory
-from splade_edge.runtime.errors import (
-    IndexFormatError,
-    IndexLockedError,
-    IndexReplacedError,
-    InputError,
-    StorageError,
-)
+from splade_edge.runtime.errors import IndexFormatError, IndexLockedError, IndexReplacedError, InputError, StorageError
 from splade_edge.runtime.index import sqlite
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
-from splade_edge.runtime.index.repair import check_index, repair_index
 from splade_edge.runtime.index.sqlite import SqliteReader, SqliteWriter
+from splade_edge.runtime.repair.repair import check_index, repair_index
 
 from benchmarks.changes import csr, stored
 from benchmarks.soak import change, contents, prepare

@@ -14,16 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from splade_edge.runtime import (
-    Document,
-    Encoder,
-    Index,
-    IndexUpdater,
-    Passages,
-    Searcher,
-    build_index,
-    open_artifact,
-)
+from splade_edge.runtime import Document, Encoder, Index, IndexUpdater, Passages, Searcher, build_index, open_artifact
 from splade_edge.runtime.artifact import write_artifact_manifest
 from splade_edge.runtime.errors import InputError, IntegrityError
 from splade_edge.runtime.idf import idf_factors

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from splade_edge.runtime import Document, Encoder, Index, Searcher, build_index, open_artifact
-from splade_edge.runtime.corpus import BadLines, Record
+from splade_edge.runtime.build.corpus import BadLines, Record
+from splade_edge.runtime.build.indexing import Progress, join_title
+from splade_edge.runtime.build.passages import Passages
 from splade_edge.runtime.errors import (
     ArtifactError,
     CorpusError,
@@ -23,8 +25,6 @@ from splade_edge.runtime.errors import (
     SpladeEdgeError,
     StorageError,
 )
-from splade_edge.runtime.indexing import Progress, join_title
-from splade_edge.runtime.passages import Passages
 
 from tests import tiny
 from tests.oracle import quantize, top_k

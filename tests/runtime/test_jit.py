@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from splade_edge.runtime import Document, Passages, Searcher, build_index, jit
-from splade_edge.runtime.encoder.decoder import KernelDecoder, NumpyDecoder
+from splade_edge.runtime import Document, Passages, Searcher, build_index
+from splade_edge.runtime.encoder.native.decoder import KernelDecoder, NumpyDecoder
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.index import Index
+from splade_edge.runtime.numba_support import backend as jit
 
 from .. import split, tiny
 from ..oracle import numpy_alone, write_index

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from splade_edge.runtime.encoder.logarithm import log1p
+from splade_edge.runtime.encoder.native.logarithm import log1p
 
 from ..transformers import write_transformer_artifact
 
@@ -46,7 +46,7 @@ def test_what_is_not_a_number_above_zero() -> None:
 
 @pytest.mark.skipif(NO_JIT, reason="there is one form")
 def test_the_kernel_computes_the_same() -> None:
-    from splade_edge.runtime.encoder import decoder_kernels
+    from splade_edge.runtime.encoder.native import decoder_kernels
 
     values = np.append(SAMPLE, np.float32([0, np.inf]))
     expected = log1p(values)

@@ -156,7 +156,7 @@ class TestIndex:
             updater.update([other])
 
     def test_of_a_later_release(self, tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("splade_edge.runtime.indexing.NUMERICS", numerics.NUMERICS + 1)
+        monkeypatch.setattr("splade_edge.runtime.build.indexing.NUMERICS", numerics.NUMERICS + 1)
         build_index(tmp_path / "index", [NEW], tiny_pair)
         updater = IndexUpdater.open(tmp_path / "index", document_encoder=tiny_pair)
         with updater, pytest.raises(ArtifactError, match=r"would not fit those of the index; upgrade splade-edge$"):

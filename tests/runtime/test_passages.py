@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from splade_edge.runtime.build.passages import Break, Passages, split, token_ranges
 from splade_edge.runtime.encoder.tokenizer import TextTokenizer, TokenSpans, clean_text
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.passages import Break, Passages, split, token_ranges
 
 from .. import tiny
 
@@ -89,7 +89,7 @@ def test_bad_sizes(size: int, overlap: int) -> None:
 
 def test_a_text_that_is_split_in_parts(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long text is never tokenized at once: every token is in a passage, and no passage reaches over a part's end."""
-    from splade_edge.runtime import passages
+    from splade_edge.runtime.build import passages
 
     text = "the cat and dog  in rain " * 40 + "x" * 300
     monkeypatch.setattr(passages, "MOST_CHARACTERS", 100)

@@ -21,11 +21,11 @@ from splade_edge.runtime.artifact import (
     write_artifact_manifest,
 )
 from splade_edge.runtime.bench.texts import made_texts
+from splade_edge.runtime.build.passages import Passages
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder.tokenizer import TextTokenizer
 from splade_edge.runtime.errors import ArtifactError, InputError
 from splade_edge.runtime.manifest import read_manifest, write_manifest
-from splade_edge.runtime.passages import Passages
 
 from .. import tiny
 

@@ -30,8 +30,8 @@ from splade_edge.runtime import (
     build_index,
 )
 from splade_edge.runtime.index import segment
-from splade_edge.runtime.index.repair import check_index, repair_index
 from splade_edge.runtime.index.sqlite import SqliteReader
+from splade_edge.runtime.repair.repair import check_index, repair_index
 
 from .. import tiny
 from ..storm import child_of

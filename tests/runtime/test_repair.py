@@ -10,13 +10,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from splade_edge.runtime import Document, Index, IndexUpdater, IntegrityError, Searcher, build_index, files, staging
+from splade_edge.runtime import Document, Index, IndexUpdater, IntegrityError, Searcher, build_index, files
+from splade_edge.runtime.build import staging
+from splade_edge.runtime.build.passages import Passages
 from splade_edge.runtime.errors import InputError, StorageError
-from splade_edge.runtime.index import repair, salvage_postings
 from splade_edge.runtime.index.layout import INDEX_FORMAT, VERSION, IndexManifest
-from splade_edge.runtime.index.repair import BeyondRepairError, Repair, check_index, repair_index
 from splade_edge.runtime.manifest import read_manifest, write_manifest
-from splade_edge.runtime.passages import Passages
+from splade_edge.runtime.repair import postings_recovery as salvage_postings
+from splade_edge.runtime.repair import repair
+from splade_edge.runtime.repair.repair import BeyondRepairError, Repair, check_index, repair_index
 
 from tests import tiny
 from tests.oracle import top_k, write_index

@@ -11,10 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.index.checksum import checksum
-from splade_edge.runtime.scorer import CHUNK, SPAN, WINDOW, coarse, guess, lanes, late, scan, visit
-from splade_edge.runtime.scorer.bounds import CHUNKS
-from splade_edge.runtime.scorer.numba_cache import inline_kernel
-from splade_edge.runtime.scorer.search import SCANS_A_MISS, SegmentScorer
+from splade_edge.runtime.numba_support import simd as lanes
+from splade_edge.runtime.numba_support.cache import inline_kernel
+from splade_edge.runtime.scorer import CHUNK, SPAN, WINDOW
+from splade_edge.runtime.scorer import block_max as visit
+from splade_edge.runtime.scorer import maxscore as late
+from splade_edge.runtime.scorer import taat as scan
+from splade_edge.runtime.scorer import threshold as guess
+from splade_edge.runtime.scorer import upper_bounds16 as coarse
+from splade_edge.runtime.scorer.block_max_bounds import CHUNKS
+from splade_edge.runtime.scorer.numba_backend import SCANS_A_MISS, SegmentScorer
 
 from tests.oracle import assert_exact, top_k, write_index
 

@@ -12,8 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW, bounds, chunks, lanes, memory, scan, search, sorting, visit
-from splade_edge.runtime.scorer.numba_cache import inline_kernel
+from splade_edge.runtime.numba_support import simd as lanes
+from splade_edge.runtime.numba_support.cache import inline_kernel
+from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW
+from splade_edge.runtime.scorer import block_max as visit
+from splade_edge.runtime.scorer import block_max_bounds as bounds
+from splade_edge.runtime.scorer import block_max_postings as chunks
+from splade_edge.runtime.scorer import numba_backend as search
+from splade_edge.runtime.scorer import taat as scan
+from splade_edge.runtime.scorer import topk as sorting
+from splade_edge.runtime.scorer import workspace as memory
 from splade_edge.runtime.vectors import SparseVector
 
 from tests.oracle import assert_exact, csr, top_k, write_index

@@ -14,17 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import IndexUpdater
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import IntegrityError, StorageError
-from splade_edge.runtime.index import Index, fields, select
+from splade_edge.runtime.filters import fields, parse_where
+from splade_edge.runtime.filters import selection as select
+from splade_edge.runtime.filters.matching import test_of as matcher
+from splade_edge.runtime.filters.parser import WhereError
+from splade_edge.runtime.filters.predicate import comparisons
+from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.documents import DocumentWriter, DuplicateIdError
 from splade_edge.runtime.index.layout import MANIFEST_NAME
-from splade_edge.runtime.index.writer import IndexWriter
 from splade_edge.runtime.manifest import describe_file, write_manifest
-from splade_edge.runtime.where import parse_where
-from splade_edge.runtime.where.matching import test_of as matcher
-from splade_edge.runtime.where.parser import WhereError
-from splade_edge.runtime.where.predicate import comparisons
 
 from tests.oracle import csr, top_k
 

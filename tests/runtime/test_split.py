@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 from splade_edge.runtime.artifact import Artifact, Variant, open_artifact, write_artifact_manifest
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.build.indexing import build_index
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder.batches import pad_right
 from splade_edge.runtime.errors import ArtifactError, InputError
-from splade_edge.runtime.indexing import build_index
 from splade_edge.runtime.searcher import Searcher
 
 from .. import split, tiny

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from splade_edge.runtime import Document, Searcher, build_index
 from splade_edge.runtime.artifact import TransformerPart, open_artifact, write_artifact_manifest
 from splade_edge.runtime.encoder import Encoder
-from splade_edge.runtime.encoder import transformer as module
-from splade_edge.runtime.encoder.own import TransformerSession
+from splade_edge.runtime.encoder.native import transformer as module
+from splade_edge.runtime.encoder.native.session import TransformerSession
 from splade_edge.runtime.errors import ArtifactError, InputError
 
 from .. import tiny

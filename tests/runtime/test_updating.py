@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import Document, Encoder, Index, IndexUpdater, Searcher, build_index
 from splade_edge.runtime.artifact import open_artifact
-from splade_edge.runtime.corpus import BadLines
+from splade_edge.runtime.build.corpus import BadLines
+from splade_edge.runtime.build.index_writer import IndexWriter, PassageSpan
+from splade_edge.runtime.build.passages import Passages
 from splade_edge.runtime.errors import (
     ArtifactError,
     CorpusError,
@@ -29,11 +31,11 @@ from splade_edge.runtime.errors import (
     SpladeEdgeWarning,
     StorageError,
 )
-from splade_edge.runtime.index import hold, merge, policy, sqlite, transaction
+from splade_edge.runtime.index import sqlite
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME, VERSION
-from splade_edge.runtime.index.writer import IndexWriter, PassageSpan
 from splade_edge.runtime.manifest import write_manifest
-from splade_edge.runtime.passages import Passages
+from splade_edge.runtime.update import hold, merge, transaction
+from splade_edge.runtime.update import merge_policy as policy
 from splade_edge.runtime.vectors import SparseBatch, SparseVector
 
 from tests import tiny

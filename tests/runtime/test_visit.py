@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splade_edge.runtime.scorer import CHUNK, query, visit
+from splade_edge.runtime.scorer import CHUNK, query
+from splade_edge.runtime.scorer import block_max as visit
 
 from tests.oracle import assert_exact, top_k, write_index
 

@@ -8,14 +8,14 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.where import Field, literal, parse_field, parse_where
-from splade_edge.runtime.where.matching import test_of as matcher
-from splade_edge.runtime.where.parser import WhereError
-from splade_edge.runtime.where.predicate import Among, And, Like, Not, Or, Range
-from splade_edge.runtime.where.spelling import spell, spell_field
-from splade_edge.runtime.where.values import all_keys, keys_of
+from splade_edge.runtime.filters import Field, literal, parse_field, parse_where
+from splade_edge.runtime.filters.formatting import spell, spell_field
+from splade_edge.runtime.filters.matching import test_of as matcher
+from splade_edge.runtime.filters.parser import WhereError
+from splade_edge.runtime.filters.predicate import Among, And, Like, Not, Or, Range
+from splade_edge.runtime.filters.values import all_keys, keys_of
 
 YEAR, LANG = Field(("year",)), Field(("lang",))
 

@@ -22,12 +22,12 @@ from splade_edge.models.training.mining import Miner, _batch
 from splade_edge.models.training.objective import distillation_loss, imitation_loss, penalty
 from splade_edge.models.training.runfile import SetSettings, read_run_file
 from splade_edge.models.training.vocabulary import Texts
-from splade_edge.runtime.corpus import Document
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.build.segment_writer import PassageSpan
+from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import CheckpointError, InputError
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.index.segment_writer import PassageSpan
-from splade_edge.runtime.index.writer import IndexWriter
-from splade_edge.runtime.updating import IndexUpdater
+from splade_edge.runtime.update.updater import IndexUpdater
 
 from ... import checkpoints
 from .conftest import RunWriter

@@ -1,0 +1,1 @@
+"""Building an index: the corpus, its vectors, the postings and their files."""

@@ -1,0 +1,23 @@
+"""The pair that an installation may carry: `make dist` builds a wheel with one, so that indexing needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..artifact import MANIFEST_NAME
+from ..errors import InputError
+
+_PLACE = Path(__file__).parent / "pair"
+
+
+def bundled_pair() -> Path:
+    """The directory of the exported pair inside this installation, to be opened like any other.
+
+    Raises InputError if it carries none.
+    """
+    if not (_PLACE / MANIFEST_NAME).is_file():
+        raise InputError(
+            "this installation carries no pair of its own; name an exported one before the corpus: "
+            "splade-edge index PAIR corpus.jsonl -o INDEX"
+        )
+    return _PLACE

@@ -1,0 +1,116 @@
+"""What a long job has encoded since its last shard, so that a kill costs a minute at most, however slow the machine.
+
+A journal holds the vectors of batches, each under the digest of its token ids. Which texts are encoded together follows
+from the shard's texts, so a job that begins the shard again asks for the same batches, and ends with the same bytes.
+FORMAT.md has the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..encoder.encoder import Batch, Run
+from ..files import NOT_THERE, operations, reading, storage_errors
+from ..vectors import SparseBatch, SparseVector
+
+SECONDS = 30.0  # between two writes; a batch on the slowest of machines takes less than as much again
+_MAGIC = b"SPLJRNL1"
+_HEADER = struct.Struct("<8s32s32sQQ")  # magic, digests of encoder and token ids, texts, postings
+_DIGEST_BYTES = 32
+
+
+class Journal:
+    """The batches of one shard. ``encoder`` is the digest of what makes the vectors, 32 bytes; ``prepare`` makes the
+    directory, before the first write.
+    """
+
+    def __init__(self, path: Path, encoder: bytes, prepare: Callable[[], None]) -> None:
+        self._path = path
+        self._encoder = encoder
+        self._prepare = prepare
+        self._known, self._whole = _read(path, encoder)
+        self._waiting: list[bytes] = []
+        self._latest = time.monotonic()
+        self.reused = 0
+
+    def run(self, run: Run, batch: Batch) -> list[SparseVector]:
+        """The vectors of a batch: those of the journal, or what ``run`` gives. Raises StorageError."""
+        key = _key(batch)
+        known = self._known.get(key)
+        if known is not None and len(known) == len(batch):
+            self.reused += len(batch)
+            return known
+        vectors = run(batch)
+        self._waiting.append(_record(self._encoder, key, vectors))
+        if time.monotonic() - self._latest >= SECONDS:
+            self.keep()
+        return vectors
+
+    def keep(self) -> None:
+        """Write what is not yet on the disk. Raises StorageError."""
+        if self._waiting and (self._path.exists() or time.monotonic() - self._latest >= SECONDS):
+            self._prepare()
+            data = b"".join(self._waiting)
+            with storage_errors(self._path):
+                new = not self._path.exists()
+                if not new:  # behind half a record nothing could be read
+                    os.truncate(self._path, self._whole)
+                with operations.create(self._path, "ab") as file:
+                    operations.write(file, data)
+                operations.sync(self._path)
+                if new:
+                    operations.sync(self._path.parent)
+            self._whole += len(data)
+            self._waiting.clear()
+        self._latest = time.monotonic()
+
+
+def _key(batch: Batch) -> bytes:
+    digest = hashlib.sha256()
+    for ids in batch:
+        digest.update(len(ids).to_bytes(8, "little") + np.asarray(ids, "<i8").tobytes())
+    return digest.digest()
+
+
+def _record(encoder: bytes, key: bytes, vectors: list[SparseVector]) -> bytes:
+    batch = SparseBatch.stack(vectors)
+    body = b"".join(
+        (
+            _HEADER.pack(_MAGIC, encoder, key, len(vectors), batch.indices.size),
+            np.diff(batch.indptr).astype("<u4").tobytes(),
+            batch.indices.astype("<i4").tobytes(),
+            batch.values.astype("<f4").tobytes(),
+        )
+    )
+    return body + hashlib.sha256(body).digest()
+
+
+def _read(path: Path, encoder: bytes) -> tuple[dict[bytes, list[SparseVector]], int]:
+    """The batches of this encoder in a file, up to the first record that is not whole (or the end), and where it is."""
+    found: dict[bytes, list[SparseVector]] = {}
+    try:
+        with reading(path):
+            data = path.read_bytes()
+    except NOT_THERE:
+        return found, 0
+    at = 0
+    while at + _HEADER.size + _DIGEST_BYTES <= len(data):
+        magic, made_with, key, texts, postings = _HEADER.unpack_from(data, at)
+        counts = at + _HEADER.size
+        indices, end = counts + 4 * texts, counts + 4 * texts + 8 * postings
+        if magic != _MAGIC or hashlib.sha256(data[at:end]).digest() != data[end : end + _DIGEST_BYTES]:
+            break
+        indptr = np.concatenate([[0], np.cumsum(np.frombuffer(data, "<u4", texts, counts), dtype=np.int64)])
+        if made_with == encoder and int(indptr[-1]) == postings:
+            terms = np.frombuffer(data, "<i4", postings, indices).astype(np.int32, copy=False)
+            weights = np.frombuffer(data, "<f4", postings, indices + 4 * postings).astype(np.float32, copy=False)
+            found[key] = list(SparseBatch(indptr, terms, weights))
+        at = end + _DIGEST_BYTES
+    return found, at

@@ -1,0 +1,85 @@
+"""Which files below a directory of ours are of it, and which are somebody's: those must not go when it is replaced."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
+from ..errors import InputError
+from ..files import STAGING_PREFIX
+from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, LOCK_NAME, MANIFEST_NAME, SCRATCH, SEGMENT_ARRAYS, SEGMENTS, TOMBSTONES
+
+# As we name them: what a writer that died has left is of the index too.
+_OF_SEGMENTS = "|".join(map(re.escape, (*SEGMENT_ARRAYS, DOCUMENTS_FILE, FIELDS_FILE, *SCRATCH)))
+_OURS = re.compile(
+    rf"{re.escape(MANIFEST_NAME)}|{re.escape(LOCK_NAME)}|{re.escape(STAGING_PREFIX + MANIFEST_NAME)}\.\w+"
+    rf"|{SEGMENTS}/\d{{8}}[-\d]*/(?:{_OF_SEGMENTS})(?:/(?:sketches|\d+\.postings))?|{TOMBSTONES}/\d{{8}}[-.\d]*"
+)
+_ENCODERS = ("encoder/query", "encoder/document")
+_NAMED = 5
+
+
+def refuse_foreign_to_index(path: Path) -> None:
+    """Raise InputError, which names them, where files below an index directory are not of an index. Links never are."""
+    listed = {name for encoder in _ENCODERS for name in _listed(path, encoder)}
+    _refuse(path, "an index", [name for name in _files(path) if not _OURS.fullmatch(name) and not _has(listed, name)])
+
+
+def refuse_foreign_to_artifact(path: Path) -> None:
+    """:func:`refuse_foreign_to_index` for an artifact, or a pair of them."""
+    listed = set(_listed(path, ""))
+    _refuse(path, "an artifact", [name for name in _files(path) if not _has(listed, name)])
+
+
+def _refuse(path: Path, what: str, foreign: list[str]) -> None:
+    if foreign:
+        more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
+        raise InputError(
+            f"{path} holds files that are not of {what} ({', '.join(sorted(foreign)[:_NAMED])}{more}), and would be "
+            "replaced as a whole: move them away, or choose another output"
+        )
+
+
+def _has(listed: set[str], name: str) -> bool:
+    return name in listed or any(f"{above}/" in listed for above in _above(name))
+
+
+def _above(name: str) -> Iterator[str]:
+    """The directories that a file is in."""
+    while name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def _listed(path: Path, directory: str) -> Iterator[str]:
+    """The files of the artifact (or pair) in a directory below ``path``; the directory with ``/`` behind it where its
+    manifest cannot be read, so that all in it is taken for its own.
+    """
+    prefix = f"{directory}/".lstrip("/")
+    manifest = f"{prefix}{ARTIFACT_MANIFEST}"
+    if not (path / manifest).is_file():
+        return
+    yield manifest
+    try:
+        read = msgspec.json.decode((path / manifest).read_bytes(), type=dict[str, Any])
+        names = [prefix + name for name in msgspec.convert(read["files"], dict[str, Any])]
+    except (OSError, KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        yield f"{directory}/"
+        return
+    yield from names
+    for name in names:
+        if name.endswith(f"/{ARTIFACT_MANIFEST}") and name != manifest:
+            yield from _listed(path, name.rpartition("/")[0])
+
+
+def _files(path: Path) -> Iterator[str]:
+    for place, directories, names in os.walk(path):
+        links = [name for name in directories if (Path(place) / name).is_symlink()]
+        for name in (*names, *links):
+            yield (Path(place) / name).relative_to(path).as_posix()

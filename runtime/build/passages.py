@@ -1,0 +1,103 @@
+"""Cutting long documents into overlapping passages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from ..encoder.cutting import MOST_CHARACTERS, first_part
+from ..encoder.tokenizer import TextTokenizer, TokenSpans, clean_text
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Passages:
+    """How documents are cut: at most ``max_tokens`` tokens a passage, ``overlap`` of them shared with the one before.
+
+    Special tokens and the title are not counted. Raises InputError unless ``0 <= overlap < max_tokens``.
+    """
+
+    max_tokens: int
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise InputError(f"passages of {self.max_tokens} tokens; give at least 1")
+        if not 0 <= self.overlap < self.max_tokens:
+            raise InputError(
+                f"an overlap of {self.overlap} tokens; give 0 to {self.max_tokens - 1}, less than a passage"
+            )
+
+
+def split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0) -> list[tuple[int, int]]:
+    """Passages of at most ``max_tokens`` tokens each, as (start, end) in characters of ``clean_text(text)``.
+
+    A text that fits is one passage. Every token is in at least one passage. Cuts fall at white space where the last
+    half of a passage has some, else between words, else (in a word longer than a passage) anywhere; so a passage may be
+    shorter, and may share fewer tokens than ``overlap`` with the one before. Raises InputError for sizes that
+    :class:`Passages` refuses.
+
+    A text of more than :data:`MOST_CHARACTERS` is split in parts of about so many, which share no tokens.
+    """
+    Passages(max_tokens, overlap)
+    text = clean_text(text)
+    found: list[tuple[int, int]] = []
+    at = 0
+    while at < len(text) or not found:
+        part = first_part(text[at : at + 2 * MOST_CHARACTERS], MOST_CHARACTERS)[0]
+        if not (found and part.isspace()):
+            found += ((at + start, at + end) for start, end in _split(part, tokenizer, max_tokens, overlap))
+        at += len(part)
+    return found
+
+
+def _split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int) -> list[tuple[int, int]]:
+    spans = tokenizer.spans(text)
+    if len(spans.offsets) <= max_tokens:
+        return [(0, len(text))]
+    ranges = token_ranges(_breaks(text, spans), max_tokens, overlap)
+    return [(spans.offsets[start][0], spans.offsets[end - 1][1]) for start, end in ranges]
+
+
+class Break(IntEnum):
+    """How good it is to cut before a token."""
+
+    INSIDE_WORD = 0
+    WORD = 1
+    SPACE = 2
+
+
+def token_ranges(breaks: Sequence[Break], max_tokens: int, overlap: int) -> list[tuple[int, int]]:
+    """The (start, end) token positions of each passage. ``breaks``: one a token, and one for the end of the text."""
+    tokens = len(breaks) - 1
+
+    def end_of(start: int) -> int:
+        high = min(start + max_tokens, tokens)
+        near = range(high, high - (high - start + 1) // 2, -1)
+        return _first(breaks, Break.SPACE, near) or _first(breaks, Break.WORD, range(high, start, -1)) or high
+
+    ranges = [(0, end_of(0))]
+    while ranges[-1][1] < tokens:
+        start, end = ranges[-1]
+        # A passage must reach further than the one before: where an overlap leaves no room for that, there is none.
+        reach = [cut for cut in range(max(end - overlap, start + 1), end) if end_of(cut) > end]
+        next_start = _first(breaks, Break.SPACE, reach) or _first(breaks, Break.WORD, reach) or end
+        ranges.append((next_start, end_of(next_start)))
+    return ranges
+
+
+def _first(breaks: Sequence[Break], least: Break, cuts: Iterable[int]) -> int | None:
+    """The first of ``cuts`` that is at least as good as ``least``; cuts are never 0."""
+    return next((cut for cut in cuts if breaks[cut] >= least), None)
+
+
+def _breaks(text: str, spans: TokenSpans) -> list[Break]:
+    breaks = []
+    for i, ((start, _), word) in enumerate(zip(spans.offsets, spans.words, strict=True)):
+        # Byte-level tokenizers count the blank before a word as part of it.
+        if start == 0 or text[start - 1].isspace() or text[start : start + 1].isspace():
+            breaks.append(Break.SPACE)
+        else:
+            breaks.append(Break.WORD if word is None or i == 0 or word != spans.words[i - 1] else Break.INSIDE_WORD)
+    return [*breaks, Break.SPACE]

@@ -1,0 +1,173 @@
+"""Directories that appear whole or not at all: written under a temporary name beside their place, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..directory import EXCHANGE, NO_REPLACE
+from ..directory import renameat2 as _renameat2
+from ..errors import InputError
+from ..files import STAGING_PREFIX, fsync_path, storage_errors
+from ..forking import Owner, private_descriptor
+from ..locking import unlock
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextlib.contextmanager
+def staged_directory(
+    target: Path,
+    *,
+    manifest: str,
+    force: bool = False,
+    refuse: Callable[[Path], None] | None = None,
+    keep: Path | None = None,
+) -> Iterator[Path]:
+    """A new directory beside ``target`` that takes its place when the block ends without an error.
+
+    Everything in it is fsynced before the rename. On an error the staging directory is removed and ``target`` is as it
+    was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target removes.
+    ``manifest`` is the file by which a directory of the same kind is known: only such a one is replaced, with
+    ``force``, and if ``refuse`` does not raise: what else lies in it would be lost (see owned.py). ``keep``: where the
+    one that was replaced goes, beside the target; None: it is removed.
+
+    Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors
+    of the block itself pass through.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target itself
+    check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+    staging = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
+    lock = None
+    owner = Owner()
+    try:  # from here on: an interrupt right after mkdir() must not leave the directory
+        with storage_errors(target):
+            staging.mkdir()
+            lock = _try_lock(staging)
+        yield staging
+        owner.refuse_child(f"the directory {target}, which is being written,")
+        with storage_errors(target):
+            _fsync_tree(staging)
+            # Hours may have passed since the first look.
+            check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
+            _take_place(staging, target, force=force, keep=keep)
+            _unlock(lock, owner)  # who waits for the target may become its writer now
+            lock = None
+            fsync_path(target.parent)
+    finally:
+        if owner.is_here:
+            shutil.rmtree(staging, ignore_errors=True)
+        _unlock(lock, owner)
+
+
+def check_writable_target(
+    target: Path, *, manifest: str, force: bool, refuse: Callable[[Path], None] | None = None
+) -> None:
+    """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError. ``refuse``
+    may do so too, of a directory that would be replaced.
+    """
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir() or target.is_symlink():
+        raise InputError(f"{target} exists and is not a directory; choose another output")
+    if any(target.iterdir()) and not (target / manifest).is_file():
+        raise InputError(f"{target} exists and has no {manifest}, so it is not replaced; choose another output")
+    if not force:
+        raise InputError(f"{target} exists; pass --force to replace it, or choose another output")
+    if refuse is not None:
+        refuse(target)
+
+
+def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) -> None:
+    """Rename ``staging`` to ``target``; an old directory ends up at ``keep``, or under the staging name, which the
+    caller removes.
+    """
+    if not target.exists() or not force:
+        if not _renameat2(staging, target, NO_REPLACE):
+            _rename_onto_nothing(staging, target)
+    elif _renameat2(staging, target, EXCHANGE):
+        if keep is not None:
+            try:
+                _rename_onto_nothing(staging, keep)
+            except BaseException:
+                _renameat2(staging, target, EXCHANGE)  # or what was replaced would be removed with the staging
+                raise
+    else:
+        # Two renames: a kill between them leaves the old directory under ``.old``; the next writer puts it back.
+        old = keep or staging.with_name(staging.name + ".old")
+        lock = _try_lock(target)
+        try:
+            try:
+                _rename_onto_nothing(target, old)
+                staging.rename(target)
+            finally:  # also where an interrupt falls between the two
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                if keep is None:
+                    shutil.rmtree(old, ignore_errors=True)
+        finally:
+            _unlock(lock, Owner())
+
+
+def _rename_onto_nothing(staging: Path, target: Path) -> None:
+    try:
+        staging.rename(target)  # a directory replaces an empty directory at most
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) or target.exists():
+            raise InputError(
+                f"{target} was made by another process meanwhile; pass --force to replace it, or choose another output"
+            ) from error
+        raise
+
+
+def _try_lock(directory: Path) -> int | None:
+    """Hold an flock on a directory until :func:`_unlock`, so that a dead writer's staging can be told from a live
+    one's; None where it is held by another process or the system has no flock."""
+    if sys.platform == "win32":
+        return None
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    private_descriptor(fd)
+    return fd
+
+
+def _unlock(lock: int | None, owner: Owner) -> None:
+    if lock is not None:
+        unlock(lock, owner)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove staging directories of killed writers; put back an old directory if a kill fell between two renames."""
+    leftover = re.compile(re.escape(f"{STAGING_PREFIX}{target.name}.") + r"[0-9a-f]{8}(\.old)?")
+    for path in sorted(target.parent.iterdir()):
+        if not leftover.fullmatch(path.name) or not path.is_dir() or (lock := _try_lock(path)) is None:
+            continue
+        try:
+            if path.name.endswith(".old") and not target.exists():
+                path.rename(target)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            _unlock(lock, Owner())
+
+
+def _fsync_tree(root: Path) -> None:
+    for directory, _, names in os.walk(root, topdown=False):
+        for name in names:
+            fsync_path(Path(directory) / name)
+        fsync_path(Path(directory))

@@ -1,0 +1,1 @@
+"""The int8 transformer and vocabulary decoder of our own, an encoder backend that loads no engine."""

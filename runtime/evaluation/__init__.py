@@ -1,0 +1,1 @@
+"""Measures of runs against judgements, and the TREC formats."""

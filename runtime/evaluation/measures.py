@@ -1,0 +1,146 @@
+"""Measures of runs against judgements, by ir-measures, and whether two runs differ by more than chance."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, MissingExtraError
+
+DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
+DEFAULT_DEPTH = 1000
+ROUNDS = 100_000  # random assignments of signs
+_EXACT = 16  # with so many queries, all assignments are tried
+_TOGETHER = 256
+_SEED = 0
+
+Ranked = Mapping[str, Sequence[str]]  # query id -> document ids, best first
+Judged = Mapping[str, Mapping[str, int]]
+
+
+def parse_measures(names: str) -> list[Any]:
+    """Measures of ir-measures by name, separated by white space. Raises MissingExtraError, InputError."""
+    try:
+        import ir_measures
+    except ModuleNotFoundError:
+        raise MissingExtraError("splade-edge eval", "eval") from None
+    measures = []
+    for name in names.split():
+        try:
+            measures.append(ir_measures.parse_measure(name))
+        except Exception as error:  # noqa: BLE001 - whatever a name makes of it
+            raise InputError(f"unknown measure {name!r} ({_reason(error)}); try {DEFAULT_MEASURES!r}") from None
+    if not measures:
+        raise InputError(f"no measure is named; try {DEFAULT_MEASURES!r}")
+    return measures
+
+
+def depth_of(measure: Any) -> int | None:
+    """How many documents a measure looks at; None for all of them."""
+    cutoff = measure.params.get("cutoff")
+    return None if measure.params.get("judged_only") else cutoff
+
+
+def check_computable(measures: Sequence[Any], qrels: Judged) -> None:
+    """Raise InputError for a measure that the library cannot compute here, before any query is searched."""
+    query, judged = next(iter(qrels.items()))
+    for measure in measures:
+        with contextlib.suppress(ArithmeticError):  # of a run of one document
+            _computed([measure], {query: judged}, {query: list(judged)[:1]})
+
+
+def evaluate(measures: Sequence[Any], qrels: Judged, results: Ranked) -> dict[str, float]:
+    """Measures over the queries of ``qrels`` of ranked document ids; a query without results counts as 0.
+
+    Raises InputError for a measure that the library cannot compute.
+    """
+    values: dict[Any, float] = {}
+    for measure in measures:
+        values |= _computed([measure], qrels, results)
+    return {str(measure): float(values[measure]) for measure in measures}
+
+
+def by_query(measure: Any, qrels: Judged, results: Ranked) -> npt.NDArray[np.float64]:
+    """A measure of each query, float64 ``[queries]`` in the order of ``qrels``; 0 for a query without results."""
+    import ir_measures
+
+    values = dict.fromkeys(qrels, 0.0)
+    with _library(measure):
+        for metric in ir_measures.iter_calc([measure], qrels, _run(results)):
+            values[metric.query_id] = float(metric.value)
+    return np.array(list(values.values()))
+
+
+def randomisation_test(differences: npt.NDArray[np.float64]) -> float:
+    """The two-sided p of the paired randomisation test (Fisher; Smucker, Allan & Carterette 2007) that the mean of the
+    ``differences``, float64 ``[queries]``, is 0: how often random signs give a mean at least as far from 0.
+
+    All signs are tried for up to 16 queries, else ``ROUNDS`` random ones, the same each time.
+    """
+    queries = differences.size
+    observed = abs(float(differences.sum()))
+    # sums of the same numbers in another order differ in the last bits
+    least = observed - 1e-12 * max(1.0, float(np.abs(differences).sum()))
+    if queries <= _EXACT:
+        signs = 1.0 - 2.0 * ((np.arange(1 << queries)[:, None] >> np.arange(queries)) & 1)
+        return float((np.abs(signs @ differences) >= least).mean())
+    rng = np.random.default_rng(_SEED)
+    found = 0
+    for start in range(0, ROUNDS, _TOGETHER):
+        rows = min(_TOGETHER, ROUNDS - start)
+        signs = 1.0 - 2.0 * rng.integers(0, 2, (rows, queries), np.int8)
+        found += int(np.count_nonzero(np.abs(signs @ differences) >= least))
+    return (found + 1) / (ROUNDS + 1)
+
+
+def _computed(measures: Sequence[Any], qrels: Judged, results: Ranked) -> dict[Any, float]:
+    import ir_measures
+
+    with _library(measures[0]):
+        return dict(ir_measures.calc_aggregate(measures, qrels, _run(results)))
+
+
+def _run(results: Ranked) -> dict[str, dict[str, float]]:
+    # The tools behind ir-measures order equal scores by document id; ranks as scores keep the order that was returned.
+    return {query: {doc: float(-rank) for rank, doc in enumerate(docs)} for query, docs in results.items()}
+
+
+@contextlib.contextmanager
+def _library(measure: Any) -> Iterator[None]:
+    """What the tools behind ir-measures throw, as an InputError; what they write to standard error is dropped."""
+    try:
+        with _quiet():
+            yield
+    except (ArithmeticError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - they raise whatever comes, also of programs that they start
+        raise InputError(f"ir-measures cannot compute {measure} here ({_reason(error)}); leave it out") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard error of this process and of those it starts goes nowhere."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _reason(error: Exception) -> str:
+    """An error on one line; of what is long, the beginning."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + " …"

@@ -1,0 +1,1 @@
+"""What the kernels share: array types, the cache of compiled code, SIMD, and who computes, NumPy or Numba."""

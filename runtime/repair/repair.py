@@ -1,0 +1,396 @@
+"""Finding every damaged file of an index, and an index of what can be saved in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
+from ..artifact import Artifact, ArtifactManifest, copy_artifact, open_artifact, variant_files
+from ..build.owned import refuse_foreign_to_index
+from ..build.staging import staged_directory
+from ..document import Document
+from ..encoder.tokenizer import TextTokenizer
+from ..errors import IndexFormatError, IndexReplacedError, InputError, IntegrityError, SpladeEdgeError, StorageError
+from ..files import reading, safe_join, staged_file, storage_errors
+from ..index.index import Index
+from ..index.layout import DOCUMENTS_FILE, INDEX_FORMAT, LOCK_NAME, MANIFEST_NAME, VERSION, IndexManifest, SegmentEntry
+from ..index.segment import refuse_future, segment_files
+from ..index.tombstones import read_tombstones
+from ..locking import writer_lock
+from ..manifest import FileEntry, damaged_files, describe_file, read_manifest, write_manifest
+from .postings_recovery import Bools, UnusableSegmentError
+from .recovery import SegmentSalvage, documents_of
+
+RESCUED_SUFFIX = ".rescued.jsonl"
+ORIGINAL_SUFFIX = ".damaged"
+_NAMED = 5  # of damaged files, so many are named in an error
+_SIDES = ("query", "document")
+
+
+class BeyondRepairError(IntegrityError):
+    """Nothing of an index can be searched any more. ``rescued``: how many documents were saved."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was ``damaged`` (file below the index -> reason), which of these files were ``rebuilt``, and what was
+    ``lost``, a line each; where nothing was, the index answers as it did. ``rescued``: a file of documents that could
+    be read but are not in the index any more, in BEIR form; None if there are none. ``original``: where the index lies
+    in whose place the repaired one is; None if it was not replaced.
+    """
+
+    damaged: dict[str, str]
+    rebuilt: list[str]
+    lost: list[str]
+    rescued: Path | None
+    original: Path | None = None
+
+
+def read_index_manifest(path: Path) -> IndexManifest:
+    """The manifest of an index. Raises IndexFormatError (none, too new), IntegrityError (damaged)."""
+    return read_manifest(
+        path / MANIFEST_NAME, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IndexFormatError
+    )
+
+
+def find_damage(
+    path: Path, manifest: IndexManifest, unreadable: dict[str, StorageError] | None = None
+) -> dict[str, str]:
+    """The files that are not as the manifest (or that of an encoder) lists them: name below the index -> reason.
+
+    What the system does not let us read goes to ``unreadable``, or StorageError is raised for the first.
+    """
+    damaged = damaged_files(path, manifest.files, unreadable)
+    for relative in (manifest.query_encoder, manifest.document_encoder):
+        if relative is not None and f"{relative}/{ARTIFACT_MANIFEST}" not in {*damaged, *(unreadable or ())}:
+            directory = safe_join(path, relative)
+            files = open_artifact(directory, check=False).manifest.files
+            refused = None if unreadable is None else dict[str, StorageError]()
+            damaged |= {
+                f"{relative}/{name}": reason for name, reason in damaged_files(directory, files, refused).items()
+            }
+            if unreadable is not None:
+                unreadable |= {f"{relative}/{name}": error for name, error in (refused or {}).items()}
+    return damaged
+
+
+def check_index(path: str | Path) -> Index:
+    """Check every byte of an index and its encoders, and open it. Raises IntegrityError that names damaged files."""
+    path = Path(path)
+    while True:
+        manifest = read_index_manifest(path)
+        refuse_future(manifest, path)
+        damaged = find_damage(path, manifest)
+        if damaged and read_index_manifest(path) != manifest:
+            continue  # replaced by a writer while we read it
+        if damaged:
+            names = [f"{path / name} {reason}" for name, reason in damaged.items()]
+            more = f"; and {len(names) - _NAMED} more files" if len(names) > _NAMED else ""
+            raise IntegrityError(
+                f"{'; '.join(names[:_NAMED])}{more}; copy the index again, or save the rest with: "
+                f"splade-edge check {path} --repair"
+            )
+        index = Index.open(path)
+        try:
+            index.check()
+        except IndexReplacedError:
+            index.close()
+            continue
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+
+def repair_index(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    fields: Sequence[str] | None = None,
+    without_unreadable: bool = False,
+) -> Repair:
+    """Write an index of what can be saved of ``path``, checked in full, in its place (in one step) or to ``output``.
+
+    An index without damage is left alone, and none is written. ``fields``: names of stored fields that get an index
+    where that has to be made again; None: those that had one. The index that is replaced stays beside it, under its
+    name with ``.damaged``, until the user deletes it.
+
+    What the system does not let us read may be whole, so nothing is repaired then; with ``without_unreadable`` such a
+    file counts as damaged.
+
+    Raises BeyondRepairError (its documents are saved as far as they can be read), InputError (``output`` exists),
+    IndexFormatError, StorageError.
+    """
+    path = Path(path)
+    target = Path(output) if output is not None else path
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `.` has no name to add to; a link stays one
+    rescue = target.with_name(target.name + RESCUED_SUFFIX)
+    original = absolute.with_name(absolute.name + ORIGINAL_SUFFIX)
+    if rescue.exists():
+        raise InputError(f"{rescue} exists, of an earlier repair; move it away")
+    unreadable: dict[str, StorageError] = {}
+    try:
+        manifest = read_index_manifest(path)
+    except IntegrityError as error:
+        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
+    except StorageError as error:
+        if not without_unreadable:
+            raise _refused([error]) from error
+        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
+    refuse_future(manifest, path)
+    damaged = find_damage(path, manifest, unreadable)
+    if unreadable and not without_unreadable:
+        raise _refused(list(unreadable.values())) from next(iter(unreadable.values())).__cause__
+    damaged |= {name: f"is left out ({error})" for name, error in unreadable.items()}
+    if not damaged:
+        with Index.open(path) as index:
+            index.check()
+        return Repair({}, [], [], None)
+    if output is None and os.path.lexists(original):
+        raise InputError(f"{original} exists, of an earlier repair; move it away, or delete it if it is not needed")
+    with contextlib.ExitStack() as held:
+        if output is None and sys.platform != "win32":  # what a writer changed meanwhile would be lost
+            held.enter_context(writer_lock(path / LOCK_NAME))
+            if read_index_manifest(path) != manifest:
+                raise IntegrityError(f"{path} was changed while it was read; run the command again")
+        kept = original if output is None else None
+        staging = held.enter_context(
+            staged_directory(
+                target, manifest=MANIFEST_NAME, force=output is None, refuse=refuse_foreign_to_index, keep=kept
+            )
+        )
+        repair = _Repairing(path, manifest, damaged, unreadable.keys(), staging, fields)
+        repair.segments()
+        if manifest.segments and not repair.kept:
+            raise _beyond_repair(path, "; ".join(repair.reasons), rescue, unreadable, without_unreadable)
+        repair.encoders()
+        repair.commit()
+        with Index.open(staging) as index:
+            index.check()
+        if repair.unusable:
+            _write_documents(rescue, (document for one in repair.unusable for _, document in one.documents()))
+    return Repair(damaged, repair.rebuilt, repair.lost, rescue if repair.unusable else None, kept)
+
+
+def _refused(errors: Sequence[StorageError]) -> StorageError:
+    """The error where something may not be read."""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return StorageError(f"{errors[0]}{more}; nothing is repaired, for it may be whole: --without-unreadable drops it")
+
+
+class _Repairing:
+    """One repair: the new index grows in ``staging``."""
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: IndexManifest,
+        damaged: Mapping[str, str],
+        unreadable: Collection[str],
+        staging: Path,
+        fields: Sequence[str] | None,
+    ) -> None:
+        self._path = path
+        self._manifest = manifest
+        self._damaged = damaged
+        self._unreadable = unreadable
+        self._staging = staging
+        self._fields = fields
+        self._files: dict[str, FileEntry] = {}
+        self.kept: list[SegmentEntry] = []
+        self.unusable: list[SegmentSalvage] = []
+        self.reasons: list[str] = []
+        self.rebuilt: list[str] = []
+        self.lost: list[str] = []
+        self._sides: dict[str, str | None] = {}
+
+    def segments(self) -> None:
+        """Copy whole segments, make damaged ones again, leave out what cannot be searched."""
+        for place, entry in enumerate(self._manifest.segments):
+            names = list(segment_files(self._manifest, entry))
+            names += [entry.tombstones] if entry.tombstones else []
+            if not self._damaged.keys() & set(names):
+                for name in names:
+                    self._copy(name)
+                self.kept.append(entry)
+                continue
+            deleted = self._deleted(place)
+            salvage = SegmentSalvage(
+                self._path, self._manifest, entry, self._damaged.keys(), self._unreadable, deleted, self._term_name
+            )  # fmt: skip
+            directory = safe_join(self._staging, entry.path)
+            try:
+                with storage_errors(self._staging):
+                    new = salvage.write(directory, self._fields)
+            except UnusableSegmentError as error:
+                shutil.rmtree(directory, ignore_errors=True)
+                self.unusable.append(salvage)
+                self.reasons.append(str(error))
+                self.lost.append(f"{entry.path}, {entry.live:,} documents: {error}")
+                continue
+            self.kept.append(new.entry)
+            self.rebuilt += new.rebuilt
+            self.lost += new.lost
+            for file in sorted(directory.iterdir()):
+                self._files[f"{entry.path}/{file.name}"] = describe_file(file)
+
+    def _deleted(self, place: int) -> Bools | None:
+        """The deleted documents of a segment. Where their file is damaged, those that a later one has replaced."""
+        entry = self._manifest.segments[place]
+        if entry.tombstones not in self._damaged:
+            return read_tombstones(self._path, self._manifest, entry)
+        later: set[str] = set()
+        for other in self._manifest.segments[place + 1 :]:
+            later.update(document.id for _, document in self._documents_of(other))
+        deleted = np.zeros(entry.documents, np.bool_)
+        own = [(ordinal, document.id) for ordinal, document in self._documents_of(entry)]
+        for ordinal, document_id in reversed(own):
+            deleted[ordinal] = document_id in later
+            later.add(document_id)
+        unknown = entry.deleted - int(deleted.sum())
+        if unknown > 0:
+            self.lost.append(
+                f"which {unknown:,} of the {entry.documents:,} documents of {entry.path} were deleted: they are in "
+                "the index again; delete them again"
+            )
+        return deleted
+
+    def _documents_of(self, entry: SegmentEntry) -> Iterator[tuple[int, Document]]:
+        """The documents of a segment that can be read."""
+        name = f"{entry.path}/{DOCUMENTS_FILE}"
+        return iter(()) if name in self._unreadable else documents_of(safe_join(self._path, name), entry.documents)
+
+    def _term_name(self, term: int) -> str:
+        return repr(self._vocabulary[term]) if self._vocabulary else str(term)
+
+    @cached_property
+    def _vocabulary(self) -> list[str]:
+        """The terms by id, from an encoder's tokenizer; empty where none can be read."""
+        for relative in (self._manifest.query_encoder, self._manifest.document_encoder):
+            if relative is not None:
+                with contextlib.suppress(SpladeEdgeError):
+                    path = safe_join(self._path, f"{relative}/tokenizer.json")
+                    tokenizer = TextTokenizer(path, 1 << 20)
+                    return tokenizer.vocabulary(self._manifest.vocab_size)
+        return []
+
+    def encoders(self) -> None:
+        """Copy the encoders with the graphs that are whole."""
+        for side in _SIDES:
+            relative = getattr(self._manifest, f"{side}_encoder")
+            self._sides[f"{side}_encoder"] = None
+            if relative is None:
+                continue
+            prefix = f"{relative}/"
+            damaged = {name.removeprefix(prefix) for name in self._damaged if name.startswith(prefix)}
+            try:
+                kept = self._copy_encoder(relative, damaged)
+            except StorageError:
+                raise
+            except SpladeEdgeError as error:
+                shutil.rmtree(self._staging / relative, ignore_errors=True)
+                remedy = ": search with --query-encoder PAIR" if side == "query" else ""
+                self.lost.append(f"the {side} encoder ({error}){remedy}")
+                continue
+            self.lost += [f"{prefix}{name}" for name in sorted(kept)]
+            self._sides[f"{side}_encoder"] = relative
+            name = f"{prefix}{ARTIFACT_MANIFEST}"
+            self._files[name] = describe_file(self._staging / name)
+
+    def _copy_encoder(self, relative: str, damaged: set[str]) -> set[str]:
+        """Copy an encoder without the graphs of damaged files; returns the files that are left out."""
+        directory = safe_join(self._path, relative)
+        if ARTIFACT_MANIFEST in damaged:
+            raise IntegrityError(f"{directory / ARTIFACT_MANIFEST} is damaged")
+        manifest: ArtifactManifest = open_artifact(directory, check=False).manifest
+        if "tokenizer.json" in damaged:
+            raise IntegrityError(f"{directory / 'tokenizer.json'} is damaged")
+        left_out = {name for v in manifest.variants if damaged & set(variant_files(v)) for name in variant_files(v)}
+        left_out |= damaged
+        whole = {name: entry for name, entry in manifest.files.items() if name not in left_out}
+        variants = [v for v in manifest.variants if not left_out & set(variant_files(v))]
+        copy = safe_join(self._staging, relative)
+        with storage_errors(self._staging):
+            copy.mkdir(parents=True)
+            copy_artifact(
+                Artifact(directory, msgspec.structs.replace(manifest, files=whole, variants=variants)),
+                copy,
+                lambda _: True,
+            )
+        return left_out
+
+    def commit(self) -> None:
+        """Write the manifest of what was kept."""
+        manifest = msgspec.structs.replace(
+            self._manifest,
+            files=dict(sorted(self._files.items())),
+            generation=self._manifest.generation + 1,
+            segments=self.kept,
+            **self._sides,
+        )
+        write_manifest(self._staging / MANIFEST_NAME, manifest)
+
+    def _copy(self, name: str) -> None:
+        target = safe_join(self._staging, name)
+        with storage_errors(self._staging):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(safe_join(self._path, name), target)
+            self._files[name] = describe_file(target)
+        if self._files[name] != self._manifest.files[name]:
+            raise IntegrityError(f"{safe_join(self._path, name)} changed while it was copied; run the command again")
+
+
+def _beyond_repair(
+    path: Path, reason: str, rescue: Path, unreadable: Collection[str], without_unreadable: bool
+) -> BeyondRepairError:
+    """Save all documents that can be read; the error says where they are. Raises StorageError where some may not be
+    read, and are not to be left out.
+    """
+
+    def saved() -> Iterator[Document]:
+        for file in sorted(path.glob(f"segments/*/{DOCUMENTS_FILE}")):
+            if file.relative_to(path).as_posix() in unreadable:
+                continue
+            try:
+                yield from (document for _, document in documents_of(file))
+            except StorageError as error:
+                if not without_unreadable:
+                    raise _refused([error]) from error.__cause__
+
+    if (path / "segments").exists() and not without_unreadable:
+        with reading(path / "segments"):  # what glob() may not look into it takes for empty
+            for segment in (path / "segments").iterdir():
+                if segment.is_dir():
+                    next(segment.iterdir(), None)
+    count = _write_documents(rescue, saved())
+    if not count:
+        rescue.unlink()
+        return BeyondRepairError(
+            f"{path} is beyond repair, and none of its documents can be read ({reason}): copy it again from where it "
+            "is whole, or index the documents anew"
+        )
+    return BeyondRepairError(
+        f"{path} is beyond repair ({reason}); its {count:,} documents that can be read are in {rescue}: "
+        "index them again"
+    )
+
+
+def _write_documents(path: Path, documents: Iterable[Document]) -> int:
+    """Write documents in BEIR form; returns how many."""
+    count = 0
+    with staged_file(path) as file:
+        for document in documents:
+            line = {**document.metadata, "_id": document.id, "title": document.title, "text": document.text}
+            file.write(msgspec.json.encode(line).decode() + "\n")
+            count += 1
+    return count

@@ -1,0 +1,1 @@
+"""Changing an index: the updater, its commits, merging, and the lock."""

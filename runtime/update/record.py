@@ -1,0 +1,88 @@
+"""What a writer is about to write, or will leave behind: noted in the lock file before it happens, so that whoever is
+the writer next removes what came of it, and nothing else.
+
+Behind the line with the process id the lock file has a line for each file or directory that no manifest names, or none
+will: new segments and tombstones and the next manifest's temporary name; and, with the digest of that manifest behind
+the name, what is not needed once it is there. A line counts once it has its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+
+from ..directory import Entry
+from ..errors import IndexReplacedError
+from ..files import STAGING_PREFIX, operations, storage_errors
+from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, MANIFEST_NAME, SCRATCH, SEGMENT_ARRAYS, SEGMENTS, TOMBSTONES
+from ..locking import WriterLock, write_whole
+
+_LINE = re.compile(
+    rf"((?:{SEGMENTS}|{TOMBSTONES})/\w[\w.-]*|{re.escape(STAGING_PREFIX + MANIFEST_NAME)}\.\w+)( [0-9a-f]{{64}})?"
+)
+_SEGMENT_FILES = (*SEGMENT_ARRAYS, DOCUMENTS_FILE, FIELDS_FILE, *SCRATCH)
+
+
+class Record:
+    """The lines of a lock file. ``root``: the index directory."""
+
+    def __init__(self, root: Entry, lock: WriterLock) -> None:
+        self._root = root
+        self._lock = lock
+        with storage_errors(lock.path):
+            os.lseek(lock.fd, 0, os.SEEK_SET)
+            with os.fdopen(lock.fd, "rb", closefd=False) as file:
+                self._written = file.read()
+        lines = self._written.decode("utf-8", "replace").split("\n")[1:-1]
+        # name -> the digest of the manifest that does without it; "": it is of a writer that died
+        self._names = {match[1]: (match[2] or "").strip() for line in lines if (match := _LINE.fullmatch(line))}
+
+    def add(self, names: Mapping[str, str]) -> None:
+        """Note names (below the index) on the disk, before anything is done to them, each with the digest of the
+        manifest that does without it; "": it is about to be made. Raises StorageError, IndexReplacedError.
+        """
+        new = {name: digest for name, digest in names.items() if self._names.get(name) != digest}
+        if not new:
+            return
+        assert all(_LINE.fullmatch(_line(*item)) for item in new.items())
+        with storage_errors(self._lock.path):
+            os.lseek(self._lock.fd, 0, os.SEEK_END)
+            self._written = b""  # until it is known what is there
+            with os.fdopen(self._lock.fd, "wb", closefd=False) as file:
+                operations.write(file, "".join(f"{_line(*item)}\n" for item in new.items()).encode())
+            try:
+                operations.sync(self._lock.path)
+            except FileNotFoundError:
+                raise IndexReplacedError(
+                    f"{self._lock.path} was removed by another process; nothing was committed: open the index again"
+                ) from None
+        self._names |= new
+
+    def clear(self, used: Collection[str], digest: Callable[[], str]) -> None:
+        """Remove what was noted and is not ``used``: what the manifest lists that is there now, of this ``digest``.
+        What cannot be removed now stays noted.
+        """
+        left = {}
+        for name, without in self._names.items():
+            if name not in used and (not without or without == digest()):
+                try:
+                    operations.remove(self._root / name, _SEGMENT_FILES)
+                except OSError:  # open, on Windows, or with a file in it that is not ours
+                    left[name] = without
+        self._names = left
+        lines = "".join(f"{line}\n" for line in (os.getpid(), *(_line(*item) for item in left.items()))).encode()
+        if lines != self._written:
+            with contextlib.suppress(OSError):
+                write_whole(self._lock.fd, lines)
+                self._written = lines
+
+
+def _line(name: str, digest: str) -> str:
+    return f"{name} {digest}".strip()
+
+
+def in_use(files: Collection[str]) -> set[str]:
+    """Which names a :class:`Record` may have are those of a manifest's ``files``, or hold one of them."""
+    return {"/".join(name.split("/")[:2]) for name in files}
