@@ -16,7 +16,7 @@ from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
 from . import bench, change, check, index, info, interrupts, search
 from . import eval as eval_command
 from .command import Command
-from .console import complain, drop_output, prepare_streams, printable, shortened, write_err, write_out
+from .console import complain, drop_output, prepare_streams, printable, settle_errors, shortened, write_err, write_out
 from .early import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console script."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    code = main(arguments)
+    try:
+        code = main(arguments)
+    finally:  # SystemExit of argparse too
+        settle_errors()
     interrupts.ignore()  # all is done and said
     if arguments and arguments[0] in BUILT_IN and not _watched():
         _leave_at_once(code)

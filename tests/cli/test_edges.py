@@ -84,7 +84,8 @@ def test_no_stream_at_all(run: Run, tiny_pair: Path, corpus: Path, tmp_path: Pat
     run("index", tiny_pair, corpus, "-o", "made", "--threads", 1, streams=">&- 2>&- <&-")
     assert "not checked" not in run("check", "made").stdout
     for streams in ("2>&-", "2>/dev/full"):
-        assert run("info", "none", streams=streams, check=2).stderr == ""
+        for wrong in (("info", "none"), ("nope",), ("search", "made", "cat", "-k", "x"), ("export", "none")):
+            assert run(*wrong, streams=streams, check=2).stderr == ""
     line = one_line(run("search", "made", "-", streams="<&-", check=2))
     assert line == "splade-edge: error: <stdin>: cannot be read after line 0 (Bad file descriptor)\n"
 
