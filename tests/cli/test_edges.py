@@ -71,6 +71,10 @@ def test_a_summary_that_cannot_be_printed(run: Run, tiny_pair: Path, corpus: Pat
     line = one_line(run("delete", made, "cats", "--json", streams=streams))
     assert f"warning: the change of {made} is committed, but" in line
     assert json.loads(run("info", made, "--json").stdout)["documents"] == 3
+    (made / "segments/00000001/block_impacts.u8").unlink()
+    line = one_line(run("check", made, "--repair", streams=streams))
+    assert f"warning: the repaired index is in {made}, but standard output does not take the summary" in line
+    assert "not checked" not in run("check", made).stdout
 
 
 def test_a_summary_that_nobody_reads(run: Run, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
