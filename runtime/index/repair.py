@@ -151,6 +151,8 @@ def repair_index(
         return Repair({}, [], [], None)
     if output is None and os.path.lexists(original):
         raise InputError(f"{original} exists, of an earlier repair; move it away, or delete it if it is not needed")
+    if output is not None and os.path.lexists(target):
+        raise InputError(f"{target} exists; move it away, or choose another output")
     with contextlib.ExitStack() as held:
         if output is None and sys.platform != "win32":  # what a writer changed meanwhile would be lost
             held.enter_context(writer_lock(path / LOCK_NAME))
