@@ -144,11 +144,14 @@ def guarded(action: Callable[[], int]) -> int:
         drop_output()  # the reader has gone (| head)
         return BROKEN_PIPE
     except OSError as error:
+        from ..files import remedy_of
+
         if error.filename is None:
             drop_output()
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "standard output"
         too_long = error.errno == errno.ENAMETOOLONG
-        complain("error", f"{name}: {error.strerror or error}" + "; use a shorter name" * too_long)
+        remedy = "use a shorter name" if too_long else error.filename and remedy_of(error)
+        complain("error", f"{name}: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
         return 2 if too_long else 1
     except MemoryError:
         complain("error", "out of memory; close other programs, or give a smaller --memory")

@@ -29,6 +29,7 @@ from splade_edge.runtime import (
     StorageError,
     build_index,
 )
+from splade_edge.runtime.cli.info import describe
 from splade_edge.runtime.index import segment
 from splade_edge.runtime.index.repair import check_index, repair_index
 from splade_edge.runtime.index.sqlite import SqliteReader
@@ -285,6 +286,11 @@ class TestPermissions:
                 assert said.startswith(f"StorageError: cannot read {directory}"), said
                 assert "Permission denied (EACCES)" in said
             directory.chmod(0o755)
+
+    def test_info(self, theirs: Path) -> None:
+        theirs.chmod(0)
+        said = as_nobody(lambda: describe(theirs))
+        assert said.startswith(f"StorageError: cannot read {theirs}: Permission denied (EACCES); let this user"), said
 
     def test_repair_drops_only_what_it_is_told_to(self, theirs: Path) -> None:
         """Else what may be whole would be lost."""
