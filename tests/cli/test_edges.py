@@ -195,6 +195,21 @@ def failing_import():
     assert (done.returncode, done.stderr) == (130, "splade-edge: error: interrupted\n")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in KiB")
+def test_a_line_of_64_mb(tiny_pair: Path, tmp_path: Path) -> None:
+    """It takes a few times its size, for it is cut before it is tokenized."""
+    code = "import resource as r, subprocess, sys; subprocess.run(sys.argv[1:], check=True, capture_output=True); "
+    code += "print(r.getrusage(r.RUSAGE_CHILDREN).ru_maxrss)"
+    peaks = []
+    for name, times in (("short", 1), ("long", 3_190_000)):
+        corpus = tmp_path / f"{name}.jsonl"
+        corpus.write_text(json.dumps({"_id": "a", "text": "the cat in the rain " * times}), "utf-8")
+        words = ["index", tiny_pair, corpus, "-o", tmp_path / f"{name}-index", "--threads", 1]
+        command = [sys.executable, "-c", code, *MAIN, *map(str, words)]
+        peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout) / 1024)
+    assert peaks[1] - peaks[0] < 300, peaks
+
+
 def test_progress_that_nobody_reads(run: Run, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
     """A line of progress on a broken standard error is no reason to end the work."""
     code = (
