@@ -79,7 +79,9 @@ def check_writable_target(
     """
     if not os.path.lexists(target):
         return
-    if not target.is_dir() or target.is_symlink():
+    if target.is_symlink():
+        raise InputError(f"{target} is a link, which is not replaced; name what it leads to, or choose another output")
+    if not target.is_dir():
         raise InputError(f"{target} exists and is not a directory; choose another output")
     if any(target.iterdir()) and not (target / manifest).is_file():
         raise InputError(f"{target} exists and has no {manifest}, so it is not replaced; choose another output")

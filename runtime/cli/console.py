@@ -86,11 +86,23 @@ def finished(what: str | None) -> Iterator[None]:
 
 def drop_output() -> None:
     """What is in the buffer of standard output, and whatever comes, goes nowhere; else Python tries again at exit."""
+    _drop(sys.stdout)
+
+
+def settle_errors() -> None:
+    """At the end: what standard error has not taken goes nowhere; else Python tries again, and exits with 120."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-        sys.stdout.flush()
+        stream.flush()
 
 
 def prepare_streams() -> None:

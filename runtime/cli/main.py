@@ -16,7 +16,7 @@ from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
 from . import bench, change, check, index, info, interrupts, search
 from . import eval as eval_command
 from .command import Command
-from .console import complain, drop_output, prepare_streams, printable, shortened, write_err, write_out
+from .console import complain, drop_output, prepare_streams, printable, settle_errors, shortened, write_err, write_out
 from .early import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console script."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    code = main(arguments)
+    try:
+        code = main(arguments)
+    finally:  # SystemExit of argparse too
+        settle_errors()
     interrupts.ignore()  # all is done and said
     if arguments and arguments[0] in BUILT_IN and not _watched():
         _leave_at_once(code)
@@ -141,11 +144,14 @@ def guarded(action: Callable[[], int]) -> int:
         drop_output()  # the reader has gone (| head)
         return BROKEN_PIPE
     except OSError as error:
+        from ..files import remedy_of
+
         if error.filename is None:
             drop_output()
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "standard output"
         too_long = error.errno == errno.ENAMETOOLONG
-        complain("error", f"{name}: {error.strerror or error}" + "; use a shorter name" * too_long)
+        remedy = "use a shorter name" if too_long else error.filename and remedy_of(error)
+        complain("error", f"{name}: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
         return 2 if too_long else 1
     except MemoryError:
         complain("error", "out of memory; close other programs, or give a smaller --memory")

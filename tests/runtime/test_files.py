@@ -92,7 +92,7 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path: Path) -> None:
         make(tmp_path / "file", force=True)
     make(tmp_path / "ours")
     (tmp_path / "link").symlink_to(tmp_path / "ours")
-    with pytest.raises(InputError, match="is not a directory"):
+    with pytest.raises(InputError, match="link is a link, which is not replaced; name what it leads to"):
         make(tmp_path / "link", force=True)
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty", force=True)

@@ -63,8 +63,9 @@ class TestClosed:
         updater.add_vectors(*one())
         updater.close()
         before = tree(index)
-        with pytest.raises(InputError, match="is closed; open"):
-            act(updater)
+        for _ in range(2):  # what was refused before is no other reason
+            with pytest.raises(InputError, match="is closed; open"):
+                act(updater)
         assert tree(index) == before
 
     def test_to_close_again_does_nothing_to_the_next_writer(self, index: Path) -> None:

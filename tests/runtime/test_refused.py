@@ -29,6 +29,7 @@ from splade_edge.runtime import (
     StorageError,
     build_index,
 )
+from splade_edge.runtime.cli.info import describe
 from splade_edge.runtime.index import segment
 from splade_edge.runtime.index.repair import check_index, repair_index
 from splade_edge.runtime.index.sqlite import SqliteReader
@@ -286,6 +287,11 @@ class TestPermissions:
                 assert "Permission denied (EACCES)" in said
             directory.chmod(0o755)
 
+    def test_info(self, theirs: Path) -> None:
+        theirs.chmod(0)
+        said = as_nobody(lambda: describe(theirs))
+        assert said.startswith(f"StorageError: cannot read {theirs}: Permission denied (EACCES); let this user"), said
+
     def test_repair_drops_only_what_it_is_told_to(self, theirs: Path) -> None:
         """Else what may be whole would be lost."""
         place = theirs.parent / "place"
@@ -299,16 +305,33 @@ class TestPermissions:
 
         def repaired() -> list[str]:
             report = repair_index(theirs, place / "out", without_unreadable=True)
-            assert report.rescued is not None
-            assert report.rescued.read_text() == ""  # the documents are where nobody may read them
+            assert report.rescued is None  # the documents are where nobody may read them
             return [*report.damaged, *report.lost]
 
         said = as_nobody(repaired)
         assert said.startswith(f"['{name}', ")
-        assert "documents.sqlite holds no document that can be read" in said
+        assert "documents.sqlite is left out" in said
+        assert sorted(p.name for p in place.iterdir()) == ["out"]
         check(place / "out")
         (theirs / name).chmod(0o644)
         check(theirs)
+
+    def test_repair_does_not_call_damage_what_it_leaves_out(self, theirs: Path) -> None:
+        """Who may read it has another remedy than who has to copy it again."""
+        place = theirs.parent / "place"
+        place.mkdir()
+        place.chmod(0o777)
+        (theirs / "encoder/query/tokenizer.json").chmod(0)
+        said = as_nobody(lambda: repair_index(theirs, place / "out", without_unreadable=True).lost)
+        assert f"{theirs}/encoder/query/tokenizer.json is left out (cannot read" in said
+        assert "let this user read it" in said
+        assert "damaged" not in said
+        for file in (theirs / "segments").glob("*/documents.sqlite"):
+            file.chmod(0)
+        said = as_nobody(lambda: repair_index(theirs, place / "other", without_unreadable=True))
+        assert said.startswith(f"BeyondRepairError: {theirs} is beyond repair without what cannot be read: cannot read")
+        assert "let this user read it" in said
+        assert "copy it again" not in said
 
     def test_a_manifest_that_may_not_be_read(self, theirs: Path) -> None:
         (theirs / "splade_edge_index.json").chmod(0)
