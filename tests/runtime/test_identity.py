@@ -25,6 +25,7 @@ from splade_edge.runtime.index import sqlite
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
 from splade_edge.runtime.index.repair import repair_index
 from splade_edge.runtime.index.sqlite import SqliteReader, SqliteWriter
+from splade_edge.runtime.vectors import SparseBatch
 
 from benchmarks.changes import csr, stored
 from benchmarks.soak import change, contents, prepare
@@ -55,6 +56,7 @@ class TestClosed:
         [
             lambda u: u.commit(), lambda u: u.compact(), lambda u: u.delete(["a"]), lambda u: u.add_vectors(*one()),
             lambda u: u.index.search_vectors([0], [1.0]), lambda u: u.delete(["a"], ignore_missing=True),
+            lambda u: u.add_vectors([], SparseBatch.stack([])), lambda u: u.add([]), lambda u: u.delete([]),
         ],
     )  # fmt: skip
     def test_a_closed_writer_refuses(self, index: Path, act: Callable[[IndexUpdater], object]) -> None:
