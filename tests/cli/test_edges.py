@@ -83,8 +83,11 @@ def test_no_stream_at_all(run: Run, tiny_pair: Path, corpus: Path, tmp_path: Pat
     """A file that took the number of a closed stream would get what is written to the stream."""
     run("index", tiny_pair, corpus, "-o", "made", "--threads", 1, streams=">&- 2>&- <&-")
     assert "not checked" not in run("check", "made").stdout
-    for streams in ("2>&-", "2>/dev/full"):
+    for streams in ("2>&-", "2>/dev/full", ">&- 2>&-"):
         assert run("info", "none", streams=streams, check=2).stderr == ""
+        assert run("none", streams=streams, check=2).stderr == ""
+    for command in (("--version",), ("--help",), ("search", "--help")):
+        run(*command, streams=">&- 2>&-", check=1)
     line = one_line(run("search", "made", "-", streams="<&-", check=2))
     assert line == "splade-edge: error: <stdin>: cannot be read after line 0 (Bad file descriptor)\n"
 
