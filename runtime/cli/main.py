@@ -92,9 +92,9 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = main(arguments)
-    finally:
+    finally:  # also where argparse leaves
+        interrupts.ignore()  # all is done and said
         drop_what_is_left()
-    interrupts.ignore()  # all is done and said
     if arguments and arguments[0] in BUILT_IN and not _watched():
         _leave_at_once(code)
     sys.exit(code)

@@ -193,6 +193,21 @@ def failing_import():
     assert (done.returncode, done.stderr) == (130, "splade-edge: error: interrupted\n")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["none"]])
+def test_an_interrupt_when_all_is_said(arguments: list[str]) -> None:
+    """It comes too late, also where the command line ends before a command begins."""
+    code = (
+        "import atexit, os, signal; from splade_edge.runtime.cli import main; "
+        f"atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); main.run({arguments})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode == (2 if arguments == ["none"] else 0)
+    assert "KeyboardInterrupt" not in done.stderr
+
+
 def test_progress_that_nobody_reads(run: Run, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
     """A line of progress on a broken standard error is no reason to end the work."""
     code = (
