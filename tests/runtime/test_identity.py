@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +98,35 @@ class TestClosed:
             entry.read_bytes()
         assert (second.root / "x").read_bytes() == b"b"
         second.release()
+        with pytest.raises(InputError, match="is closed; open it again"):
+            first.hold()
+
+    @posix
+    @pytest.mark.parametrize("act", [Index.refresh, Index.check])
+    def test_nor_while_another_thread_closes_it(
+        self, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Index], object]
+    ) -> None:
+        """The number is free, and given to the next, between the look at it and the call that takes it."""
+        opened = Index.open(index)
+        other = Path(shutil.copytree(index, tmp_path / "other"))
+        for path in other.rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"another's")
+        real, closed = os.open, threading.Event()
+
+        def closing(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+            if dir_fd is not None and not closed.is_set():
+                closed.set()
+                opened.close()
+                others.append(real(other, os.O_RDONLY))
+            return real(path, flags, mode, dir_fd=dir_fd)
+
+        others: list[int] = []
+        monkeypatch.setattr(os, "open", closing)
+        with contextlib.suppress(InputError):  # that it is closed
+            act(opened)
+        assert closed.is_set()
+        os.close(others[0])
 
 
 @posix
