@@ -249,6 +249,8 @@ def storage_errors(target: AnyPath, allow: str = "choose another output") -> Ite
             reason = "the name is too long; choose a shorter one"
         else:
             reason = error.strerror or str(error)
+            if error.errno in _REMEDIES:
+                reason += f" ({errno.errorcode[error.errno]}); {_REMEDIES[error.errno]}"
         raise StorageError(f"cannot write {target}: {reason}") from error
 
 

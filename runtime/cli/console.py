@@ -84,25 +84,25 @@ def finished(what: str | None) -> Iterator[None]:
             complain("warning", f"{what}, but standard output does not take the summary: {reason}")
 
 
-def drop_output() -> None:
-    """What is in the buffer of standard output, and whatever comes, goes nowhere; else Python tries again at exit."""
-    _drop(sys.stdout)
-
-
-def settle_errors() -> None:
-    """At the end: what standard error has not taken goes nowhere; else Python tries again, and exits with 120."""
-    try:
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        _drop(sys.stderr)
-
-
-def _drop(stream: TextIO) -> None:
+def drop_output(stream: TextIO | None = None) -> None:
+    """What is in the buffer of a stream (standard output), and whatever comes, goes nowhere; else Python tries again at
+    exit.
+    """
+    stream = stream or sys.stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         stream.flush()
+
+
+def drop_what_is_left() -> None:
+    """What no stream takes at the end was told before, where that was possible; Python would end with another code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # told already; closed; absent
+            drop_output(stream)
 
 
 def prepare_streams() -> None:

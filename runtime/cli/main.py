@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import os
 import sys
@@ -16,7 +15,16 @@ from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
 from . import bench, change, check, index, info, interrupts, search
 from . import eval as eval_command
 from .command import Command
-from .console import complain, drop_output, prepare_streams, printable, settle_errors, shortened, write_err, write_out
+from .console import (
+    complain,
+    drop_output,
+    drop_what_is_left,
+    prepare_streams,
+    printable,
+    shortened,
+    write_err,
+    write_out,
+)
 from .early import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -84,9 +92,9 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = main(arguments)
-    finally:  # SystemExit of argparse too
-        settle_errors()
-    interrupts.ignore()  # all is done and said
+    finally:  # also where argparse leaves
+        interrupts.ignore()  # all is done and said
+        drop_what_is_left()
     if arguments and arguments[0] in BUILT_IN and not _watched():
         _leave_at_once(code)
     sys.exit(code)
@@ -97,9 +105,6 @@ def _leave_at_once(code: int) -> NoReturn:
 
     A command of ours that has returned has closed, synced and renamed what it wrote.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # told already; closed; absent
-            stream.flush()
     os._exit(code)
 
 
