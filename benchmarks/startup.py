@@ -21,7 +21,9 @@ from .report import Report, add_report_arguments, publish, say
 
 _AS_IT_PLEASES, _WARM, _COLD = "as it pleases", "kernels, warm", "kernels, cold"
 # The command with kernels from the start.
-_KERNELS = "from splade_edge.runtime import jit; jit.use_kernels(); from splade_edge.runtime.cli.main import run; run()"
+_KERNELS = (
+    "from splade_edge.runtime import use_kernels; use_kernels(); from splade_edge.runtime.cli.main import run; run()"
+)
 _NAMES = {"kernel": "our kernels", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 

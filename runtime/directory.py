@@ -62,10 +62,22 @@ class Directory:
         return Entry(self, "")
 
     def hold(self) -> Directory:
-        """Keep it open once more."""
-        with self._lock:
-            self._holders += 1
+        """Keep it open once more. Raises InputError once it is closed."""
+        with self._lock:  # which the end of another holder may ask for, wherever something is made
+            is_open = self._holders > 0
+            self._holders += is_open
+        if not is_open:
+            raise self._closed()
         return self
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep it open during the block, in which another thread may release it: its number would be another's."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Close it when the last holder lets go; nothing in it can be reached afterwards."""
@@ -82,12 +94,15 @@ class Directory:
         directory lies at the path.
         """
         if not self._close.alive:
-            raise InputError(f"{self.path} is closed; open it again")
+            raise self._closed()
         if self._fd is not None:
             return relative or ".", self._fd
         if not self.is_in_place():
             raise IndexReplacedError(f"{self.path} is not the directory any more that was opened; open it again")
         return str(self.path / relative), None
+
+    def _closed(self) -> InputError:
+        return InputError(f"{self.path} is closed; open it again")
 
     def is_in_place(self) -> bool:
         """Whether it still lies at its path."""

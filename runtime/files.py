@@ -199,8 +199,13 @@ def cannot_read(path: str | AnyPath, error: OSError) -> StorageError:
     """The error for a refused read, with the system's name for it and what helps; to be raised ``from`` the other."""
     name = errno.errorcode.get(error.errno or 0, "")
     what = f"{error.strerror or error}{f' ({name})' if name else ''}"
-    remedy = _REMEDIES.get(error.errno or 0, "see what that is, and try again")
+    remedy = remedy_of(error) or "see what that is, and try again"
     return StorageError(f"cannot read {path}: {what}; {remedy}")
+
+
+def remedy_of(error: OSError) -> str | None:
+    """What helps against a refusal of the system; None where that depends on what was asked of it."""
+    return _REMEDIES.get(error.errno or 0)
 
 
 def fsync_path(path: Path) -> None:
@@ -244,6 +249,8 @@ def storage_errors(target: AnyPath, allow: str = "choose another output") -> Ite
             reason = "the name is too long; choose a shorter one"
         else:
             reason = error.strerror or str(error)
+            if error.errno in _REMEDIES:
+                reason += f" ({errno.errorcode[error.errno]}); {_REMEDIES[error.errno]}"
         raise StorageError(f"cannot write {target}: {reason}") from error
 
 

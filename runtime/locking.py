@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 from .directory import AnyPath, Entry
 from .errors import IndexLockedError, StorageError
-from .files import storage_errors
+from .files import cannot_read, storage_errors
 from .forking import Owner, private_descriptor
 
 if sys.platform == "win32":
@@ -115,7 +115,7 @@ def _try_directory(path: AnyPath) -> int | None:
     except PermissionError:
         return None
     except OSError as error:
-        raise StorageError(f"cannot lock {path.parent}: {error.strerror}") from error
+        raise cannot_read(path.parent, error) from error
     private_descriptor(fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ import msgspec
 
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
 from ..errors import InputError
-from ..files import STAGING_PREFIX
+from ..files import STAGING_PREFIX, cannot_read, reading
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, LOCK_NAME, MANIFEST_NAME, SCRATCH, SEGMENT_ARRAYS, SEGMENTS, TOMBSTONES
 
 # As we name them: what a writer that died has left is of the index too.
@@ -66,20 +66,34 @@ def _listed(path: Path, directory: str) -> Iterator[str]:
     if not (path / manifest).is_file():
         return
     yield manifest
-    try:
-        read = msgspec.json.decode((path / manifest).read_bytes(), type=dict[str, Any])
-        names = [prefix + name for name in msgspec.convert(read["files"], dict[str, Any])]
-    except (OSError, KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    found = _names(path / manifest)
+    if found is None:
         yield f"{directory}/"
         return
+    names = [prefix + name for name in found]
     yield from names
     for name in names:
         if name.endswith(f"/{ARTIFACT_MANIFEST}") and name != manifest:
             yield from _listed(path, name.rpartition("/")[0])
 
 
+def _names(manifest: Path) -> list[str] | None:
+    """The files that a manifest lists; None where it is damaged. Raises StorageError where it cannot be read."""
+    with reading(manifest):
+        data = manifest.read_bytes()
+    try:
+        return list(msgspec.convert(msgspec.json.decode(data, type=dict[str, Any])["files"], dict[str, Any]))
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _files(path: Path) -> Iterator[str]:
-    for place, directories, names in os.walk(path):
+    """All files below a directory. Raises StorageError where some cannot be listed: they may be somebody's."""
+
+    def refuse(error: OSError) -> None:
+        raise cannot_read(error.filename, error)
+
+    for place, directories, names in os.walk(path, onerror=refuse):
         links = [name for name in directories if (Path(place) / name).is_symlink()]
         for name in (*names, *links):
             yield (Path(place) / name).relative_to(path).as_posix()

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from ..directory import EXCHANGE, NO_REPLACE
 from ..directory import renameat2 as _renameat2
 from ..errors import InputError
-from ..files import STAGING_PREFIX, fsync_path, storage_errors
+from ..files import NOT_THERE, STAGING_PREFIX, fsync_path, reading, storage_errors
 from ..forking import Owner, private_descriptor
 from ..locking import unlock
 
@@ -74,19 +75,31 @@ def staged_directory(
 def check_writable_target(
     target: Path, *, manifest: str, force: bool, refuse: Callable[[Path], None] | None = None
 ) -> None:
-    """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError. ``refuse``
-    may do so too, of a directory that would be replaced.
+    """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError, StorageError
+    where it cannot be looked at. ``refuse`` may do so too, of a directory that would be replaced.
     """
     if not os.path.lexists(target):
         return
-    if not target.is_dir() or target.is_symlink():
+    if target.is_symlink():
+        raise InputError(f"{target} is a link, which is not replaced; name what it leads to, or choose another output")
+    if not target.is_dir():
         raise InputError(f"{target} exists and is not a directory; choose another output")
-    if any(target.iterdir()) and not (target / manifest).is_file():
+    with reading(target):
+        unknown = any(target.iterdir()) and not stat.S_ISREG(_mode(target / manifest))
+    if unknown:
         raise InputError(f"{target} exists and has no {manifest}, so it is not replaced; choose another output")
     if not force:
         raise InputError(f"{target} exists; pass --force to replace it, or choose another output")
     if refuse is not None:
         refuse(target)
+
+
+def _mode(path: Path) -> int:
+    """What lies at a path, as :mod:`stat` tells it; 0 where nothing does."""
+    try:
+        return path.stat().st_mode
+    except NOT_THERE:
+        return 0
 
 
 def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import add_json_argument
-from .console import json_line, plural, printable, write_out
+from .console import finished, json_line, plural, printable, write_out
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
@@ -99,14 +99,15 @@ class CheckCommand:
         else:
             report = {}
         checks = _check_index(path) if is_index else _check_artifacts(path, args.source, parity=not args.no_parity)
-        if args.json:
-            write_out(json_line({"path": str(path), "checks": checks, **report}))
-            return 0
-        for line in _lines(report):
-            write_out(printable(line))
-        for check in checks:
-            mark = "ok" if check["done"] else "not checked"
-            write_out(f"{mark}: {printable(check['what'])}")
+        with finished(f"the repaired index is in {path}" if report.get("damaged") else None):
+            if args.json:
+                write_out(json_line({"path": str(path), "checks": checks, **report}))
+                return 0
+            for line in _lines(report):
+                write_out(printable(line))
+            for check in checks:
+                mark = "ok" if check["done"] else "not checked"
+                write_out(f"{mark}: {printable(check['what'])}")
         return 0
 
 

@@ -84,13 +84,25 @@ def finished(what: str | None) -> Iterator[None]:
             complain("warning", f"{what}, but standard output does not take the summary: {reason}")
 
 
-def drop_output() -> None:
-    """What is in the buffer of standard output, and whatever comes, goes nowhere; else Python tries again at exit."""
+def drop_output(stream: TextIO | None = None) -> None:
+    """What is in the buffer of a stream (standard output), and whatever comes, goes nowhere; else Python tries again at
+    exit.
+    """
+    stream = stream or sys.stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-        sys.stdout.flush()
+        stream.flush()
+
+
+def drop_what_is_left() -> None:
+    """What no stream takes at the end was told before, where that was possible; Python would end with another code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # told already; closed; absent
+            drop_output(stream)
 
 
 def prepare_streams() -> None:

@@ -120,7 +120,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
     if args.index is not None and args.queries is None:
         raise InputError("name the queries: --queries FILE")
     if args.from_run is not None:
-        for option in ("save_run", "where", "query_encoder", "approximate", "idf"):
+        for option in ("save_run", "where", "query_encoder", "approximate", "idf", "backend", "precision", "threads"):
             if getattr(args, option) is not None:
                 raise InputError(f"--{option.replace('_', '-')} is for searching, and --from-run searches nothing")
 
@@ -268,5 +268,6 @@ def _print(
     )
     for name, value in values.items():
         theirs, difference, p = (compared[key][name] for key in ("measures", "differences", "p"))
-        table.add_row(cell(name, "bold"), f"{value:.4f}", f"{theirs:.4f}", f"{difference:+.4f}", f"{p:.4f}")
+        chance = f"{p:.4f}" if p >= 0.0001 else "<0.0001"  # which is never 0
+        table.add_row(cell(name, "bold"), f"{value:.4f}", f"{theirs:.4f}", f"{difference:+.4f}", chance)
     new_console().print(table)

@@ -56,12 +56,15 @@ def describe(path: Path) -> dict[str, Any]:
     """What ``path`` is, as JSON values. Raises InputError if it is none of ours, and what opening it raises."""
     from ..artifact import MANIFEST_NAME, is_pair, open_artifact
     from ..errors import InputError
+    from ..files import reading
     from ..index.index import Index
     from ..index.layout import MANIFEST_NAME as INDEX_MANIFEST_NAME
 
-    if (path / INDEX_MANIFEST_NAME).exists():
+    with reading(path):
+        is_index, is_artifact = ((path / name).exists() for name in (INDEX_MANIFEST_NAME, MANIFEST_NAME))
+    if is_index:
         return _index(Index.open(path))
-    if not (path / MANIFEST_NAME).exists():
+    if not is_artifact:
         what = "is not an artifact, a pair or an index" if path.is_dir() else "is not a directory"
         raise InputError(f"{path} {what}; make one with splade-edge export or splade-edge index")
     if is_pair(path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import os
 import sys
@@ -16,7 +15,16 @@ from ..errors import MissingExtraError, SpladeEdgeError, SpladeEdgeWarning
 from . import bench, change, check, index, info, interrupts, search
 from . import eval as eval_command
 from .command import Command
-from .console import complain, drop_output, prepare_streams, printable, shortened, write_err, write_out
+from .console import (
+    complain,
+    drop_output,
+    drop_what_is_left,
+    prepare_streams,
+    printable,
+    shortened,
+    write_err,
+    write_out,
+)
 from .early import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -82,8 +90,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console script."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    code = main(arguments)
-    interrupts.ignore()  # all is done and said
+    try:
+        code = main(arguments)
+    finally:  # also where argparse leaves
+        interrupts.ignore()  # all is done and said
+        drop_what_is_left()
     if arguments and arguments[0] in BUILT_IN and not _watched():
         _leave_at_once(code)
     sys.exit(code)
@@ -94,9 +105,6 @@ def _leave_at_once(code: int) -> NoReturn:
 
     A command of ours that has returned has closed, synced and renamed what it wrote.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # told already; closed; absent
-            stream.flush()
     os._exit(code)
 
 
@@ -141,11 +149,14 @@ def guarded(action: Callable[[], int]) -> int:
         drop_output()  # the reader has gone (| head)
         return BROKEN_PIPE
     except OSError as error:
+        from ..files import remedy_of
+
         if error.filename is None:
             drop_output()
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "standard output"
         too_long = error.errno == errno.ENAMETOOLONG
-        complain("error", f"{name}: {error.strerror or error}" + "; use a shorter name" * too_long)
+        remedy = "use a shorter name" if too_long else error.filename and remedy_of(error)
+        complain("error", f"{name}: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
         return 2 if too_long else 1
     except MemoryError:
         complain("error", "out of memory; close other programs, or give a smaller --memory")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,9 @@ def check_names(path: Path, inputs: list[str], outputs: list[str], *, expected: 
 
 
 def _does_not_load(path: Path, engine: str, error: Exception) -> ArtifactError:
+    """The error for a graph that an engine refuses. Raises StorageError where the system refuses the file to us too."""
+    with suppress(*NOT_THERE):
+        OpenFile(path).close()
     return ArtifactError(f"{path} does not load in {engine} ({_first_line(error)}); upgrade it, or {export_again()}")
 
 

@@ -32,9 +32,13 @@ def parse_measures(names: str) -> list[Any]:
     measures = []
     for name in names.split():
         try:
-            measures.append(ir_measures.parse_measure(name))
+            measure = ir_measures.parse_measure(name)
         except Exception as error:  # noqa: BLE001 - whatever a name makes of it
             raise InputError(f"unknown measure {name!r} ({_reason(error)}); try {DEFAULT_MEASURES!r}") from None
+        cutoff = measure.params.get("cutoff", 1)
+        if not isinstance(cutoff, int) or cutoff < 1:  # at 0 the library ends the process
+            raise InputError(f"{name} has a cutoff of {cutoff!r}; give a whole number of at least 1")
+        measures.append(measure)
     if not measures:
         raise InputError(f"no measure is named; try {DEFAULT_MEASURES!r}")
     return measures
@@ -50,8 +54,11 @@ def check_computable(measures: Sequence[Any], qrels: Judged) -> None:
     """Raise InputError for a measure that the library cannot compute here, before any query is searched."""
     query, judged = next(iter(qrels.items()))
     for measure in measures:
-        with contextlib.suppress(ArithmeticError):  # of a run of one document
+        try:
             _computed([measure], {query: judged}, {query: list(judged)[:1]})
+        except InputError as error:
+            if not isinstance(error.__cause__, ArithmeticError):  # of a run of one document
+                raise
 
 
 def evaluate(measures: Sequence[Any], qrels: Judged, results: Ranked) -> dict[str, float]:
@@ -116,10 +123,10 @@ def _library(measure: Any) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except (ArithmeticError, MemoryError):
+    except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - they raise whatever comes, also of programs that they start
-        raise InputError(f"ir-measures cannot compute {measure} here ({_reason(error)}); leave it out") from None
+    except Exception as error:  # they raise whatever comes, also of programs that they start
+        raise InputError(f"ir-measures cannot compute {measure} here ({_reason(error)}); leave it out") from error
 
 
 @contextlib.contextmanager

@@ -85,10 +85,11 @@ class Index:
         directory has taken its place, and what :meth:`open` does.
         """
         self._refuse_closed()
-        self._directory.refuse_replaced()
-        if read_manifest_file(self._directory.root / MANIFEST_NAME) == self.manifest:
-            return self
-        return self.of(self._directory, self)
+        with self._directory.held():
+            self._directory.refuse_replaced()
+            if read_manifest_file(self._directory.root / MANIFEST_NAME) == self.manifest:
+                return self
+            return self.of(self._directory, self)
 
     @classmethod
     def of(cls, directory: Directory, previous: Index | None = None) -> Index:
@@ -326,12 +327,15 @@ class Index:
         """
         self._refuse_closed()
         try:
-            check_hashes(self._directory.root, self.manifest.files)
+            with self._directory.held():
+                check_hashes(self._directory.root, self.manifest.files)
             for live in self.segments:
                 live.segment.check()
             self._check_ids()
         except (IntegrityError, StorageError):
-            if read_manifest_file(self._directory.root / MANIFEST_NAME) == self.manifest:
+            with self._directory.held():
+                now = read_manifest_file(self._directory.root / MANIFEST_NAME)
+            if now == self.manifest:
                 raise
             raise IndexReplacedError(
                 f"{self.path} has a newer generation, and files of this one are gone; check that one: refresh()"

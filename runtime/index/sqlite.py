@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from ..directory import AnyPath, locations
+from ..directory import AnyPath, locations, open_descriptor
 from ..errors import InputError, IntegrityError, StorageError
 from ..files import NOT_THERE, OpenFile, operations, storage_errors
 from ..forking import Owner, let_be, new_lock, renew_in_child, undivided
@@ -251,7 +251,7 @@ def _may_open(name: Path) -> bool:
 def _connect_new(file: BinaryIO, path: AnyPath) -> sqlite3.Connection:
     """Have SQLite open the very file that is open for writing: it opens by path, so what it has opened is compared.
 
-    Raises sqlite3.Error where it is at none of its paths.
+    Raises sqlite3.Error where it is at none of its paths, OSError where the system refuses.
     """
     last: sqlite3.Error = sqlite3.OperationalError("another file lies at its path")
     for where in locations(file.fileno(), path):
@@ -264,6 +264,7 @@ def _connect_new(file: BinaryIO, path: AnyPath) -> sqlite3.Connection:
             if os.path.samestat(where.stat(), os.fstat(file.fileno())):
                 return connection
         connection.close()
+    os.close(open_descriptor(path, os.O_RDONLY))  # the system says why it refuses, as SQLite does not
     raise last
 
 

@@ -94,7 +94,8 @@ class SegmentSalvage:
         rebuilt, lost = [], []
         keep = self._readable_documents & ~self._deleted
         if not keep.any():
-            raise UnusableSegmentError(f"{self._directory / DOCUMENTS_FILE} holds no document that can be read")
+            why = "is left out" if DOCUMENTS_FILE in self._unreadable else "holds no document that can be read"
+            raise UnusableSegmentError(f"{self._directory / DOCUMENTS_FILE} {why}")
         units_kept = self._units_kept(keep)
         counts, readable = self._postings.counts, self._postings.readable
         gone = np.flatnonzero((counts > 0) & ~readable)

@@ -158,6 +158,8 @@ def repair_index(
         return Repair({}, [], [], None)
     if output is None and os.path.lexists(original):
         raise InputError(f"{original} exists, of an earlier repair; move it away, or delete it if it is not needed")
+    if output is not None and os.path.lexists(target):
+        raise InputError(f"{target} exists; move it away, or choose another output")
     with contextlib.ExitStack() as held:
         if output is None and sys.platform != "win32":  # what a writer changed meanwhile would be lost
             held.enter_context(writer_lock(path / LOCK_NAME))
@@ -177,9 +179,12 @@ def repair_index(
         repair.commit()
         with Index.open(staging) as index:
             index.check()
+        rescued = 0
         if repair.unusable:
-            _write_documents(rescue, (document for one in repair.unusable for _, document in one.documents()))
-    return Repair(damaged, repair.rebuilt, repair.lost, rescue if repair.unusable else None, kept)
+            rescued = _write_documents(rescue, (document for one in repair.unusable for _, document in one.documents()))
+            if not rescued:
+                rescue.unlink()
+    return Repair(damaged, repair.rebuilt, repair.lost, rescue if rescued else None, kept)
 
 
 def _refused(errors: Sequence[StorageError]) -> StorageError:
@@ -310,11 +315,10 @@ class _Repairing:
     def _copy_encoder(self, relative: str, damaged: set[str]) -> set[str]:
         """Copy an encoder without the graphs of damaged files; returns the files that are left out."""
         directory = safe_join(self._path, relative)
-        if ARTIFACT_MANIFEST in damaged:
-            raise IntegrityError(f"{directory / ARTIFACT_MANIFEST} is damaged")
+        for name in (ARTIFACT_MANIFEST, "tokenizer.json"):
+            if name in damaged:
+                raise IntegrityError(f"{directory / name} {self._damaged[f'{relative}/{name}']}")
         manifest: ArtifactManifest = open_artifact(directory, check=False).manifest
-        if "tokenizer.json" in damaged:
-            raise IntegrityError(f"{directory / 'tokenizer.json'} is damaged")
         left_out = {name for v in manifest.variants if damaged & set(variant_files(v)) for name in variant_files(v)}
         left_out |= damaged
         whole = {name: entry for name, entry in manifest.files.items() if name not in left_out}
@@ -351,7 +355,7 @@ class _Repairing:
 
 
 def _beyond_repair(
-    path: Path, reason: str, rescue: Path, unreadable: Collection[str], without_unreadable: bool
+    path: Path, reason: str, rescue: Path, unreadable: Mapping[str, StorageError], without_unreadable: bool
 ) -> BeyondRepairError:
     """Save all documents that can be read; the error says where they are. Raises StorageError where some may not be
     read, and are not to be left out.
@@ -375,6 +379,11 @@ def _beyond_repair(
     count = _write_documents(rescue, saved())
     if not count:
         rescue.unlink()
+        if unreadable:  # which may be whole
+            more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+            return BeyondRepairError(
+                f"{path} is beyond repair without what cannot be read: {next(iter(unreadable.values()))}{more}"
+            )
         return BeyondRepairError(
             f"{path} is beyond repair, and none of its documents can be read ({reason}): copy it again from where it "
             "is whole, or index the documents anew"

@@ -261,14 +261,14 @@ class Transaction:
         self._broken = False
         return Commit(manifest.generation, *done, manifest.live, len(manifest.segments), merged, clipped)
 
-    def refuse_child(self) -> None:
-        """Raise InputError in a child of the process that opened the writer."""
+    def refuse_closed(self) -> None:
+        """Raise InputError where the writer is closed, and in a child of the process that opened it."""
         self._owner.refuse_child(f"this writer of {self.path}")
-
-    def _refuse_broken(self) -> None:
-        self.refuse_child()
         if self._closed:
             raise InputError(f"this writer of {self.path} is closed; open another")
+
+    def _refuse_broken(self) -> None:
+        self.refuse_closed()
         if self._broken:
             raise InputError(f"an earlier change of {self.path} failed; close this writer and open another")
 

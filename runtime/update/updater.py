@@ -173,7 +173,7 @@ class IndexUpdater:
             self.close()
 
     def _refuse_failed(self) -> None:
-        self._transaction.refuse_child()
+        self._transaction.refuse_closed()
         if self._failed:
             raise InputError(
                 f"an earlier change of {self._transaction.path} failed, so none is committed; open it again"

@@ -71,6 +71,10 @@ def test_a_summary_that_cannot_be_printed(run: Run, tiny_pair: Path, corpus: Pat
     line = one_line(run("delete", made, "cats", "--json", streams=streams))
     assert f"warning: the change of {made} is committed, but" in line
     assert json.loads(run("info", made, "--json").stdout)["documents"] == 3
+    (made / "segments/00000001/block_impacts.u8").unlink()
+    line = one_line(run("check", made, "--repair", streams=streams))
+    assert f"warning: the repaired index is in {made}, but standard output does not take the summary" in line
+    assert "not checked" not in run("check", made).stdout
 
 
 def test_a_summary_that_nobody_reads(run: Run, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
@@ -83,8 +87,11 @@ def test_no_stream_at_all(run: Run, tiny_pair: Path, corpus: Path, tmp_path: Pat
     """A file that took the number of a closed stream would get what is written to the stream."""
     run("index", tiny_pair, corpus, "-o", "made", "--threads", 1, streams=">&- 2>&- <&-")
     assert "not checked" not in run("check", "made").stdout
-    for streams in ("2>&-", "2>/dev/full"):
-        assert run("info", "none", streams=streams, check=2).stderr == ""
+    for streams in ("2>&-", "2>/dev/full", ">&- 2>&-"):
+        for wrong in (("info", "none"), ("nope",), ("search", "made", "cat", "-k", "x"), ("export", "none")):
+            assert run(*wrong, streams=streams, check=2).stderr == ""
+    for command in (("--version",), ("--help",), ("search", "--help")):
+        run(*command, streams=">&- 2>&-", check=1)
     line = one_line(run("search", "made", "-", streams="<&-", check=2))
     assert line == "splade-edge: error: <stdin>: cannot be read after line 0 (Bad file descriptor)\n"
 
@@ -188,6 +195,36 @@ def failing_import():
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (130, "splade-edge: error: interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in KiB")
+def test_a_line_of_64_mb(tiny_pair: Path, tmp_path: Path) -> None:
+    """It takes a few times its size, for it is cut before it is tokenized."""
+    code = "import resource as r, subprocess, sys; subprocess.run(sys.argv[1:], check=True, capture_output=True); "
+    code += "print(r.getrusage(r.RUSAGE_CHILDREN).ru_maxrss)"
+    peaks = []
+    for name, times in (("short", 1), ("long", 3_190_000)):
+        corpus = tmp_path / f"{name}.jsonl"
+        corpus.write_text(json.dumps({"_id": "a", "text": "the cat in the rain " * times}), "utf-8")
+        words = ["index", tiny_pair, corpus, "-o", tmp_path / f"{name}-index", "--threads", 1]
+        command = [sys.executable, "-c", code, *MAIN, *map(str, words)]
+        peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout) / 1024)
+    assert peaks[1] - peaks[0] < 300, peaks
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["none"]])
+def test_an_interrupt_when_all_is_said(arguments: list[str]) -> None:
+    """It comes too late, also where the command line ends before a command begins."""
+    code = (
+        "import atexit, os, signal; from splade_edge.runtime.cli import main; "
+        f"atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); main.run({arguments})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode == (2 if arguments == ["none"] else 0)
+    assert "KeyboardInterrupt" not in done.stderr
 
 
 def test_progress_that_nobody_reads(run: Run, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_unknown_measures(cli: Cli, index: Path, queries: Path, qrels: Path, mea
         ("cats\tq1\t1\n", (), "in its column of documents; the order is query, document, grade"),
         ("q1\tcats\t1\n", ("--measures", "RBP"), "ir-measures cannot compute RBP here (Unsupported measures"),
         ("q1\tcats\t1\n", ("--measures", "INST"), "INST"),
+        ("q1\tcats\t1\n", ("--measures", "nDCG@0"), "nDCG@0 has a cutoff of 0; give a whole number of at least 1"),
+        ("q1\tcats\t1\n", ("--measures", "Judged@0"), "Judged@0 has a cutoff of 0"),
+        ("q1\tcats\t1\n", ("--measures", "P(cutoff='a')"), "has a cutoff of 'a'"),
         ("q1\tcats\t1\n", ("-k", 5), "-k 5 is less than nDCG@10 looks at; leave -k out"),
         ("q1\tcats\t99999999999\n", (), "is beyond 31 bits"),
         ("q1\tcats\t1\n", ("--from-run", "x"), "give either the directory of an index or --from-run RUN"),
@@ -88,7 +91,7 @@ def test_a_tool_that_writes_to_standard_error(capfd: pytest.CaptureFixture[str])
     import os
 
     from splade_edge.runtime.errors import InputError
-    from splade_edge.runtime.evaluation import measures as evaluation
+    from splade_edge.runtime.evaluation.measures import measures as evaluation
 
     def fail() -> None:
         with evaluation._library("M"):
@@ -172,8 +175,9 @@ def test_bad_runs(cli: Cli, qrels: Path, tmp_path: Path, run: str, message: str)
     process = cli("eval", "--from-run", tmp_path / "run.txt", "--qrels", qrels, check=2)
     assert message in process.stderr
     assert len(process.stderr.splitlines()) == 1
-    process = cli("eval", "--from-run", "x", "--qrels", qrels, "--where", "a = 1", check=2)
-    assert "--where is for searching" in process.stderr
+    for option, value in (("--where", "a = 1"), ("--backend", "onnx"), ("--precision", "int8"), ("--threads", 1)):
+        process = cli("eval", "--from-run", "x", "--qrels", qrels, option, value, check=2)
+        assert f"{option} is for searching" in process.stderr
 
 
 def test_two_runs_are_compared(cli: Cli, index: Path, queries: Path, qrels: Path, tmp_path: Path) -> None:
@@ -186,6 +190,17 @@ def test_two_runs_are_compared(cli: Cli, index: Path, queries: Path, qrels: Path
     shown = cli(*arguments).stdout
     assert shown.split("\n")[1].split()[-2:] == ["difference", "p"]
     assert "+0.7500  0.2500" in shown
+
+
+def test_a_chance_that_is_small_is_not_none(cli: Cli, tmp_path: Path) -> None:
+    for name, line in (
+        ("qrels", "q{} 0 right 1\n"), ("best", "q{} Q0 right 1 1 x\n"), ("worst", "q{} Q0 wrong 1 1 x\n"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text("".join(line.format(n) for n in range(40)), "utf-8")
+    process = cli(
+        "eval", "--from-run", tmp_path / "best", "--qrels", tmp_path / "qrels", "--compare", tmp_path / "worst"
+    )
+    assert process.stdout.split()[-1] == "<0.0001"
 
 
 @pytest.mark.parametrize("queries", [5, 12, 60])

@@ -152,7 +152,7 @@ def test_repair(cli: Cli, index: Path, tiny_pair: Path, tmp_path: Path) -> None:
     search = ("the cat in the rain", "--json")
     assert cli("search", out, *search).stdout == cli("search", index, *search).stdout
     assert cli("check", copy, check=1).stdout == ""  # it is as it was
-    assert "exists; pass --force" in cli("check", copy, "--repair", "-o", out, check=2).stderr
+    assert f"{out} exists; move it away, or" in cli("check", copy, "--repair", "-o", out, check=2).stderr
     flip(copy / "encoder/query/onnx/fp32.onnx")
     report = json.loads(cli("check", copy, "--repair", "--json").stdout)
     assert (len(report["damaged"]), len(report["lost"]), report["rescued"]) == (2, 1, None)

@@ -183,7 +183,7 @@ def run_raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 1, "out of memory"),
-        (PermissionError(13, "Permission denied", "/x"), 1, "/x: Permission denied"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "/x: Permission denied; let this user read it, or run as"),
     ],
 )
 def test_exit_codes(

@@ -23,7 +23,8 @@ WORDS = [word for word in tiny.WORDS if not word.startswith("##")]
 # Kills itself at the n-th event: a shard is about to be written, is half written, or postings are merged.
 DRIVER = """
 import os, signal, sys
-from splade_edge.runtime import files, journal, shards
+from splade_edge.runtime import files
+from splade_edge.runtime.build import journal, shards
 from splade_edge.runtime.cli import index, main
 
 when, count, *arguments = sys.argv[1:]

@@ -126,7 +126,7 @@ def test_the_best_instruction_is_chosen() -> None:
 PROGRAM = """
 import sys
 import numpy as np
-from splade_edge.runtime.encoder.decoder import DecoderRows, KernelDecoder, NumpyDecoder
+from splade_edge.runtime.encoder.native.decoder import DecoderRows, KernelDecoder, NumpyDecoder
 rng = np.random.default_rng(0)
 rows = DecoderRows(
     rng.integers(-127, 128, (200, 36)).astype(np.int8), np.ones(200, np.float32), np.full(200, -60000, np.float32)
@@ -138,7 +138,7 @@ for length in (*range(1, 27), 64):
     assert mine.indices.tolist() == other.indices.tolist(), length
     assert 0 < mine.indices.size < 200
     assert mine.values.tolist() == other.values.tolist(), length
-from splade_edge.runtime.encoder import decoder_kernels
+from splade_edge.runtime.encoder.native import decoder_kernels
 (code,) = decoder_kernels.decode.inspect_asm().values()
 print([name for name in ("vpdpbusd", "vpmaddwd", "%zmm", "%ymm") if name in code])
 """

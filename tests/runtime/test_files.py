@@ -92,7 +92,7 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path: Path) -> None:
         make(tmp_path / "file", force=True)
     make(tmp_path / "ours")
     (tmp_path / "link").symlink_to(tmp_path / "ours")
-    with pytest.raises(InputError, match="is not a directory"):
+    with pytest.raises(InputError, match="link is a link, which is not replaced; name what it leads to"):
         make(tmp_path / "link", force=True)
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty", force=True)
@@ -103,7 +103,7 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path: Path) -> None:
 KILLED_IN_THE_MIDDLE = """
     import sys
     from pathlib import Path
-    from splade_edge.runtime.staging import staged_directory
+    from splade_edge.runtime.build.staging import staged_directory
     with staged_directory(Path(sys.argv[1]), manifest="splade_edge.json", force=True) as staging:
         (staging / "splade_edge.json").write_text("half")
         print("ready", flush=True)
@@ -175,7 +175,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path, write: str) -> None:
         """
         import resource, signal, sys
         from pathlib import Path
-        from splade_edge.runtime import files, staging
+        from splade_edge.runtime import files
+        from splade_edge.runtime.build import staging
         from splade_edge.runtime.errors import StorageError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

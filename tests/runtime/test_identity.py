@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from splade_edge.runtime.index import sqlite
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
 from splade_edge.runtime.index.sqlite import SqliteReader, SqliteWriter
 from splade_edge.runtime.repair.repair import check_index, repair_index
+from splade_edge.runtime.vectors import SparseBatch
 
 from benchmarks.changes import csr, stored
 from benchmarks.soak import change, contents, prepare
@@ -50,6 +53,7 @@ class TestClosed:
         [
             lambda u: u.commit(), lambda u: u.compact(), lambda u: u.delete(["a"]), lambda u: u.add_vectors(*one()),
             lambda u: u.index.search_vectors([0], [1.0]), lambda u: u.delete(["a"], ignore_missing=True),
+            lambda u: u.add_vectors([], SparseBatch.stack([])), lambda u: u.add([]), lambda u: u.delete([]),
         ],
     )  # fmt: skip
     def test_a_closed_writer_refuses(self, index: Path, act: Callable[[IndexUpdater], object]) -> None:
@@ -57,8 +61,9 @@ class TestClosed:
         updater.add_vectors(*one())
         updater.close()
         before = tree(index)
-        with pytest.raises(InputError, match="is closed; open"):
-            act(updater)
+        for _ in range(2):  # what was refused before is no other reason
+            with pytest.raises(InputError, match="is closed; open"):
+                act(updater)
         assert tree(index) == before
 
     def test_to_close_again_does_nothing_to_the_next_writer(self, index: Path) -> None:
@@ -89,6 +94,35 @@ class TestClosed:
             entry.read_bytes()
         assert (second.root / "x").read_bytes() == b"b"
         second.release()
+        with pytest.raises(InputError, match="is closed; open it again"):
+            first.hold()
+
+    @posix
+    @pytest.mark.parametrize("act", [Index.refresh, Index.check])
+    def test_nor_while_another_thread_closes_it(
+        self, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Index], object]
+    ) -> None:
+        """The number is free, and given to the next, between the look at it and the call that takes it."""
+        opened = Index.open(index)
+        other = Path(shutil.copytree(index, tmp_path / "other"))
+        for path in other.rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"another's")
+        real, closed = os.open, threading.Event()
+
+        def closing(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+            if dir_fd is not None and not closed.is_set():
+                closed.set()
+                opened.close()
+                others.append(real(other, os.O_RDONLY))
+            return real(path, flags, mode, dir_fd=dir_fd)
+
+        others: list[int] = []
+        monkeypatch.setattr(os, "open", closing)
+        with contextlib.suppress(InputError):  # that it is closed
+            act(opened)
+        assert closed.is_set()
+        os.close(others[0])
 
 
 @posix
@@ -358,9 +392,7 @@ class TestAWriterOvertakes:
                 change(path, "add")
             steps += stride
             left = steps
-            index = {"open": Index.open, "refresh": before.refresh, "check": check_index}[read](
-                *[path] * (read != "refresh")
-            )
+            index = before.refresh() if read == "refresh" else Index.open(path) if read == "open" else check_index(path)
             overtaken, left = left <= 0, 0
             answers = [d.id for d in index.documents(range(len(index)))]
             index.close()

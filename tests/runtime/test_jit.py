@@ -25,7 +25,7 @@ NO_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 # Runs a command line in a fresh process; then tells, on standard error, whether it loaded Numba.
 PROGRAM = """
 import sys
-from splade_edge.runtime import jit
+from splade_edge.runtime.numba_support import backend as jit
 from splade_edge.runtime.cli.main import main
 if sys.argv[1] == "kernels":
     jit.use_kernels()
@@ -129,8 +129,9 @@ LOADED = """
 import sys
 from splade_edge.runtime import Searcher, use_kernels
 use_kernels()
-from splade_edge.runtime.encoder import decoder_kernels, transformer_kernels
-from splade_edge.runtime.scorer import numba_cache, scan, sorting, visit
+from splade_edge.runtime.encoder.native import decoder_kernels, transformer_kernels
+from splade_edge.runtime.numba_support import cache as numba_cache
+from splade_edge.runtime.scorer import taat as scan, topk as sorting, block_max as visit
 kernels = [visit.visit, scan.scan, sorting.take_best, decoder_kernels.decode, transformer_kernels.encode]
 before = [len(kernel.overloads) for kernel in kernels]
 with Searcher.open(sys.argv[1], threads=1) as searcher:

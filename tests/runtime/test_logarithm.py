@@ -58,7 +58,7 @@ PROGRAM = """
 import hashlib, sys
 import numpy as np
 from splade_edge.runtime.encoder import Encoder
-from splade_edge.runtime.encoder.logarithm import log1p
+from splade_edge.runtime.encoder.native.logarithm import log1p
 from tests import tiny
 from tests.oracle import numpy_alone
 from tests.runtime.test_logarithm import SAMPLE

@@ -42,7 +42,7 @@ FULL_DISK = """
 import resource, signal, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from splade_edge.runtime.index import invert
+from splade_edge.runtime.build import inversion as invert
 assert invert.__file__.startswith(sys.argv[1]), invert.__file__
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))

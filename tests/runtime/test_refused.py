@@ -28,7 +28,9 @@ from splade_edge.runtime import (
     Searcher,
     StorageError,
     build_index,
+    open_artifact,
 )
+from splade_edge.runtime.cli.info import describe
 from splade_edge.runtime.index import segment
 from splade_edge.runtime.index.sqlite import SqliteReader
 from splade_edge.runtime.repair.repair import check_index, repair_index
@@ -200,10 +202,18 @@ def test_sqlite_does_not_say_why(pristine: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on descriptors")
-def test_no_descriptors_are_left(index: Path) -> None:
+def test_no_descriptors_are_left(index: Path, tiny_pair: Path) -> None:
     """At whichever file they run out."""
     import resource
 
+    def build(path: Path) -> None:
+        build_index(path.with_name("built"), [Document("a", text="cat")], tiny_pair, force=True)
+
+    def change(path: Path) -> None:
+        with IndexUpdater.open(path.with_name("built"), document_encoder=tiny_pair, threads=1) as updater:
+            updater.update([Document("b", text="dog"), Document("a", text="cat")])
+
+    build(index)
     use(index)
     check(index)
     descriptors = Path("/proc/self/fd")
@@ -213,7 +223,7 @@ def test_no_descriptors_are_left(index: Path) -> None:
         def work() -> str:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
             said = []
-            for action in (use, check, lambda path: repair_index(path)):
+            for action in (use, check, lambda path: repair_index(path), build, change):
                 try:
                     action(index)
                     said.append("ok")
@@ -225,10 +235,10 @@ def test_no_descriptors_are_left(index: Path) -> None:
 
         return work
 
-    found = [child_of(limited(limit))() for limit in range(used, used + 30)]
+    found = [child_of(limited(limit))() for limit in range(used, used + 36)]
     assert set(" ".join(found).split(" ")) == {"ok", "refused"}, found
-    assert found[-1] == "ok ok ok"
-    assert found[0] == "refused refused refused"
+    assert found[-1] == "ok ok ok ok ok"
+    assert found[0] == "refused refused refused refused refused"
 
 
 def as_nobody(action: Callable[[], object]) -> str:
@@ -286,6 +296,11 @@ class TestPermissions:
                 assert "Permission denied (EACCES)" in said
             directory.chmod(0o755)
 
+    def test_info(self, theirs: Path) -> None:
+        theirs.chmod(0)
+        said = as_nobody(lambda: describe(theirs))
+        assert said.startswith(f"StorageError: cannot read {theirs}: Permission denied (EACCES); let this user"), said
+
     def test_repair_drops_only_what_it_is_told_to(self, theirs: Path) -> None:
         """Else what may be whole would be lost."""
         place = theirs.parent / "place"
@@ -299,16 +314,47 @@ class TestPermissions:
 
         def repaired() -> list[str]:
             report = repair_index(theirs, place / "out", without_unreadable=True)
-            assert report.rescued is not None
-            assert report.rescued.read_text() == ""  # the documents are where nobody may read them
+            assert report.rescued is None  # the documents are where nobody may read them
             return [*report.damaged, *report.lost]
 
         said = as_nobody(repaired)
         assert said.startswith(f"['{name}', ")
-        assert "documents.sqlite holds no document that can be read" in said
+        assert "documents.sqlite is left out" in said
+        assert sorted(p.name for p in place.iterdir()) == ["out"]
         check(place / "out")
         (theirs / name).chmod(0o644)
         check(theirs)
+
+    def test_repair_does_not_call_damage_what_it_leaves_out(self, theirs: Path) -> None:
+        """Who may read it has another remedy than who has to copy it again."""
+        place = theirs.parent / "place"
+        place.mkdir()
+        place.chmod(0o777)
+        (theirs / "encoder/query/tokenizer.json").chmod(0)
+        said = as_nobody(lambda: repair_index(theirs, place / "out", without_unreadable=True).lost)
+        assert f"{theirs}/encoder/query/tokenizer.json is left out (cannot read" in said
+        assert "let this user read it" in said
+        assert "damaged" not in said
+        for file in (theirs / "segments").glob("*/documents.sqlite"):
+            file.chmod(0)
+        said = as_nobody(lambda: repair_index(theirs, place / "other", without_unreadable=True))
+        assert said.startswith(f"BeyondRepairError: {theirs} is beyond repair without what cannot be read: cannot read")
+        assert "let this user read it" in said
+        assert "copy it again" not in said
+
+    def test_what_cannot_be_listed_is_not_replaced(self, theirs: Path, tiny_pair: Path) -> None:
+        """It may be of anybody."""
+        theirs.parent.chmod(0o777)
+        (theirs / "splade_edge_index.lock").touch()
+        (theirs / "splade_edge_index.lock").chmod(0o666)
+        (theirs / "segments/mine").mkdir(0o700)
+        (theirs / "segments/mine/thesis.txt").write_text("mine")
+        documents = [Document("a", text="cat")]
+        build_index(theirs.parent / "other", documents, tiny_pair)  # all that writes has been loaded
+        encoder, query = Encoder.open(tiny_pair, "document"), open_artifact(tiny_pair, "query")
+        said = as_nobody(lambda: build_index(theirs, documents, encoder, query, force=True))
+        assert said.startswith(f"StorageError: cannot read {theirs / 'segments/mine'}: Permission denied (EACCES)")
+        assert (theirs / "segments/mine/thesis.txt").read_text() == "mine"
 
     def test_a_manifest_that_may_not_be_read(self, theirs: Path) -> None:
         (theirs / "splade_edge_index.json").chmod(0)
