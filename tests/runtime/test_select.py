@@ -266,6 +266,8 @@ def test_the_file_that_was_opened_is_the_one_that_is_hashed(tmp_path):
     [
         ("UPDATE field_values SET ordinals = x'0000' WHERE value = 3", "cut short"),
         ("UPDATE field_values SET ordinals = x'32000000' WHERE value = 3", "beyond the last"),
+        ("UPDATE field_values SET ordinals = '0000' WHERE value = 3", "is none"),
+        ("UPDATE field_values SET ordinals = 3 WHERE value = 3", "is none"),
         ("UPDATE summary SET documents = 51", "not of 50 documents"),
         ("UPDATE names SET name = '='", "not the name of a field|wrong at column"),
     ],
