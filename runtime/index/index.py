@@ -62,6 +62,7 @@ class Index:
         self._selector = IndexSelector([live.selector for live in self._segments])
         # what was given, its bytes then (None: they are so for ever), and what came of it
         self._latest_filter: tuple[npt.ArrayLike | None, bytes | None, list[AllowedUnits | None]] = None, None, []
+        self._known: dict[bytes, IndexManifest] = {}  # our manifest by the bytes it was read as; never changed
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -85,7 +86,9 @@ class Index:
         """
         self._refuse_closed()
         self._directory.refuse_replaced()
-        if read_manifest_file(self._directory.root / MANIFEST_NAME) == self.manifest:
+        known = self._known.copy()
+        if read_manifest_file(self._directory.root / MANIFEST_NAME, known) == self.manifest:
+            self._known = known
             return self
         return self.of(self._directory, self)
 
@@ -96,13 +99,16 @@ class Index:
         """
         root = directory.root
         while True:
-            manifest = read_manifest_file(root / MANIFEST_NAME)
+            known: dict[bytes, IndexManifest] = {}
+            manifest = read_manifest_file(root / MANIFEST_NAME, known)
             try:
                 refuse_future(manifest, root)
                 check_sizes(root, manifest.files)
                 encoders = {n: entry for n, entry in manifest.files.items() if n.endswith(ARTIFACT_MANIFEST)}
                 check_hashes(root, encoders)
-                return cls(directory, manifest, previous)
+                index = cls(directory, manifest, previous)
+                index._known = known
+                return index
             except (IntegrityError, StorageError):
                 if read_manifest_file(root / MANIFEST_NAME) == manifest:
                     raise
