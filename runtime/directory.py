@@ -112,7 +112,7 @@ class Directory:
 
     def is_replaced(self) -> bool:
         """Whether something else lies at its path. Where nothing does, it was moved (or removed)."""
-        return os.path.lexists(self.path) and not self.is_in_place()
+        return not self.is_in_place() and os.path.lexists(self.path)
 
     def refuse_replaced(self) -> None:
         """Raise IndexReplacedError where something else lies at its path."""

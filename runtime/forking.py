@@ -55,20 +55,21 @@ class _Undivided:
         self._begin({})
 
     def _begin(self, inside: dict[int, int]) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()  # taken as it is: a condition's own methods take as long as all the rest here
+        self._changed = threading.Condition(self._lock)
         self._inside = inside  # by thread, how deep
         self._forking = False
 
     def __enter__(self) -> None:
         thread = threading.get_ident()
-        with self._changed:
+        with self._lock:
             while self._forking and thread not in self._inside:
                 self._changed.wait()
             self._inside[thread] = self._inside.get(thread, 0) + 1
 
     def __exit__(self, *_: object) -> None:
         thread = threading.get_ident()
-        with self._changed:
+        with self._lock:
             self._inside[thread] -= 1
             if not self._inside[thread]:
                 del self._inside[thread]

@@ -60,9 +60,9 @@ class Index:
         self._documents = sum(live.documents for live in self._segments)
         self._units = sum(live.units for live in self._segments)
         self._selector = IndexSelector([live.selector for live in self._segments])
-        # what was given, how it was (None: as it is, for ever), and what came of it
-        self._latest_filter: tuple[npt.ArrayLike | None, npt.NDArray[np.bool_] | None, list[AllowedUnits | None]]
-        self._latest_filter = None, None, []
+        # what was given, its bytes then (None: they are so for ever), and what came of it
+        self._latest_filter: tuple[npt.ArrayLike | None, bytes | None, list[AllowedUnits | None]] = None, None, []
+        self._known: dict[bytes, IndexManifest] = {}  # our manifest by the bytes it was read as; never changed
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -87,7 +87,9 @@ class Index:
         self._refuse_closed()
         with self._directory.held():
             self._directory.refuse_replaced()
-            if read_manifest_file(self._directory.root / MANIFEST_NAME) == self.manifest:
+            known = self._known.copy()
+            if read_manifest_file(self._directory.root / MANIFEST_NAME, known) == self.manifest:
+                self._known = known
                 return self
             return self.of(self._directory, self)
 
@@ -98,13 +100,16 @@ class Index:
         """
         root = directory.root
         while True:
-            manifest = read_manifest_file(root / MANIFEST_NAME)
+            known: dict[bytes, IndexManifest] = {}
+            manifest = read_manifest_file(root / MANIFEST_NAME, known)
             try:
                 refuse_future(manifest, root)
                 check_sizes(root, manifest.files)
                 encoders = {n: entry for n, entry in manifest.files.items() if n.endswith(ARTIFACT_MANIFEST)}
                 check_hashes(root, encoders)
-                return cls(directory, manifest, previous)
+                index = cls(directory, manifest, previous)
+                index._known = known
+                return index
             except (IntegrityError, StorageError):
                 if read_manifest_file(root / MANIFEST_NAME) == manifest:
                     raise
@@ -230,7 +235,7 @@ class Index:
     def _passing(self, allowed: npt.ArrayLike) -> list[AllowedUnits | None]:
         """The filters for the segments. Those of a read-only mask are kept, for the next query that comes with it."""
         given, as_given, kept = self._latest_filter
-        if given is allowed and (as_given is None or np.array_equal(as_given, allowed)):
+        if given is allowed and (as_given is None or _is_still(allowed, as_given)):
             return kept
         mask = _mask(allowed, len(self))
         passing: list[AllowedUnits | None] = [
@@ -239,7 +244,7 @@ class Index:
         if is_frozen(allowed):
             self._latest_filter = allowed, None, passing
         elif isinstance(allowed, np.ndarray) and allowed.base is None and not allowed.flags.writeable:
-            self._latest_filter = allowed, mask.copy(), passing  # it can be made writable, and read-only again
+            self._latest_filter = allowed, mask.tobytes(), passing  # it can be made writable, and read-only again
         return passing
 
     def select(self, where: str | Predicate) -> Selection:
@@ -381,6 +386,12 @@ def open_directory(path: Path) -> Directory:
 def _let_go(segments: Iterable[Segment], directory: Directory) -> None:
     close_all(segments)
     directory.release()
+
+
+def _is_still(mask: npt.ArrayLike, data: bytes) -> bool:
+    """Whether a mask has the bytes that it had: comparing these is faster than comparing arrays."""
+    array = np.asarray(mask)
+    return array.dtype == np.bool_ and array.shape == (len(data),) and array.tobytes() == data
 
 
 def _mask(allowed: npt.ArrayLike, documents: int) -> npt.NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from splade_edge.runtime import IndexUpdater
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.document import Document
-from splade_edge.runtime.errors import IntegrityError, StorageError
+from splade_edge.runtime.errors import InputError, IntegrityError, StorageError
 from splade_edge.runtime.filters import fields, parse_where
 from splade_edge.runtime.filters import selection as select
 from splade_edge.runtime.filters.matching import test_of as matcher
@@ -267,6 +267,8 @@ def test_the_file_that_was_opened_is_the_one_that_is_hashed(tmp_path):
     [
         ("UPDATE field_values SET ordinals = x'0000' WHERE value = 3", "cut short"),
         ("UPDATE field_values SET ordinals = x'32000000' WHERE value = 3", "beyond the last"),
+        ("UPDATE field_values SET ordinals = '0000' WHERE value = 3", "is none"),
+        ("UPDATE field_values SET ordinals = 3 WHERE value = 3", "is none"),
         ("UPDATE summary SET documents = 51", "not of 50 documents"),
         ("UPDATE names SET name = '='", "not the name of a field|wrong at column"),
     ],
@@ -333,6 +335,9 @@ def test_a_mask_that_is_changed_is_looked_at_again(tmp_path):
     kept = index._latest_filter[2]
     index.search_vectors([0], [1.0], 9, allowed=mask)
     assert index._latest_filter[2] is kept
+    mask.shape = 2, 3
+    with pytest.raises(InputError, match="shape"):
+        index.search_vectors([0], [1.0], 9, allowed=mask)
     # nor can an answer to a filter be changed, which the next one to ask is given too
     for several in (False, True):
         if several:

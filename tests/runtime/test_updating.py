@@ -496,6 +496,21 @@ class TestUpdater:
 
 
 class TestReaders:
+    def test_read_the_manifest_that_is_there(self, tmp_path):
+        """Also where they know the one that was there before by its bytes."""
+        write_index(tmp_path / "index", np.ones((3, 5)))
+        path = tmp_path / "index" / MANIFEST_NAME
+        with Index.open(tmp_path / "index") as opened, IndexUpdater.open(tmp_path / "index") as updater:
+            for index in (opened, updater.index):
+                whole = path.read_bytes()
+                for _ in range(2):
+                    assert index.refresh() is index
+                    path.write_bytes(whole.replace(b'"generation": 1', b'"generation": 2'))
+                    with pytest.raises(IntegrityError, match="digest"):
+                        index.refresh()
+                    path.write_bytes(whole)
+                    assert index.refresh() is index
+
     def test_keep_their_snapshot(self, tmp_path):
         model = Model(6)
         model.add(_Nothing(), model.new(60))
