@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
-import importlib
+import dataclasses
 import importlib.util
 import inspect
 import json
@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from splade_edge import runtime
 from splade_edge.runtime import Document, build_index
 from splade_edge.runtime.artifact import write_pair_manifest
 from splade_edge.runtime.cli.main import ALIASES, BUILT_IN, KNOWN_PLUG_INS, main
@@ -71,7 +72,9 @@ class Block(NamedTuple):
 
 
 def blocks_of(path: Path) -> list[Block]:
-    blocks, fence, mark = [], None, ""
+    blocks: list[Block] = []
+    fence: tuple[str, int, list[str]] | None = None
+    mark = ""
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if fence is None and line.startswith("```"):
             fence = (line[3:].strip(), number, [])
@@ -108,6 +111,32 @@ def test_the_first_text_has_every_command_with_its_help() -> None:
     assert rows == COMMANDS
 
 
+def test_the_runtime_s_text_has_every_field_error_and_method_that_it_tables() -> None:
+    text = (ROOT / "runtime/README.md").read_text("utf-8")
+    table = text[text.index("| field | type | what |") :].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.split("\n")))) == {
+        field.name for field in dataclasses.fields(runtime.Hit)
+    }
+    table = text[text.index("| method of `Searcher` | gives |") :].split("\n\n")[0]
+    for row in table.split("\n")[2:]:
+        for name in re.findall(r"`(\w+)", row.split("|")[1]):
+            assert hasattr(runtime.Searcher, name) or name == "encoder", name
+    table = text[text.index("| error | when |") :].split("\n\n")[0]
+    for name in re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.split("\n"))):
+        assert issubclass(getattr(runtime, name), runtime.SpladeEdgeError), name
+
+
+def test_files_and_modules_that_are_named_exist() -> None:
+    for text, span in spans():
+        if re.fullmatch(r"(runtime|export|models|tests|benchmarks)/[\w./-]*", span):
+            assert (ROOT / span).exists(), f"{text}: {span}"
+    now = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    for row in re.findall(r"^\| `.*\| (.+) \|$", now, re.M):
+        for name in re.findall(r"`([\w.]+)`", row):
+            module = re.sub(r"\.[A-Z]\w*$", "", name)
+            assert importlib.util.find_spec(f"splade_edge.runtime.{module}") is not None, f"CHANGELOG: {name}"
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)
 def test_blocks_are_fenced_and_named(path: Path) -> None:
     assert {block.language for block in blocks_of(path)} <= LANGUAGES
@@ -142,7 +171,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("texts")
     vocabulary = tiny.VOCABULARY + [word for word in WORDS if word not in tiny.VOCABULARY]
     for side in ("query", "document"):
-        tiny.write_artifact(place / "demo/pair" / side, side, vocabulary=vocabulary)  # type: ignore[arg-type]
+        tiny.write_artifact(place / "demo/pair" / side, side, vocabulary=vocabulary)
     write_pair_manifest(place / "demo/pair", query="query", document="document", made_by="tests")
     texts = ["country rationed gasoline", "who built it", "a red cat", "a dog", "the engine of a wing", "winter snow"]
     rows: list[dict[str, Any]] = [
