@@ -390,3 +390,14 @@ def test_every_command_and_option_that_is_named_exists() -> None:
         if options_in(span) - known - {"--help"}:
             wrong.append((text, span))
     assert not wrong
+
+
+def test_the_citation_and_the_hosted_run_are_of_this_tree() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.search(
+        rf"^## {re.escape(version)} \((unreleased|\d{{4}}-\d\d-\d\d)\)$",
+        (ROOT / "CHANGELOG.md").read_text("utf-8"),
+        re.M,
+    )
+    assert "- run: .ci/run\n" in (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
