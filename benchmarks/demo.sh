@@ -28,4 +28,4 @@ run search demo/index 'when did Kenya become an independent country' -k 2 --expl
 say '4. How good are the answers? 30 questions with known answers'
 run eval demo/index --queries benchmarks/data/demo/queries.jsonl --qrels benchmarks/data/demo/qrels/test.tsv
 
-say 'demo/index is all a device needs: copy it there, install the runtime (README, On a device), and search.'
+say 'demo/index is all a device needs: copy it there, install the runtime (runtime/README.md), and search.'
