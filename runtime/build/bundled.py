@@ -7,7 +7,7 @@ from pathlib import Path
 from ..artifact import MANIFEST_NAME
 from ..errors import InputError
 
-_PLACE = Path(__file__).parent / "pair"
+_DIRECTORY = Path(__file__).parents[1] / "pair"  # `make dist` puts it into runtime/
 
 
 def bundled_pair() -> Path:
@@ -15,9 +15,9 @@ def bundled_pair() -> Path:
 
     Raises InputError if it carries none.
     """
-    if not (_PLACE / MANIFEST_NAME).is_file():
+    if not (_DIRECTORY / MANIFEST_NAME).is_file():
         raise InputError(
             "this installation carries no pair of its own; name an exported one before the corpus: "
             "splade-edge index PAIR corpus.jsonl -o INDEX"
         )
-    return _PLACE
+    return _DIRECTORY

@@ -127,9 +127,9 @@ def test_add_finds_the_bundled_pair(
     assert refusal in cli("add", mine, tmp_path / "new.jsonl", check=2).stderr
     other = tiny.write_artifact(tmp_path / "other", seed=3)
     for place in (other, tmp_path / "none"):
-        monkeypatch.setattr(bundled, "_PLACE", place)
+        monkeypatch.setattr(bundled, "_DIRECTORY", place)
         assert refusal in cli("add", mine, tmp_path / "new.jsonl", check=2).stderr
-    monkeypatch.setattr(bundled, "_PLACE", tiny_pair)
+    monkeypatch.setattr(bundled, "_DIRECTORY", tiny_pair)
     assert "added" in cli("add", mine, tmp_path / "new.jsonl", "--threads", 1).stdout
 
 
