@@ -23,9 +23,9 @@ from ..index.layout import LOCK_NAME, MANIFEST_NAME, EncoderIdentity, IndexManif
 from .index_writer import IndexWriter, PassageSpan
 from ..locking import writer_lock
 from ..numerics import NUMERICS
-from .owned import refuse_foreign_to_index
+from .foreign_files import refuse_foreign_to_index
 from .passages import Passages, split
-from .shards import Note, ShardStore, encode_in_shards
+from .checkpointing import Note, ShardStore, encode_in_shards
 from .staging import check_writable_target, staged_directory
 from ..vectors import SparseBatch, SparseVector
 

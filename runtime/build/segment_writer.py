@@ -18,7 +18,7 @@ from ..filters import parse_field
 from ..index.documents import DocumentWriter
 from ..filters.fields import FieldWriter
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, SEGMENT_ARRAYS, SegmentEntry
-from .postings import PostingCounts, PostingWriter
+from .postings_writer import PostingCounts, PostingWriter
 
 
 class PassageSpan(NamedTuple):

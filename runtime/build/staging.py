@@ -38,7 +38,7 @@ def staged_directory(
     Everything in it is fsynced before the rename. On an error the staging directory is removed and ``target`` is as it
     was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target removes.
     ``manifest`` is the file by which a directory of the same kind is known: only such a one is replaced, with
-    ``force``, and if ``refuse`` does not raise: what else lies in it would be lost (see owned.py). ``keep``: where the
+    ``force``, and if ``refuse`` does not raise: what else lies in it would be lost (see foreign_files.py). ``keep``: where the
     one that was replaced goes, beside the target; None: it is removed.
 
     Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors

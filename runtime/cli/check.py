@@ -112,7 +112,7 @@ class CheckCommand:
 
 
 def _repair(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from ..repair.repair import repair_index
+    from ..repair.recovery import repair_index
 
     repair = repair_index(path, args.output, fields=args.fields, without_unreadable=args.without_unreadable)
     return {
@@ -143,7 +143,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 def _check_index(path: Path) -> list[dict[str, Any]]:
     from ..artifact import open_artifact
     from ..files import safe_join
-    from ..repair.repair import check_index
+    from ..repair.recovery import check_index
 
     index = check_index(path)
     m = index.manifest

@@ -138,12 +138,12 @@ class IndexCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Build the index and print what was done."""
         from ..artifact import open_artifact
+        from ..build.checkpointing import partial_directory
         from ..build.corpus import read_corpus
+        from ..build.foreign_files import refuse_foreign_to_index
         from ..build.indexing import build_index
         from ..build.lines import BadLines, ReadMeter, format_of, size_of
-        from ..build.owned import refuse_foreign_to_index
         from ..build.passages import Passages
-        from ..build.shards import partial_directory
         from ..build.staging import check_writable_target
         from ..encoder import Encoder
         from ..errors import InputError
@@ -226,7 +226,7 @@ def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
 @contextmanager
 def _kept(partial: Path | None) -> Iterator[None]:
     """Say where the vectors are, should the command end early."""
-    from ..build.shards import KEPT_FILES
+    from ..build.checkpointing import KEPT_FILES
 
     try:
         yield

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..build.postings import SegmentFiles
+from ..build.postings_writer import SegmentFiles
 from ..errors import IntegrityError
 from ..files import NOT_THERE, reading
 from ..index.checksum import checksum
@@ -33,7 +33,7 @@ class UnusableSegmentError(IntegrityError):
     """A segment of which nothing can be searched any more."""
 
 
-class PostingSalvage:
+class PostingRecovery:
     """The readable postings of the segment in ``directory``. ``damaged``: names of its files that are not whole;
     ``unreadable``: those among them that are not to be read.
 

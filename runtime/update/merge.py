@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..build import clustering
 from ..build import inversion as invert
-from ..build.postings import BYTES_A_POSTING, SegmentFiles, move, term_range, write_array
+from ..build.postings_writer import BYTES_A_POSTING, SegmentFiles, move, term_range, write_array
 from ..build.reordering import directions, similar_first, term_weights
 from ..build.segment_writer import write_spans
 from ..directory import AnyPath

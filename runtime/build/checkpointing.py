@@ -2,7 +2,7 @@
 
     OUT.partial/splade_edge_partial.json   says what the directory is
     OUT.partial/000000.shard …             the vectors of consecutive texts, written one after the other
-    OUT.partial/000007.journal             those of the shard that is being encoded, see journal.py
+    OUT.partial/000007.journal             those of the shard that is being encoded, see checkpoint_journal.py
 
 The input is cut by position alone, and a shard is encoded on its own: what is batched together, and with it the last
 bit of every vector, depends on the shard's texts and on nothing else. A shard names the digest of the encoder that made
@@ -31,7 +31,7 @@ from ..encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
 from ..errors import InputError, StorageError
 from ..files import NOT_THERE, reading, storage_errors, write_file_durably
 from ..forking import Owner, private_descriptor
-from .journal import Journal
+from .checkpoint_journal import Journal
 from ..locking import unlock
 from ..numerics import NUMERICS
 from ..vectors import SparseBatch
