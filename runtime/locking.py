@@ -1,4 +1,9 @@
-"""One writer at a time: a lock on a file, which the system lets go of when the process that holds it ends."""
+"""Locks between processes. The system releases a lock when the process that holds it ends.
+
+:func:`writer_lock` makes a process the one writer of an index: it locks the index's lock file, and the directory too
+where the file system allows. :func:`try_lock_directory` locks a directory alone, so that the working directory of a
+process that runs can be told from one that a killed process has left.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from .directory import AnyPath, Entry
 from .errors import IndexLockedError, StorageError
@@ -48,7 +54,61 @@ class WriterLock:
         """Let other writers in. A process that was forked from the holder only closes what it has of it."""
         for fd in (self._directory, self.fd):
             if fd is not None:
-                unlock(fd, self._owner)
+                _unlock(fd, self._owner)
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory, held until :meth:`release`.
+
+    Parameters
+    ----------
+    fd
+        The descriptor of the directory, which is locked already.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+        self._owner = Owner()
+
+    def release(self) -> None:
+        """Let other processes take the lock. Another call does nothing.
+
+        A process that was forked from the holder only closes its own descriptor.
+        """
+        if self._fd is not None:
+            _unlock(self._fd, self._owner)
+            self._fd = None
+
+
+def try_lock_directory(directory: Path) -> DirectoryLock | None:
+    """Lock a directory, without waiting.
+
+    Parameters
+    ----------
+    directory
+        An existing directory.
+
+    Returns
+    -------
+    DirectoryLock or None
+        None where another process holds the lock, or the file system or the operating system (Windows) has no locks on
+        directories.
+
+    Raises
+    ------
+    OSError
+        If the directory cannot be opened.
+    """
+    if sys.platform == "win32":
+        return None
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    private_descriptor(fd)
+    return DirectoryLock(fd)
 
 
 @contextmanager
@@ -70,7 +130,7 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
                 raise _locked(path, _holder(fd))
             directory = _try_directory(path)
         except BaseException:
-            unlock(fd, owner)
+            _unlock(fd, owner)
             raise
         lock = WriterLock(path, fd, directory)
         try:
@@ -83,7 +143,7 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
             lock.release()
 
 
-def unlock(fd: int, owner: Owner) -> None:
+def _unlock(fd: int, owner: Owner) -> None:
     """Close a locked file, and let others have the lock even where something else still has its descriptor. In a child
     of the ``owner`` the parent keeps the lock.
     """
@@ -129,7 +189,7 @@ def _try_directory(path: AnyPath) -> int | None:
 
 
 def _name_holder(fd: int) -> None:
-    """Put our process id into the first line, and leave the others (see index/record.py)."""
+    """Put our process id into the first line, and leave the others (see update/record.py)."""
     os.lseek(fd, 0, os.SEEK_SET)
     with os.fdopen(fd, "rb", closefd=False) as file:
         _, end, rest = file.read().partition(b"\n")

@@ -30,15 +30,12 @@ from ..encoder import Encoder
 from ..encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
 from ..errors import InputError, StorageError
 from ..files import NOT_THERE, reading, storage_errors, write_file_durably
-from ..forking import Owner, private_descriptor
+from ..forking import Owner
 from .checkpoint_journal import Journal
-from ..locking import unlock
+from ..locking import DirectoryLock, try_lock_directory
 from ..numerics import NUMERICS
 from ..vectors import SparseBatch
 from ..version import MADE_BY
-
-if sys.platform != "win32":
-    import fcntl
 
 PARTIAL_SUFFIX = ".partial"
 JOURNAL_SUFFIX = ".journal"
@@ -151,7 +148,8 @@ class ShardStore:
         self._noted: set[_Unusable] = set()
         self._reused = 0
         self._told = False
-        self._lock: int | None = None
+        self._lock: DirectoryLock | None = None  # stays None on Windows
+        self._taken = False
         self._owner = Owner()
         if os.path.lexists(directory):
             self._take()
@@ -215,7 +213,7 @@ class ShardStore:
     def _prepare(self) -> None:
         """Make the directory, and take it."""
         self._owner.refuse_child(f"the job whose vectors are kept in {self.directory}")
-        if self._lock is None:
+        if not self._taken:
             with storage_errors(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
             self._take()
@@ -228,7 +226,7 @@ class ShardStore:
 
     def close(self, *, keep: bool) -> None:
         """Let go of the directory; without ``keep`` (or with nothing in it) remove what we wrote there."""
-        if self._lock is None:
+        if not self._taken:
             return
         kept = sorted(self.directory.glob(KEPT_FILES))
         if self._owner.is_here and (not keep or not kept):
@@ -237,8 +235,9 @@ class ShardStore:
                     path.unlink()
                 (self.directory / MARKER_NAME).unlink(missing_ok=True)
                 self.directory.rmdir()
-        unlock(self._lock, self._owner)
-        self._lock = None
+        if self._lock is not None:
+            self._lock.release()
+        self._lock, self._taken = None, False
 
     def _take(self) -> None:
         if not self.directory.is_dir() or (
@@ -248,20 +247,11 @@ class ShardStore:
                 f"{self.directory} is where encoded vectors are kept, and it is something else; "
                 "move it away, or pass --no-resume"
             )
-        if sys.platform == "win32":
-            self._lock = os.open(os.devnull, os.O_RDONLY)
-            return
         with storage_errors(self.directory):
-            lock = os.open(self.directory, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise InputError(
-                f"{self.directory} is in use by another process; wait for it, or choose another output"
-            ) from None
-        private_descriptor(lock)
-        self._lock = lock
+            self._lock = try_lock_directory(self.directory)
+        if self._lock is None and sys.platform != "win32":
+            raise InputError(f"{self.directory} is in use by another process; wait for it, or choose another output")
+        self._taken = True
 
     def _paths(self) -> list[Path]:
         return sorted(self.directory.glob("[0-9]*.shard"))

@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,11 +16,8 @@ from ..directory import EXCHANGE, NO_REPLACE
 from ..directory import renameat2 as _renameat2
 from ..errors import InputError
 from ..files import NOT_THERE, STAGING_PREFIX, fsync_path, reading, storage_errors
-from ..forking import Owner, private_descriptor
-from ..locking import unlock
-
-if sys.platform != "win32":
-    import fcntl
+from ..forking import Owner
+from ..locking import try_lock_directory
 
 
 @contextlib.contextmanager
@@ -55,7 +51,7 @@ def staged_directory(
     try:  # from here on: an interrupt right after mkdir() must not leave the directory
         with storage_errors(target):
             staging.mkdir()
-            lock = _try_lock(staging)
+            lock = try_lock_directory(staging)
         yield staging
         owner.refuse_child(f"the directory {target}, which is being written,")
         with storage_errors(target):
@@ -63,13 +59,14 @@ def staged_directory(
             # Hours may have passed since the first look.
             check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
             _take_place(staging, target, force=force, keep=keep)
-            _unlock(lock, owner)  # who waits for the target may become its writer now
-            lock = None
+            if lock is not None:
+                lock.release()  # who waits for the target may become its writer now
             fsync_path(target.parent)
     finally:
         if owner.is_here:
             shutil.rmtree(staging, ignore_errors=True)
-        _unlock(lock, owner)
+        if lock is not None:
+            lock.release()
 
 
 def check_writable_target(
@@ -119,7 +116,7 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
     else:
         # Two renames: a kill between them leaves the old directory under ``.old``; the next writer puts it back.
         old = keep or staging.with_name(staging.name + ".old")
-        lock = _try_lock(target)
+        lock = try_lock_directory(target)
         try:
             try:
                 _rename_onto_nothing(target, old)
@@ -130,7 +127,8 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
                 if keep is None:
                     shutil.rmtree(old, ignore_errors=True)
         finally:
-            _unlock(lock, Owner())
+            if lock is not None:
+                lock.release()
 
 
 def _rename_onto_nothing(staging: Path, target: Path) -> None:
@@ -144,31 +142,11 @@ def _rename_onto_nothing(staging: Path, target: Path) -> None:
         raise
 
 
-def _try_lock(directory: Path) -> int | None:
-    """Hold an flock on a directory until :func:`_unlock`, so that a dead writer's staging can be told from a live
-    one's; None where it is held by another process or the system has no flock."""
-    if sys.platform == "win32":
-        return None
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        return None
-    private_descriptor(fd)
-    return fd
-
-
-def _unlock(lock: int | None, owner: Owner) -> None:
-    if lock is not None:
-        unlock(lock, owner)
-
-
 def _remove_leftovers(target: Path) -> None:
     """Remove staging directories of killed writers; put back an old directory if a kill fell between two renames."""
     leftover = re.compile(re.escape(f"{STAGING_PREFIX}{target.name}.") + r"[0-9a-f]{8}(\.old)?")
     for path in sorted(target.parent.iterdir()):
-        if not leftover.fullmatch(path.name) or not path.is_dir() or (lock := _try_lock(path)) is None:
+        if not leftover.fullmatch(path.name) or not path.is_dir() or (lock := try_lock_directory(path)) is None:
             continue
         try:
             if path.name.endswith(".old") and not target.exists():
@@ -176,7 +154,7 @@ def _remove_leftovers(target: Path) -> None:
             else:
                 shutil.rmtree(path, ignore_errors=True)
         finally:
-            _unlock(lock, Owner())
+            lock.release()
 
 
 def _fsync_tree(root: Path) -> None:

@@ -143,7 +143,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 def _check_index(path: Path) -> list[dict[str, Any]]:
     from ..artifact import open_artifact
     from ..files import safe_join
-    from ..repair.recovery import check_index
+    from ..repair.check import check_index
 
     index = check_index(path)
     m = index.manifest

@@ -17,7 +17,8 @@ from splade_edge.runtime.errors import InputError, StorageError
 from splade_edge.runtime.index.layout import INDEX_FORMAT, VERSION, IndexManifest
 from splade_edge.runtime.manifest import read_manifest, write_manifest
 from splade_edge.runtime.repair import postings_recovery, recovery
-from splade_edge.runtime.repair.recovery import BeyondRepairError, Repair, check_index, repair_index
+from splade_edge.runtime.repair.check import check_index
+from splade_edge.runtime.repair.recovery import BeyondRepairError, Repair, repair_index
 
 from tests import tiny
 from tests.oracle import top_k, write_index
