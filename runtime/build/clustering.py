@@ -1,4 +1,4 @@
-"""Kernels that make sketches of vectors and put them into the order of a 2-means tree. See reorder.py."""
+"""Kernels that make sketches of vectors and put them into the order of a 2-means tree. See reordering.py."""
 
 from __future__ import annotations
 

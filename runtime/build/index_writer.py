@@ -18,10 +18,9 @@ from ..version import MADE_BY
 from ..filters import parse_field
 from ..filters.formatting import spell_field
 from ..index.layout import INDEX_FORMAT, MANIFEST_NAME, VERSION, EncoderIdentity, IndexManifest, SegmentSettings, Statistics, TextSettings
-from ..update.merge_policy import SMALL
-from .segment_writer import PassageSpan, SegmentWriter, list_segment
-
-__all__ = ["IndexWriter", "PassageSpan"]
+from .limits import BLOCK_MAX_FROM, DEFAULT_MEMORY
+from .passages import PassageSpan
+from .segment_writer import SegmentWriter, list_segment
 
 _SEGMENT = "segments/00000001"
 
@@ -43,10 +42,10 @@ class IndexWriter:
         *,
         passages: bool = False,
         fields: Sequence[str] = (),
-        memory_bytes: int = 512 << 20,
+        memory_bytes: int = DEFAULT_MEMORY,
         scale: float | None = None,
         block_max: bool = True,
-        block_max_from: int = SMALL,
+        block_max_from: int = BLOCK_MAX_FROM,
         reorder: bool = False,
     ) -> None:
         self._root = directory

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..artifact import Artifact, copy_artifact, encoding_sha256, open_artifact
 from .corpus import BadLines, Record
@@ -20,16 +20,18 @@ from ..encoder.tokenizer import TextTokenizer, clean_text
 from ..errors import ArtifactError, InputError
 from ..files import storage_errors
 from ..index.layout import LOCK_NAME, MANIFEST_NAME, EncoderIdentity, IndexManifest, PassageSettings, Statistics, TextSettings
-from .index_writer import IndexWriter, PassageSpan
+from .limits import DEFAULT_MEMORY
 from ..locking import writer_lock
 from ..numerics import NUMERICS
 from .foreign_files import refuse_foreign_to_index
-from .passages import Passages, split
+from .passages import Passages, PassageSpan, split
 from .checkpointing import Note, ShardStore, encode_in_shards
 from .staging import check_writable_target, staged_directory
 from ..vectors import SparseBatch, SparseVector
 
-DEFAULT_MEMORY = 512 << 20
+if TYPE_CHECKING:
+    from .index_writer import IndexWriter
+
 QUERY_ENCODER = "encoder/query"
 DOCUMENT_ENCODER = "encoder/document"
 JOIN = "title + ' ' + text"
@@ -82,6 +84,8 @@ def build_index(
     ArtifactError (encoders that do not fit together or of the wrong side), StorageError (disk full); there is no index
     then.
     """
+    from .index_writer import IndexWriter  # loads Numba, which an updater that only deletes does without
+
     output = Path(output)
     check_writable_target(output, manifest=MANIFEST_NAME, force=force, refuse=refuse_foreign_to_index)
     document_encoder, query_encoder = _open_sides(document_encoder, query_encoder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from ..encoder.cutting import MOST_CHARACTERS, first_part
 from ..encoder.tokenizer import TextTokenizer, TokenSpans, clean_text
@@ -28,6 +29,14 @@ class Passages:
             raise InputError(
                 f"an overlap of {self.overlap} tokens; give 0 to {self.max_tokens - 1}, less than a passage"
             )
+
+
+class PassageSpan(NamedTuple):
+    """Whose passage a vector is: the document's ordinal in its segment, and (start, end) in characters of its text."""
+
+    document: int
+    start: int
+    end: int
 
 
 def split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0) -> list[tuple[int, int]]:

@@ -24,6 +24,7 @@ from ..vectors import SparseBatch
 from . import inversion as invert
 from ..index.checksum import checksum
 from ..index.layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, NO_SCALE, SEGMENT_ARRAYS, chunks, spans
+from .limits import DEFAULT_MEMORY
 from .reordering import Sketcher
 
 # Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 beside the last run's 8.
@@ -121,7 +122,7 @@ class PostingWriter:
 
     ``scale``: weight of one impact step; None for largest weight / 255. ``memory_bytes`` bounds the buffers.
     ``block_max``: write block-max data of the frequent terms. ``reorder``: put similar units next to each other, see
-    reorder.py; it holds 8 bytes a unit more, and a sample.
+    reordering.py; it holds 8 bytes a unit more, and a sample.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class PostingWriter:
         directory: AnyPath,
         vocab_size: int,
         *,
-        memory_bytes: int = 512 << 20,
+        memory_bytes: int = DEFAULT_MEMORY,
         scale: float | None = None,
         block_max: bool = True,
         reorder: bool = False,

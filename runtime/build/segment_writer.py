@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +17,9 @@ from ..filters import parse_field
 from ..index.documents import DocumentWriter
 from ..filters.fields import FieldWriter
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, SEGMENT_ARRAYS, SegmentEntry
+from .limits import DEFAULT_MEMORY
+from .passages import PassageSpan
 from .postings_writer import PostingCounts, PostingWriter
-
-
-class PassageSpan(NamedTuple):
-    """Whose passage a vector is: the document's ordinal in its segment, and (start, end) in characters of its text."""
-
-    document: int
-    start: int
-    end: int
 
 
 class SegmentWriter:
@@ -43,7 +36,7 @@ class SegmentWriter:
         *,
         passages: bool = False,
         fields: Sequence[str] = (),
-        memory_bytes: int = 512 << 20,
+        memory_bytes: int = DEFAULT_MEMORY,
         scale: float | None = None,
         block_max: bool = True,
         reorder: bool = False,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..build import clustering
 from ..build import inversion as invert
+from ..build.limits import BLOCK_MAX_FROM
 from ..build.postings_writer import BYTES_A_POSTING, SegmentFiles, move, term_range, write_array
 from ..build.reordering import directions, similar_first, term_weights
 from ..build.segment_writer import write_spans
@@ -23,7 +24,6 @@ from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, FREQUENT, SegmentEntry, 
 from ..index.segment import Segment
 from ..numba_support.arrays import U32, Bools
 from ..scorer import WINDOW_BITS
-from .merge_policy import SMALL
 
 _SKETCH_BYTES = 4 * clustering.DIMENSIONS  # of a unit's sums
 
@@ -53,7 +53,7 @@ def merge_segments(
     merge = _PostingMerge(sources, memory_bytes // BYTES_A_POSTING)
     if settings.passages:
         _merge_spans(directory, sources)
-    large = merge.units >= SMALL
+    large = merge.units >= BLOCK_MAX_FROM
     with storage_errors(directory):
         place = _write_order(directory, merge, scale, memory_bytes) if settings.reorder and large else None
         frequent = max(1, merge.units // FREQUENT) if settings.block_max and large else None
@@ -178,11 +178,11 @@ def _postings(segment: Segment, first: int, last: int) -> tuple[npt.NDArray[np.u
 
 
 def _write_order(directory: AnyPath, merge: _PostingMerge, scale: float, memory_bytes: int) -> U32:
-    """Put similar units next to each other, see reorder.py; returns where each unit comes."""
+    """Put similar units next to each other, see reordering.py; returns where each unit comes."""
     weights = term_weights(merge.sizes, merge.units, merge.units // FREQUENT)
     signs = directions(merge.vocab_size)
     path = directory / "sketches"
-    at_once = max(SMALL, memory_bytes // _SKETCH_BYTES)
+    at_once = max(BLOCK_MAX_FROM, memory_bytes // _SKETCH_BYTES)
     with operations.create(path) as file:
         for low in range(0, merge.units, at_once):
             sums = np.zeros((min(at_once, merge.units - low), clustering.DIMENSIONS), np.float32)

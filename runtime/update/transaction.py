@@ -1,8 +1,10 @@
 """Changing an index directory: what is added and deleted becomes visible in one step, by a new manifest.
 
-The only writer of what writer.py has made. Everything new goes into files that the manifest does not list yet; they
-are flushed to the disk, then the manifest is replaced, and only then what no manifest lists any more is removed. So
-whenever a writer dies, the index is that of the last manifest; what else lies there is removed by the next writer.
+A transaction is the only writer of an index. New data goes into files that the manifest does not list yet. These files
+are flushed to the disk, then the manifest is replaced, and only then files that no manifest lists any more are removed.
+So if a writer dies at any point, the index is that of the last manifest, and the next writer removes the rest.
+
+The modules that write postings load Numba. They are imported where they are needed, so that a delete starts fast.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from ..build.segment_writer import PassageSpan, SegmentWriter, list_segment
+from ..build.limits import BLOCK_MAX_FROM, DEFAULT_MEMORY
 from ..document import Document
 from ..errors import InputError
 from ..files import operations, storage_errors
@@ -30,10 +33,13 @@ from ..manifest import FileEntry, encode_manifest
 from ..vectors import SparseBatch
 from ..version import MADE_BY
 from .hold import WriterHold
-from .merge import Source, merge_segments
-from .merge_policy import SMALL, to_merge
+from .merge_policy import to_merge
 from .parts import Part, settings_of
 from .record import in_use
+
+if TYPE_CHECKING:
+    from ..build.passages import PassageSpan
+    from ..build.segment_writer import SegmentWriter
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Transaction:
     Raises IndexLockedError where there is another, IndexFormatError, IntegrityError, StorageError.
     """
 
-    def __init__(self, path: str | Path, *, memory_bytes: int = 512 << 20) -> None:
+    def __init__(self, path: str | Path, *, memory_bytes: int = DEFAULT_MEMORY) -> None:
         self._memory_bytes = memory_bytes
         self._owner = Owner()
         self._closed = self._broken = False
@@ -105,6 +111,8 @@ class Transaction:
         """
         self._refuse_broken()
         if self._pending is None:
+            from ..build.segment_writer import SegmentWriter
+
             self._pending = SegmentWriter(
                 self._root,
                 self._next_segment(),
@@ -214,7 +222,7 @@ class Transaction:
         deleted[ordinal] = True
 
     def commit(self, *, compact: bool = False, progress: Callable[[float], None] | None = None) -> Commit:
-        """Make everything since the last commit visible in one step; segments are merged as policy.py says, with
+        """Make everything since the last commit visible in one step; segments are merged as merge_policy.py says, with
         ``compact`` all into one. Raises StorageError; the index is then that of the last commit, unless the very last
         flush failed: then it may be either.
         """
@@ -280,7 +288,9 @@ class Transaction:
             for entry, live, deleted in zip(manifest.segments, self.index.segments, self._deleted, strict=True)
         ]
         if self._pending is not None and self._pending.documents:
-            entry, counts = self._pending.finish(progress, block_max_from=SMALL)
+            from ..build.segment_writer import list_segment
+
+            entry, counts = self._pending.finish(progress, block_max_from=BLOCK_MAX_FROM)
             deleted = np.zeros(entry.documents, np.bool_)
             deleted[list(self._pending_deleted)] = True
             parts.append(
@@ -303,6 +313,9 @@ class Transaction:
 
     def _merge(self, parts: Sequence[Part]) -> Part:
         """One segment of several, without what is deleted."""
+        from ..build.segment_writer import list_segment
+        from .merge import Source, merge_segments
+
         opened = {live.segment.entry.path: live.segment for live in self.index.segments}
         with contextlib.ExitStack() as stack:
             sources = []

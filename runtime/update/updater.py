@@ -1,4 +1,7 @@
-"""Changing an index: add, update and delete documents by id, and commit it in one step."""
+"""Changing an index: add, update and delete documents by id, and commit it in one step.
+
+What only adding needs (encoders, the corpus, passages) is imported where it is used, so that a delete starts fast.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,24 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from .. import numerics
 from ..artifact import Artifact, Variant, encoding_sha256, open_artifact
-from ..build.bundled import bundled_pair
-from ..build.corpus import BadLines, Record
-from ..build.indexing import DEFAULT_MEMORY, JOIN, Progress, encode_all
-from ..build.passages import Passages
-from ..build.segment_writer import PassageSpan
+from ..build.limits import DEFAULT_MEMORY
 from ..document import Document
-from ..encoder import Encoder
 from ..errors import INDEX_AGAIN, ArtifactError, IndexFormatError, InputError, export_again
 from ..files import safe_join
 from ..index import Index
 from ..index.layout import IndexManifest
 from ..vectors import SparseBatch
 from .transaction import Commit, Transaction
+
+if TYPE_CHECKING:
+    from ..build.corpus import BadLines, Record
+    from ..build.indexing import Progress
+    from ..build.passages import PassageSpan
+    from ..encoder import Encoder
 
 _BATCH = 500  # documents stored at a time
 
@@ -115,6 +120,8 @@ class IndexUpdater:
                     raise result
                 ordinals.append(result)
         if passages and spans is not None:
+            from ..build.passages import PassageSpan
+
             if any(not 0 <= span.document < len(ordinals) for span in spans):
                 raise InputError(f"a span is of a document that is not one of the {len(ordinals)} given")
             spans = [PassageSpan(ordinals[span.document], span.start, span.end) for span in spans]
@@ -187,6 +194,10 @@ class IndexUpdater:
         *,
         replace: bool,
     ) -> None:
+        from ..build.indexing import encode_all
+        from ..build.lines import BadLines
+        from ..build.passages import Passages
+
         self._refuse_failed()
         if self._encoder is None:
             self._encoder = open_document_encoder(self.index, self._given, self._threads)
@@ -225,6 +236,9 @@ def open_document_encoder(index: Index, given: str | Path | None, threads: int |
 
     Raises ArtifactError where there is none, or another.
     """
+    from ..build.indexing import JOIN
+    from ..encoder import Encoder
+
     manifest = index.manifest
     if manifest.document_vectors is None or manifest.text is None:
         raise IndexFormatError(
@@ -256,6 +270,8 @@ def _check_numerics(index: Index, artifact: Artifact) -> None:
 
 def _bundled_pair(index: Index) -> Path:
     """The pair of this installation, if the index was made with it. Raises ArtifactError that says what is needed."""
+    from ..build.bundled import bundled_pair
+
     manifest = index.manifest
     with contextlib.suppress(InputError, ArtifactError):  # there is none, or it is another
         pair = bundled_pair()

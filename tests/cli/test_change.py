@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,19 @@ def test_a_life(cli: Cli, living: Path, tiny_pair: Path, tmp_path: Path) -> None
     assert "merged" not in cli("compact", living).stdout
     cli("verify", living)
     assert cli("bench", living, "--seconds", "0.1", "-k", "1", check=None).returncode == 0
+
+
+def test_delete_loads_neither_numba_nor_an_encoder(living: Path) -> None:
+    code = (
+        "import sys\n"
+        "from splade_edge.runtime.cli.main import main\n"
+        "assert main(['delete', sys.argv[1], 'cats']) == 0\n"
+        "heavy = ('numba', 'llvmlite', 'onnxruntime', 'openvino', 'tokenizers', 'splade_edge.runtime.encoder')\n"
+        "sys.exit([name for name in heavy if name in sys.modules] or 0)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code, living], capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "deleted" in process.stdout
 
 
 def test_ids_from_a_file(cli: Cli, living: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.build import postings_writer
-from splade_edge.runtime.build.index_writer import IndexWriter, PassageSpan
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.build.passages import PassageSpan
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import IndexFormatError, InputError, IntegrityError
 from splade_edge.runtime.index import Index
