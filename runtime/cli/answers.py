@@ -9,7 +9,7 @@ from itertools import tee
 from typing import TYPE_CHECKING
 
 from .command import add_engine_arguments, power, share
-from .console import complain
+from .console import warn
 
 if TYPE_CHECKING:
     from ..evaluation.trec import Query
@@ -29,7 +29,7 @@ def answers(
     if cut:
         warn_cut(searcher, f"{cut} of the queries: the text was")
     if empty:
-        complain("warning", f"{empty} of the queries found nothing")
+        warn("warning", f"{empty} of the queries found nothing")
 
 
 def is_cut(searcher: Searcher, text: str) -> bool:
@@ -41,7 +41,7 @@ def warn_cut(searcher: Searcher, what: str) -> None:
     """Say that the end of a query was not read, or its beginning."""
     tokenizer = searcher.encoder.tokenizer_of("query")
     where = "after" if tokenizer.truncation_side == "right" else "before its last"
-    complain("warning", f"{what} cut {where} {tokenizer.max_length} tokens; the rest was not searched for")
+    warn("warning", f"{what} cut {where} {tokenizer.max_length} tokens; the rest was not searched for")
 
 
 def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +89,5 @@ def open_searcher(args: argparse.Namespace) -> Searcher:
         idf=args.idf,
     )
     if sys.stderr.isatty():
-        on_compile.append(
-            lambda: complain("note", "compiling the kernels for this machine; later starts find them cached")
-        )
+        on_compile.append(lambda: warn("note", "compiling the kernels for this machine; later starts find them cached"))
     return searcher

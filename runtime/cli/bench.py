@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import BACKENDS, positive_int, positive_ints, positive_seconds, shares
-from .console import cell, complain, json_line, new_console, new_table, write_out
+from .console import cell, json_line, new_console, new_table, warn, write_out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -288,7 +288,7 @@ def _encoder_tables(graphs: list[GraphReport]) -> list[tuple[str, Table]]:
     for graph in graphs:
         name = f"{graph.side}, {graph.backend} {graph.precision}"
         if graph.missing:
-            complain("warning", f"{name} is left out: {graph.missing}")
+            warn("warning", f"{name} is left out: {graph.missing}")
             continue
         for case, times in graph.latency.items():
             latency.add_row(*_latency_row(f"{name}, {case}", times))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import add_json_argument, byte_size, positive_int
-from .console import complain, finished, human_bytes, human_seconds, json_line, key_values, new_console, write_out
+from .console import finished, human_bytes, human_seconds, json_line, key_values, new_console, warn, write_out
 from .index import IndexingProgress
 from .info import bytes_below
 from .progress import Progress
@@ -82,9 +82,9 @@ class AddCommand:
             change = updater.add if self.name == "add" else updater.update
             change(records, bad_lines=bad_lines, progress=partial(done.show, bar))
             commit = updater.commit()
-        _complain_of(bad_lines)
+        _warn_of_skipped(bad_lines)
         if commit.clipped:
-            complain(
+            warn(
                 "warning",
                 f"{commit.clipped:,} weights are above the largest that the index's scale can tell apart, and were cut "
                 "to it; if more documents are like these, build the index anew",
@@ -147,7 +147,7 @@ An id that begins with a dash goes behind --, as in: splade-edge delete index/ -
             commit = updater.commit()
         missing = len(ids) - found
         if missing:
-            complain("skipped", f"{missing:,} ids that no document has")
+            warn("skipped", f"{missing:,} ids that no document has")
         _report(args, commit, time.monotonic() - started, missing)
         return 0
 
@@ -205,11 +205,11 @@ def _read_ids(source: str) -> list[str]:
     return ids
 
 
-def _complain_of(bad_lines: BadLines) -> None:
+def _warn_of_skipped(bad_lines: BadLines) -> None:
     for message in bad_lines.messages:
-        complain("skipped", message)
+        warn("skipped", message)
     if bad_lines.count > len(bad_lines.messages):
-        complain("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+        warn("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
 
 
 def _report(args: argparse.Namespace, commit: Commit, seconds: float, skipped: int) -> None:

@@ -54,7 +54,7 @@ def write_err(text: str) -> None:
         sys.stderr.flush()
 
 
-def complain(kind: str, message: str) -> None:
+def warn(kind: str, message: str) -> None:
     """``splade-edge: kind: message`` to standard error, on one line. Of a very long one, the beginning and the end,
     which names the fix.
     """
@@ -81,7 +81,7 @@ def finished(what: str | None) -> Iterator[None]:
         drop_output()
         if not isinstance(error, BrokenPipeError):  # whose reader has gone, as after | head
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else "interrupted"
-            complain("warning", f"{what}, but standard output does not take the summary: {reason}")
+            warn("warning", f"{what}, but standard output does not take the summary: {reason}")
 
 
 def drop_output(stream: TextIO | None = None) -> None:

@@ -12,7 +12,6 @@ from .answers import add_searcher_arguments, answers, open_searcher
 from .command import add_json_argument, positive_int
 from .console import (
     cell,
-    complain,
     finished,
     json_line,
     key_values,
@@ -20,6 +19,7 @@ from .console import (
     new_table,
     plural,
     printable,
+    warn,
     write_out,
 )
 from .progress import Progress
@@ -155,9 +155,9 @@ def _asked(args: argparse.Namespace) -> _Asked:
             )
         raise InputError(f"no query of {args.queries} has a judgement in {args.qrels}; do they belong together?")
     if unjudged:
-        complain("warning", f"{unjudged} of {len(queries)} queries have no judgement and are left out")
+        warn("warning", f"{unjudged} of {len(queries)} queries have no judgement and are left out")
     if unasked:
-        complain("warning", f"{unasked} of {len(qrels)} judged queries are not in {args.queries} and are left out")
+        warn("warning", f"{unasked} of {len(qrels)} judged queries are not in {args.queries} and are left out")
     return _Asked({query.id: qrels[query.id] for query in judged}, judged, unjudged, unasked)
 
 
@@ -183,7 +183,7 @@ def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, 
                 write_run(out, query.id, ((hit.id, hit.score) for hit in hits), args.tag)
             progress.update(len(results))
     if own:
-        complain(
+        warn(
             "warning",
             f"{plural(own, 'query')} found {'itself' if own == 1 else 'themselves'}, a document with its id and text; "
             "BEIR leaves these out: --exclude-self",
@@ -204,7 +204,7 @@ def _refuse_others(searcher: Searcher, asked: _Asked, results: dict[str, list[st
             f"none of the {plural(len(judged), 'document')} judged in {args.qrels} is in {args.index}; "
             "do they belong together?"
         )
-    complain("warning", f"no document that was found is judged in {args.qrels}")
+    warn("warning", f"no document that was found is judged in {args.qrels}")
 
 
 def _from_run(source: str, asked: _Asked, depth: int, *, exclude_self: bool) -> dict[str, list[str]]:
@@ -221,11 +221,9 @@ def _from_run(source: str, asked: _Asked, depth: int, *, exclude_self: bool) -> 
     if absent == len(asked.qrels):
         raise InputError(f"{source} has none of the judged queries; do they belong together?")
     if absent:
-        complain(
-            "warning", f"{absent} of {plural(len(asked.qrels), 'judged query')} are not in {source} and count as 0"
-        )
+        warn("warning", f"{absent} of {plural(len(asked.qrels), 'judged query')} are not in {source} and count as 0")
     if not any(document in asked.qrels[query] for query, found in results.items() for document in found):
-        complain("warning", f"no document of {source} is judged")
+        warn("warning", f"no document of {source} is judged")
     return results
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .command import add_engine_arguments, add_json_argument, byte_size, non_negative_int, positive_int
 from .console import (
-    complain,
     finished,
     human_bytes,
     human_seconds,
@@ -19,6 +18,7 @@ from .console import (
     key_values,
     new_console,
     plural,
+    warn,
     write_out,
 )
 from .info import FIELDS_SHOWN, KINDS, bytes_below, describe
@@ -190,14 +190,14 @@ class IndexCommand:
                 block_max=not args.no_block_max,
                 force=args.force,
                 resume=partial,
-                note=lambda line: complain("note", line),
+                note=lambda line: warn("note", line),
                 progress=lambda state: done.show(bar, state),
             )
         seconds = time.monotonic() - started
         for message in bad_lines.messages:
-            complain("skipped", message)
+            warn("skipped", message)
         if bad_lines.count > len(bad_lines.messages):
-            complain("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+            warn("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
         about = describe(output)
         for name in args.fields:
             _warn_of_an_empty_field(name, about["fields"])
@@ -232,7 +232,7 @@ def _kept(partial: Path | None) -> Iterator[None]:
         yield
     except BaseException:
         if partial is not None and any(partial.glob(KEPT_FILES)):
-            complain("note", f"what was encoded is kept in {partial}; the same command goes on from there")
+            warn("note", f"what was encoded is kept in {partial}; the same command goes on from there")
         raise
 
 
@@ -276,7 +276,7 @@ def _warn_of_an_empty_field(name: str, fields: dict[str, dict[str, Any]]) -> Non
     with_values = [field for field, counts in fields.items() if any(counts[kind] for kind in KINDS)]
     if spell_field(parse_field(name)) not in with_values:
         known = ", ".join(with_values[:FIELDS_SHOWN]) or "none"
-        complain("warning", f"no document has the field {name}; fields with values: {known}")
+        warn("warning", f"no document has the field {name}; fields with values: {known}")
 
 
 def _summary(manifest: IndexManifest, output: Path, seconds: float) -> list[tuple[str, str]]:

@@ -16,12 +16,12 @@ from . import bench, change, check, index, info, interrupts, search
 from . import eval as eval_command
 from .command import Command
 from .console import (
-    complain,
     drop_output,
     drop_what_is_left,
     prepare_streams,
     printable,
     shortened,
+    warn,
     write_err,
     write_out,
 )
@@ -140,10 +140,10 @@ def guarded(action: Callable[[], int]) -> int:
                 raise
             _flush()
     except SpladeEdgeError as error:
-        complain("error", str(error))
+        warn("error", str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        complain("error", "interrupted")
+        warn("error", "interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         drop_output()  # the reader has gone (| head)
@@ -156,10 +156,10 @@ def guarded(action: Callable[[], int]) -> int:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "standard output"
         too_long = error.errno == errno.ENAMETOOLONG
         remedy = "use a shorter name" if too_long else error.filename and remedy_of(error)
-        complain("error", f"{name}: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
+        warn("error", f"{name}: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
         return 2 if too_long else 1
     except MemoryError:
-        complain("error", "out of memory; close other programs, or give a smaller --memory")
+        warn("error", "out of memory; close other programs, or give a smaller --memory")
         return 1
     return code
 
@@ -251,7 +251,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, SpladeEdgeWarning):
-        complain("warning", str(message))
+        warn("warning", str(message))
     else:
         write_err(warnings.formatwarning(message, category, filename, lineno, line))
 
