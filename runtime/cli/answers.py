@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import tee
 from typing import TYPE_CHECKING
 
-from .command import add_engine_arguments, power, share
+from .command import add_engine_arguments, exponent, share
 from .console import warn
 
 if TYPE_CHECKING:
@@ -21,23 +21,23 @@ def answers(
 ) -> Iterator[tuple[Query, list[Hit]]]:
     """Each query with its hits, lazily and in order; warnings at the end say how many were cut or found nothing."""
     asked, searched = tee(queries)
-    cut = empty = 0
+    truncated = empty = 0
     for query, hits in zip(asked, searcher.search_many((q.text for q in searched), k, where=where), strict=True):
-        cut += is_cut(searcher, query.text)
+        truncated += is_truncated(searcher, query.text)
         empty += not hits
         yield query, hits
-    if cut:
-        warn_cut(searcher, f"{cut} of the queries: the text was")
+    if truncated:
+        warn_truncated(searcher, f"{truncated} of the queries: the text was")
     if empty:
         warn("warning", f"{empty} of the queries found nothing")
 
 
-def is_cut(searcher: Searcher, text: str) -> bool:
+def is_truncated(searcher: Searcher, text: str) -> bool:
     """Whether the encoder reads only a part of a query."""
     return searcher.encoder.tokenizer_of("query").encode(text).truncated
 
 
-def warn_cut(searcher: Searcher, what: str) -> None:
+def warn_truncated(searcher: Searcher, what: str) -> None:
     """Say that the end of a query was not read, or its beginning."""
     tokenizer = searcher.encoder.tokenizer_of("query")
     where = "after" if tokenizer.truncation_side == "right" else "before its last"
@@ -67,7 +67,7 @@ def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idf",
         metavar="POWER",
-        type=power,
+        type=exponent,
         help="multiply query weights with this power of the terms' inverse document frequency in the index; 0 leaves "
         "them as the encoder gives them (default: what the query encoder states; info shows it)",
     )

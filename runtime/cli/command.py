@@ -61,8 +61,8 @@ def share(text: str) -> float:
     return value
 
 
-def power(text: str) -> float:
-    """A power of the inverse document frequency."""
+def exponent(text: str) -> float:
+    """An exponent of the inverse document frequency."""
     from ..errors import InputError
     from ..idf import LARGEST_POWER, check_power
 

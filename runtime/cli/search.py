@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .answers import add_searcher_arguments, answers, is_cut, open_searcher, warn_cut
+from .answers import add_searcher_arguments, answers, is_truncated, open_searcher, warn_truncated
 from .command import positive_int
 from .console import cell, json_line, new_console, new_table, plural, write_out
 from .progress import Progress
@@ -145,7 +145,7 @@ def _write_json(searcher: Searcher, queries: Iterable[Query], args: argparse.Nam
     for query, hits in answers(searcher, queries, args.k, args.where):
         answer: dict[str, Any] = {} if args.queries is None else {"id": query.id}
         answer["query"] = query.text
-        answer["cut"] = is_cut(searcher, query.text)
+        answer["cut"] = is_truncated(searcher, query.text)
         if args.explain:
             answer["encoded_text"] = searcher.read_query(query.text).text
         vector = searcher.encode_query(query.text) if args.explain else None
@@ -202,8 +202,8 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     selection = None if args.where is None else searcher.index.select(args.where)
     # All of the query's terms are of interest only to a reader.
     vector = searcher.encode_query(query) if explain else searcher.encode_for_search(query)
-    if is_cut(searcher, query):
-        warn_cut(searcher, "the query was")
+    if is_truncated(searcher, query):
+        warn_truncated(searcher, "the query was")
     if explain and selection is not None:
         _explain_filter(console, selection)
     if explain:
