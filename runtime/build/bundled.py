@@ -1,4 +1,4 @@
-"""The pair that an installation may carry: `make dist` builds a wheel with one, so that indexing needs nothing else."""
+"""The pair that an installation may carry: ``make dist`` builds a wheel with one, so that indexing needs nothing more."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ _DIRECTORY = Path(__file__).parents[1] / "pair"  # `make dist` puts it into runt
 
 
 def bundled_pair() -> Path:
-    """The directory of the exported pair inside this installation, to be opened like any other.
+    """The directory of the exported pair inside this installation.
 
-    Raises InputError if it carries none.
+    Returns
+    -------
+    pathlib.Path
+        A directory to open like any other exported pair.
+
+    Raises
+    ------
+    InputError
+        If this installation carries no pair.
     """
     if not (_DIRECTORY / MANIFEST_NAME).is_file():
         raise InputError(

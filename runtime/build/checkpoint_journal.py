@@ -1,8 +1,8 @@
-"""What a long job has encoded since its last shard, so that a kill costs a minute at most, however slow the machine.
+"""The batches that a long job has encoded since its last shard. With it a kill costs a minute at most.
 
-A journal holds the vectors of batches, each under the digest of its token ids. Which texts are encoded together follows
-from the shard's texts, so a job that begins the shard again asks for the same batches, and ends with the same bytes.
-FORMAT.md has the bytes.
+A journal holds the vectors of batches, each under the digest of its token ids. The texts of a shard alone decide which
+texts are encoded together. So a job that begins the shard again asks for the same batches and ends with the same bytes.
+FORMAT.md describes the bytes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,21 @@ _DIGEST_BYTES = 32
 
 
 class Journal:
-    """The batches of one shard. ``encoder`` is the digest of what makes the vectors, 32 bytes; ``prepare`` makes the
-    directory, before the first write.
+    """The batches of one shard.
+
+    Parameters
+    ----------
+    path
+        The journal's file, which need not exist. A damaged end of the file is ignored, and later overwritten.
+    encoder
+        The digest of everything that decides the vectors, 32 bytes, see :func:`.checkpointing.encoder_digest`.
+    prepare
+        Makes the directory. It is called before each write.
+
+    Raises
+    ------
+    StorageError
+        If the file is there and the system refuses to read it.
     """
 
     def __init__(self, path: Path, encoder: bytes, prepare: Callable[[], None]) -> None:
@@ -41,7 +54,25 @@ class Journal:
         self.reused = 0
 
     def run(self, run: Run, batch: Batch) -> list[SparseVector]:
-        """The vectors of a batch: those of the journal, or what ``run`` gives. Raises StorageError."""
+        """The vectors of a batch: from the journal if they are there, else from ``run``.
+
+        Parameters
+        ----------
+        run
+            Encodes a batch.
+        batch
+            Token ids of each text.
+
+        Returns
+        -------
+        list of SparseVector
+            One vector for each text of the batch.
+
+        Raises
+        ------
+        StorageError
+            If the journal cannot be written.
+        """
         key = _key(batch)
         known = self._known.get(key)
         if known is not None and len(known) == len(batch):
@@ -54,7 +85,15 @@ class Journal:
         return vectors
 
     def keep(self) -> None:
-        """Write what is not yet on the disk. Raises StorageError."""
+        """Write to the disk what is not there yet.
+
+        Nothing is written in the first :data:`SECONDS` seconds, unless the journal exists already.
+
+        Raises
+        ------
+        StorageError
+            If the journal cannot be written.
+        """
         if self._waiting and (self._path.exists() or time.monotonic() - self._latest >= SECONDS):
             self._prepare()
             data = b"".join(self._waiting)

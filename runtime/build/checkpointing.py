@@ -1,12 +1,13 @@
-"""Vectors kept while a long job runs, so that a killed job goes on where it was.
+"""Checkpoints of a long encoding job: vectors are kept on disk, so that a killed job goes on where it was.
 
     OUT.partial/splade_edge_partial.json   says what the directory is
     OUT.partial/000000.shard …             the vectors of consecutive texts, written one after the other
     OUT.partial/000007.journal             those of the shard that is being encoded, see checkpoint_journal.py
 
-The input is cut by position alone, and a shard is encoded on its own: what is batched together, and with it the last
-bit of every vector, depends on the shard's texts and on nothing else. A shard names the digest of the encoder that made
-it and that of its texts; it is used again only where both are those of today. FORMAT.md has the bytes.
+Texts are divided into shards by position alone, and a shard is encoded on its own. So what is batched together, and
+with it the last bit of every vector, depends on the texts of the shard and on nothing else. A shard carries the digest
+of the encoder that made it and the digest of its texts. It is used again only if both are the same now. FORMAT.md
+describes the bytes.
 """
 
 from __future__ import annotations
@@ -63,14 +64,30 @@ class _Unusable(Enum):
 
 @dataclass(frozen=True)
 class Shard:
-    """Vectors of consecutive texts: digests of the ``encoder`` and of the ``texts``, 32 bytes each, and the vectors."""
+    """Vectors of consecutive texts.
+
+    Attributes
+    ----------
+    encoder
+        The digest of the encoder, 32 bytes, see :func:`encoder_digest`.
+    texts
+        The digest of the texts, 32 bytes.
+    encoded
+        One entry for each text.
+    """
 
     encoder: bytes
     texts: bytes
     encoded: list[Encoded]
 
     def to_bytes(self) -> bytes:
-        """As it lies on disk; the last 32 bytes are the SHA-256 of all before them."""
+        """The bytes of a shard's file.
+
+        Returns
+        -------
+        bytes
+            Header, table and vectors. The last 32 bytes are the SHA-256 of all bytes before them.
+        """
         table = np.array([(e.vector.indices.size, e.tokens, e.known, e.truncated) for e in self.encoded], _TEXT)
         batch = SparseBatch.stack(e.vector for e in self.encoded)
         header = _HEADER.pack(_MAGIC, self.encoder, self.texts, len(self.encoded), batch.indices.size)
@@ -81,7 +98,23 @@ class Shard:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Shard:
-        """Raises ValueError for bytes that :meth:`to_bytes` did not make."""
+        """Read the bytes of a shard's file.
+
+        Parameters
+        ----------
+        data
+            What :meth:`to_bytes` has returned.
+
+        Returns
+        -------
+        Shard
+            The shard. Its arrays may share memory with ``data``.
+
+        Raises
+        ------
+        ValueError
+            If the bytes are damaged.
+        """
         body = memoryview(data)[:-_DIGEST_BYTES]
         if hashlib.sha256(body).digest() != data[-_DIGEST_BYTES:] or data[: len(_MAGIC)] != _MAGIC:
             raise ValueError("its SHA-256 does not match")
@@ -107,12 +140,43 @@ class Shard:
 
 
 def partial_directory(output: Path) -> Path:
-    """Where the shards of an index lie while it is made."""
+    """The directory of the shards of an index while the index is made.
+
+    Parameters
+    ----------
+    output
+        The directory of the index. If it is a link, the link is not followed.
+
+    Returns
+    -------
+    pathlib.Path
+        An absolute path beside the index.
+    """
     return Path(os.path.abspath(output) + PARTIAL_SUFFIX)  # noqa: PTH100 - resolve() would follow a link
 
 
 def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore | None = None) -> Iterator[Encoded]:
-    """Encode texts lazily, in order, cut as a :class:`ShardStore` cuts them; what it holds already is not encoded."""
+    """Encode texts lazily, in order, shard by shard. Shards that the store holds already are not encoded again.
+
+    Parameters
+    ----------
+    encoder
+        The document encoder.
+    texts
+        Texts to encode. At most one shard of them is held in memory.
+    store
+        Where shards are kept; None: nowhere.
+
+    Yields
+    ------
+    Encoded
+        The vector of each text, and what is known about it.
+
+    Raises
+    ------
+    StorageError
+        If a shard cannot be read or written.
+    """
     for number, part in enumerate(_cut(texts)):
         if store is None:
             yield from encoder.encode(part, "document")
@@ -135,10 +199,23 @@ def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore |
 
 
 class ShardStore:
-    """The shards of one job, in a directory of their own that only one process uses at a time.
+    """The shards in one directory, locked against other processes until :meth:`close`.
 
-    ``note`` is told, in a line each, what is used again and what is not, and why. The directory is made with the first
-    shard. Raises InputError where it holds something else, or another process uses it.
+    Parameters
+    ----------
+    directory
+        Need not exist; it is made at the first write.
+    encoder
+        The encoder whose vectors are kept.
+    note
+        Receives one line about each reason why shards are not used, and one about how many texts are used again.
+
+    Raises
+    ------
+    InputError
+        If the directory is something else, or another process uses it.
+    StorageError
+        If the directory cannot be opened.
     """
 
     def __init__(self, directory: Path, encoder: Encoder, note: Note | None = None) -> None:
@@ -156,7 +233,23 @@ class ShardStore:
 
     @contextlib.contextmanager
     def journal(self, number: int) -> Iterator[Journal]:
-        """What is kept of a shard while it is encoded; it goes when the shard is written. Raises StorageError."""
+        """Keep the batches of a shard while it is encoded. The journal is removed when the block ends without an error.
+
+        Parameters
+        ----------
+        number
+            The shard's number, from 0.
+
+        Yields
+        ------
+        Journal
+            Its ``run`` encodes batches.
+
+        Raises
+        ------
+        StorageError
+            If the journal cannot be read or written.
+        """
         path = self.directory / f"{number:06d}{JOURNAL_SUFFIX}"
         journal = Journal(path, self._encoder, self._prepare)
         try:
@@ -177,7 +270,27 @@ class ShardStore:
         return len(self._paths())
 
     def read(self, number: int, texts: bytes, count: int) -> list[Encoded] | None:
-        """The vectors of a shard's texts, or None if they have to be made."""
+        """The vectors of a shard's texts, if they are there and valid.
+
+        Parameters
+        ----------
+        number
+            The shard's number, from 0.
+        texts
+            The digest of the texts, 32 bytes.
+        count
+            The number of texts.
+
+        Returns
+        -------
+        list of Encoded or None
+            None if the texts have to be encoded.
+
+        Raises
+        ------
+        StorageError
+            If the file is there and the system refuses to read it.
+        """
         path = self._path(number)
         try:
             with reading(path):
@@ -206,7 +319,22 @@ class ShardStore:
         return shard.encoded
 
     def write(self, number: int, texts: bytes, encoded: list[Encoded]) -> None:
-        """Keep a shard's vectors. Raises StorageError."""
+        """Write a shard durably.
+
+        Parameters
+        ----------
+        number
+            The shard's number, from 0.
+        texts
+            The digest of the texts, 32 bytes.
+        encoded
+            One entry for each text.
+
+        Raises
+        ------
+        StorageError
+            If the file cannot be written.
+        """
         self._prepare()
         write_file_durably(self._path(number), Shard(self._encoder, texts, encoded).to_bytes())
 
@@ -221,11 +349,18 @@ class ShardStore:
             write_file_durably(self.directory / MARKER_NAME, _MARKER)
 
     def end(self) -> None:
-        """The input has ended."""
+        """Say how many texts were used again, if that has not been said. Called when the input has ended."""
         self._tell()
 
     def close(self, *, keep: bool) -> None:
-        """Let go of the directory; without ``keep`` (or with nothing in it) remove what we wrote there."""
+        """Release the directory.
+
+        Parameters
+        ----------
+        keep
+            Whether shards and journals stay. If not, or if there are none, our files and the directory are removed;
+            other files in it stay.
+        """
         if not self._taken:
             return
         kept = sorted(self.directory.glob(KEPT_FILES))
@@ -272,8 +407,20 @@ class ShardStore:
 
 
 def encoder_digest(encoder: Encoder) -> bytes:
-    """SHA-256 over what a text's vector depends on besides the text: files, settings, engine, how texts are cut. (The
-    CPU is not in it: another one may give another last bit, which is no reason to throw hours of work away.)
+    """SHA-256 over all that decides a vector besides its text: files, settings, engine, threads and sizes of batches.
+
+    The CPU is not part of it. Another CPU may change the last bit of a vector, which is no reason to discard hours of
+    work.
+
+    Parameters
+    ----------
+    encoder
+        The document encoder.
+
+    Returns
+    -------
+    bytes
+        32 bytes.
     """
     manifest, variant = encoder.artifact.manifest, encoder.variant
     files = {name: manifest.files[name].sha256 for name in ("tokenizer.json", *variant_files(variant))}

@@ -1,4 +1,4 @@
-"""Which files below a directory of ours are of it, and which are somebody's: those must not go when it is replaced."""
+"""Which files in a directory of ours belong to it. Foreign files must not be lost when the directory is replaced."""
 
 from __future__ import annotations
 
@@ -26,13 +26,39 @@ _NAMED = 5
 
 
 def refuse_foreign_to_index(path: Path) -> None:
-    """Raise InputError, which names them, where files below an index directory are not of an index. Links never are."""
+    """Refuse to replace an index directory that holds files that are not of an index. Links always count as such.
+
+    Parameters
+    ----------
+    path
+        The index directory.
+
+    Raises
+    ------
+    InputError
+        If there are foreign files; the message names them.
+    StorageError
+        If some files cannot be listed, or a manifest cannot be read.
+    """
     listed = {name for encoder in _ENCODERS for name in _listed(path, encoder)}
     _refuse(path, "an index", [name for name in _files(path) if not _OURS.fullmatch(name) and not _has(listed, name)])
 
 
 def refuse_foreign_to_artifact(path: Path) -> None:
-    """:func:`refuse_foreign_to_index` for an artifact, or a pair of them."""
+    """Refuse to replace an artifact, or a pair of them, that holds other files.
+
+    Parameters
+    ----------
+    path
+        The directory of the artifact or pair.
+
+    Raises
+    ------
+    InputError
+        If there are foreign files; the message names them.
+    StorageError
+        If some files cannot be listed, or a manifest cannot be read.
+    """
     listed = set(_listed(path, ""))
     _refuse(path, "an artifact", [name for name in _files(path) if not _has(listed, name)])
 

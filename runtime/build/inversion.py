@@ -110,7 +110,7 @@ def place_run(
 
 
 @kernel
-def cut_blocks(
+def split_posting_lists(
     list_ptr: I64,
     units: U32,
     impacts: U8,
@@ -148,7 +148,7 @@ def cut_blocks(
 
 
 @kernel
-def chunk_row(units: U32, impacts: U8, maxima: U8, bases: U16, offsets: U8) -> None:
+def block_max_row(units: U32, impacts: U8, maxima: U8, bases: U16, offsets: U8) -> None:
     """Block-max data of one posting list: ``maxima[c]`` is the largest impact in chunk c; of the postings in its
     window, ``bases[s]`` come before its span s, and ``offsets[c]`` in the span before the chunk.
     """

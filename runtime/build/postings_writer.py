@@ -323,7 +323,7 @@ class SegmentFiles:
         local = np.empty(units.size, np.uint16)
         windows, starts = np.empty(most, np.uint16), np.empty(most, np.uint64)
         maxima, blocks_of = np.empty(most, np.uint8), np.empty(terms, np.int64)
-        blocks = invert.cut_blocks(list_ptr, units, impacts, WINDOW_BITS, local, windows, starts, maxima, blocks_of)
+        blocks = invert.split_posting_lists(list_ptr, units, impacts, WINDOW_BITS, local, windows, starts, maxima, blocks_of)
         kth = np.empty((terms, len(KTH_LEVELS)), np.uint8)
         invert.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
         checksums = np.fromiter(
@@ -353,7 +353,7 @@ class SegmentFiles:
     def _append_row(self, term: int, units: npt.NDArray[np.uint32], impacts: npt.NDArray[np.uint8]) -> None:
         maxima, offsets = np.empty(chunks(self._units), np.uint8), np.empty(chunks(self._units), np.uint8)
         bases = np.empty(spans(self._units), np.uint16)
-        invert.chunk_row(units, impacts, maxima, bases, offsets)
+        invert.block_max_row(units, impacts, maxima, bases, offsets)
         self._write("chunk_terms.u32", np.array([term], np.uint32))
         self._write("chunk_checksums.u32", np.array([checksum(maxima, bases, offsets)], np.uint32))
         self._write("chunk_impacts.u8", maxima)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation import DEFAULT_DEPTH, DEFAULT_MEASURES
 from .answers import add_searcher_arguments, answers, open_searcher
 from .command import add_json_argument, positive_int
 from .console import (
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ..evaluation.trec import Qrels, Query
     from ..searcher import Searcher
 
-DEFAULT_MEASURES, DEFAULT_DEPTH = "nDCG@10 RR@10 R@100", 1000
 _DESCRIPTION = """\
 Search all queries that have judgements, and print measures (ir-measures names). With --from-run a TREC run of any
 engine is measured in place of an index. With --compare the measures of another run stand beside them, with p of a

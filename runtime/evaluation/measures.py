@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, MissingExtraError
+from . import DEFAULT_MEASURES
 
-DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
-DEFAULT_DEPTH = 1000
 ROUNDS = 100_000  # random assignments of signs
 _EXACT = 16  # with so many queries, all assignments are tried
 _TOGETHER = 256

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,13 +75,10 @@ class Transaction:
             stack.callback(self._hold.close)
             self.path, self._root = self._hold.directory.path, self._hold.root
             self.index = Index.of(self._hold.directory)
-            stack.callback(self._close_index)
+            stack.callback(lambda: self.index.close())  # the index of the last commit
             self._hold.clean()
             self._begin()
             self._closing = stack.pop_all()
-
-    def _close_index(self) -> None:
-        self.index.close()
 
     def _begin(self) -> None:
         manifest = self.index.manifest
@@ -99,11 +96,6 @@ class Transaction:
     def units(self) -> int:
         """Vectors added since the last commit."""
         return 0 if self._pending is None else self._pending.units
-
-    @property
-    def documents(self) -> int:
-        """Documents stored since the last commit."""
-        return 0 if self._pending is None else self._pending.documents
 
     def add_documents(self, documents: Sequence[Document], *, replace: bool = False) -> list[int | InputError]:
         """Store documents (at most 500); each place of the result is an ordinal for :meth:`add_vectors`, or why there
@@ -221,7 +213,7 @@ class Transaction:
             deleted = self._deleted[place] = deleted.copy()
         deleted[ordinal] = True
 
-    def commit(self, *, compact: bool = False, progress: Callable[[float], None] | None = None) -> Commit:
+    def commit(self, *, compact: bool = False) -> Commit:
         """Make everything since the last commit visible in one step; segments are merged as merge_policy.py says, with
         ``compact`` all into one. Raises StorageError; the index is then that of the last commit, unless the very last
         flush failed: then it may be either.
@@ -229,7 +221,7 @@ class Transaction:
         self._refuse_broken()
         self._broken = True
         base = self.index.manifest
-        parts = self._parts(progress)
+        parts = self._parts()
         old = {entry.path for entry in base.segments}
         news = any(part.changed and (part.live or part.entry.path in old) for part in parts)
         parts = [part for part in parts if part.live]
@@ -280,7 +272,7 @@ class Transaction:
         if self._broken:
             raise InputError(f"an earlier change of {self.path} failed; close this writer and open another")
 
-    def _parts(self, progress: Callable[[float], None] | None) -> list[Part]:
+    def _parts(self) -> list[Part]:
         """All segments, the new one last."""
         manifest = self.index.manifest
         parts = [
@@ -290,7 +282,7 @@ class Transaction:
         if self._pending is not None and self._pending.documents:
             from ..build.segment_writer import list_segment
 
-            entry, counts = self._pending.finish(progress, block_max_from=BLOCK_MAX_FROM)
+            entry, counts = self._pending.finish(block_max_from=BLOCK_MAX_FROM)
             deleted = np.zeros(entry.documents, np.bool_)
             deleted[list(self._pending_deleted)] = True
             parts.append(
@@ -394,9 +386,3 @@ class Transaction:
                 self._pending.abort()
                 self._pending = None
             self._hold.clean()
-
-    def __enter__(self) -> Transaction:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
