@@ -14,5 +14,8 @@ Begin with indexing.py: ``build_index`` is the whole way from documents to an in
   files, bundled.py finds the pair that a wheel carries. limits.py has the limits that writers share.
 
 A *unit* is what has one vector: a document, or in an index of passages a passage. Units are numbered from 0 in the
-order in which they were added. update/ builds on this room; this room imports nothing from update/.
+order in which they were added. The *docid* of a unit is its position in the posting lists of its segment: the same
+number, unless the segment is reordered.
+
+update/ builds on this room; this room imports nothing from update/.
 """

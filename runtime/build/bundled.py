@@ -1,4 +1,4 @@
-"""The pair that an installation may carry: ``make dist`` builds a wheel with one, so that indexing needs nothing more."""
+"""The pair that an installation may carry: with the wheel of ``make dist`` indexing needs nothing more."""
 
 from __future__ import annotations
 

@@ -144,12 +144,12 @@ def tsv_header(first_line: bytes) -> TsvHeader | None:
     """
     names = [name.strip() for name in first_line.decode("utf-8", "replace").split("\t")]
     known = [name.lower() for name in names]
-    ids = [place for place, name in enumerate(known) if name in _ID_NAMES]
-    texts = [place for place, name in enumerate(known) if name in _TEXT_NAMES]
+    ids = [position for position, name in enumerate(known) if name in _ID_NAMES]
+    texts = [position for position, name in enumerate(known) if name in _TEXT_NAMES]
     if len(ids) != 1 or len(texts) != 1 or len(set(known)) < len(known) or "" in known:
         return None
     title = known.index("title") if "title" in known else None
-    others = [(name, place) for place, name in enumerate(names) if place not in (ids[0], texts[0], title)]
+    others = [(name, position) for position, name in enumerate(names) if position not in (ids[0], texts[0], title)]
     return TsvHeader(len(names), ids[0], title, texts[0], others)
 
 

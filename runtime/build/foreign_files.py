@@ -119,7 +119,7 @@ def _files(path: Path) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise cannot_read(error.filename, error)
 
-    for place, directories, names in os.walk(path, onerror=refuse):
-        links = [name for name in directories if (Path(place) / name).is_symlink()]
+    for directory, directories, names in os.walk(path, onerror=refuse):
+        links = [name for name in directories if (Path(directory) / name).is_symlink()]
         for name in (*names, *links):
-            yield (Path(place) / name).relative_to(path).as_posix()
+            yield (Path(directory) / name).relative_to(path).as_posix()

@@ -1,8 +1,9 @@
 """Writing the postings of a segment in bounded memory: collect vectors, spill inverted runs, merge them by term.
 
-Peak memory is about ``memory_bytes`` plus, a run, an array the size of the vocabulary. A run is a buffer of vectors
-sorted by term; runs are made in unit order, so the merge is a concatenation a term. Weights stay float32 until the
-merge, because the scale (largest weight / 255) is known only at the end.
+This is the sort-based inversion with runs on disk of Witten, Moffat & Bell ("Managing Gigabytes", 1999). A run is a
+buffer of vectors sorted by term. Runs are made in the order of the units, so merging a term is a concatenation. Peak
+memory is about ``memory_bytes``, plus for each run an array of the size of the vocabulary. Weights stay float32 until
+the merge, because the scale (largest weight / 255) is known only at the end.
 """
 
 from __future__ import annotations
@@ -34,8 +35,28 @@ _MIN_MEMORY = 8 << 20
 
 @dataclass(frozen=True)
 class PostingCounts:
-    """What was written: ``units``, ``postings``, ``blocks``, ``rows`` of block-max data and how many of their
-    chunks are ``occupied``, the ``scale``, and what quantization did.
+    """What was written.
+
+    Attributes
+    ----------
+    units
+        Vectors.
+    postings
+        Impacts that are not 0.
+    blocks
+        Posting list segments.
+    rows
+        Terms with block-max data.
+    occupied
+        Blocks with a posting, over all these terms.
+    scale
+        Weight of one impact step.
+    empty
+        Vectors without terms.
+    below_half_a_step
+        Weights that were rounded to 0.
+    clipped
+        Weights above 255 steps.
     """
 
     units: int
@@ -118,11 +139,28 @@ class _Buffer:
 
 
 class PostingWriter:
-    """Collects unit vectors in order and writes the posting files of a segment into ``directory``.
+    """Collects the vectors of units in order and writes the posting files of a segment.
 
-    ``scale``: weight of one impact step; None for largest weight / 255. ``memory_bytes`` bounds the buffers.
-    ``block_max``: write block-max data of the frequent terms. ``reorder``: put similar units next to each other, see
-    reordering.py; it holds 8 bytes a unit more, and a sample.
+    Parameters
+    ----------
+    directory
+        The directory of the segment.
+    vocab_size
+        The number of terms.
+    memory_bytes
+        Memory for the buffers, at least 8 MiB.
+    scale
+        Weight of one impact step; None: largest weight / 255.
+    block_max
+        Whether block-max data of the frequent terms is written.
+    reorder
+        Whether similar units are put next to each other, see reordering.py. It takes 8 bytes more for each unit, and a
+        sample.
+
+    Raises
+    ------
+    InputError
+        For a scale that is not a positive number, or too little memory.
     """
 
     def __init__(
@@ -154,9 +192,20 @@ class PostingWriter:
         self.units = 0
 
     def add(self, batch: SparseBatch) -> None:
-        """Append unit vectors, in unit order.
+        """Append the vectors of the next units.
 
-        Raises InputError for terms outside the vocabulary or not strictly ascending, weights not positive and finite.
+        Parameters
+        ----------
+        batch
+            The vectors.
+
+        Raises
+        ------
+        InputError
+            For terms outside the vocabulary or not strictly ascending, for weights that are not positive and finite,
+            and for more units than a segment holds.
+        StorageError
+            If a run cannot be written.
         """
         batch = SparseBatch(
             np.ascontiguousarray(batch.indptr, np.int64),
@@ -206,16 +255,32 @@ class PostingWriter:
             self._runs.append(_Run(run.term_ptr, path))
 
     def finish(self, progress: Callable[[float], None] | None = None, block_max_from: int = 0) -> PostingCounts:
-        """Merge the runs and write the files. ``progress`` is told the share of terms done, 0 to 1. With less than
-        ``block_max_from`` units there is no block-max data.
+        """Merge the runs and write the files.
+
+        Parameters
+        ----------
+        progress
+            Receives the share of terms that are merged, 0 to 1.
+        block_max_from
+            With fewer units there is no block-max data.
+
+        Returns
+        -------
+        PostingCounts
+            What was written.
+
+        Raises
+        ------
+        StorageError
+            If a file cannot be written.
         """
         runs = [*self._runs, self._invert_pending()]  # the last stays in memory
         del self._buffer
         scale = self._scale or (self._largest / MAX_IMPACT) or NO_SCALE
         with storage_errors(self._directory), self._open_files(block_max_from) as files:
-            place = None
+            new_units = None
             if self._sketches is not None:
-                place = self._write_order(self._sketches.order())
+                new_units = self._write_order(self._sketches.order())
             sizes = np.zeros(self._vocab_size, np.int64)
             for run in runs:
                 sizes += np.diff(run.term_ptr)
@@ -223,8 +288,8 @@ class PostingWriter:
             while first < self._vocab_size:
                 last = term_range(sizes, first, self._capacity)
                 list_ptr, units, impacts = self._merge(runs, first, last, scale, files)
-                if place is not None:
-                    move(list_ptr, units, impacts, place)
+                if new_units is not None:
+                    move(list_ptr, units, impacts, new_units)
                 files.append(list_ptr, units, impacts)
                 first = last
                 if progress is not None:
@@ -255,9 +320,9 @@ class PostingWriter:
         """Write which unit comes where; returns where each unit comes."""
         with operations.create(self._directory / "original_units.u32") as file:
             write_array(file, original)
-        place = np.empty_like(original)
-        place[original] = np.arange(original.size, dtype=np.uint32)
-        return place
+        new_units = np.empty_like(original)
+        new_units[original] = np.arange(original.size, dtype=np.uint32)
+        return new_units
 
     def _merge(
         self, runs: list[_Run], first: int, last: int, scale: float, files: SegmentFiles
@@ -284,9 +349,16 @@ class PostingWriter:
 
 
 class SegmentFiles:
-    """The open posting files of a segment; terms are appended in ascending order.
+    """The open posting files of a segment. Terms are appended in ascending order. A context manager.
 
-    Terms of at least ``frequent`` postings get a row of block-max data; None: no term does.
+    Parameters
+    ----------
+    directory
+        The directory of the segment.
+    units
+        The number of units.
+    frequent
+        Terms of at least this many postings get a row of block-max data; None: no term does.
     """
 
     def __init__(self, directory: AnyPath, units: int, frequent: int | None) -> None:
@@ -316,7 +388,22 @@ class SegmentFiles:
     def append(
         self, list_ptr: npt.NDArray[np.int64], units: npt.NDArray[np.uint32], impacts: npt.NDArray[np.uint8]
     ) -> None:
-        """Write the posting lists of the next terms."""
+        """Write the posting lists of the next terms.
+
+        Parameters
+        ----------
+        list_ptr
+            int64 ``[terms + 1]``, the range of each list.
+        units
+            uint32 ``[postings]``, ascending in each list.
+        impacts
+            uint8 ``[postings]``, at least 1.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be written.
+        """
         terms = list_ptr.size - 1
         windows_in_all = (int(units.max()) >> WINDOW_BITS) + 1 if units.size else 0
         most = int(np.minimum(np.diff(list_ptr), windows_in_all).sum())
@@ -363,7 +450,13 @@ class SegmentFiles:
         self.occupied += int(np.count_nonzero(maxima))
 
     def close_pointers(self) -> tuple[int, int]:
-        """Write the end of the last block; returns (postings, blocks)."""
+        """Write the end of the last posting list segment.
+
+        Returns
+        -------
+        (int, int)
+            The numbers of postings and of posting list segments.
+        """
         self._write("block_postings.u64", np.array([self._postings], np.uint64))
         return self._postings, self._blocks
 
@@ -375,22 +468,57 @@ def move(
     list_ptr: npt.NDArray[np.int64],
     units: npt.NDArray[np.uint32],
     impacts: npt.NDArray[np.uint8],
-    place: npt.NDArray[np.uint32],
+    new_units: npt.NDArray[np.uint32],
 ) -> None:
-    """Give the units of posting lists their new places, and sort each list by them, in place."""
+    """Renumber the units of posting lists and sort each list by the new numbers, in new_units.
+
+    Parameters
+    ----------
+    list_ptr
+        int64 ``[lists + 1]``, the range of each list.
+    units
+        uint32 ``[postings]``, replaced.
+    impacts
+        uint8 ``[postings]``, permuted along with the units.
+    new_units
+        uint32 ``[units]``, the new number of each unit.
+    """
     for a, b in itertools.pairwise(list_ptr.tolist()):
-        keys = (place[units[a:b]].astype(np.uint64) << np.uint64(8)) | impacts[a:b]
+        keys = (new_units[units[a:b]].astype(np.uint64) << np.uint64(8)) | impacts[a:b]
         keys.sort()
         units[a:b] = keys >> np.uint64(8)
         impacts[a:b] = keys.astype(np.uint8)
 
 
 def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:
-    """Append the bytes of a contiguous array to a file."""
+    """Append the bytes of an array to a file.
+
+    Parameters
+    ----------
+    file
+        The file, open for writing.
+    array
+        A contiguous array.
+    """
     operations.write(file, array.reshape(-1).view(np.uint8).data)
 
 
 def term_range(sizes: npt.NDArray[np.int64], first: int, capacity: int) -> int:
-    """The end of the longest range of terms from ``first`` whose postings fit the buffer; at least one term."""
+    """Find the longest range of terms whose postings fit the buffer; it has at least one term.
+
+    Parameters
+    ----------
+    sizes
+        int64 ``[vocab]``, the postings of each term.
+    first
+        The first term of the range.
+    capacity
+        The most postings.
+
+    Returns
+    -------
+    int
+        The end of the range.
+    """
     end = int(np.searchsorted(np.cumsum(sizes[first:]), capacity, side="right")) + first
     return min(max(end, first + 1), sizes.size)

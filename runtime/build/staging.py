@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all: written under a temporary name beside their place, then renamed."""
+"""Directories that appear whole or not at all: they are written beside the target, then renamed."""
 
 from __future__ import annotations
 
@@ -29,16 +29,36 @@ def staged_directory(
     refuse: Callable[[Path], None] | None = None,
     keep: Path | None = None,
 ) -> Iterator[Path]:
-    """A new directory beside ``target`` that takes its place when the block ends without an error.
+    """Make a directory that takes its target's place when the block ends without an error.
 
-    Everything in it is fsynced before the rename. On an error the staging directory is removed and ``target`` is as it
-    was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target removes.
-    ``manifest`` is the file by which a directory of the same kind is known: only such a one is replaced, with
-    ``force``, and if ``refuse`` does not raise: what else lies in it would be lost (see foreign_files.py). ``keep``: where the
-    one that was replaced goes, beside the target; None: it is removed.
+    Everything in it is flushed to the disk before the rename. After an error the temporary directory is removed and the
+    target is as it was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target
+    removes.
 
-    Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors
-    of the block itself pass through.
+    Parameters
+    ----------
+    target
+        Where the directory will be.
+    manifest
+        The file by which a directory of the same kind is recognised. Only such a directory is replaced.
+    force
+        Whether a directory that is there may be replaced.
+    refuse
+        Called with a directory that would be replaced; raises if it holds something else (see foreign_files.py).
+    keep
+        Where the directory that was replaced goes, beside the target; None: it is removed.
+
+    Yields
+    ------
+    pathlib.Path
+        The temporary directory, empty.
+
+    Raises
+    ------
+    InputError
+        If the target may not be replaced.
+    StorageError
+        If the system refuses one of our writes. Errors of the block itself pass through.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target itself
     check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
@@ -72,8 +92,25 @@ def staged_directory(
 def check_writable_target(
     target: Path, *, manifest: str, force: bool, refuse: Callable[[Path], None] | None = None
 ) -> None:
-    """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError, StorageError
-    where it cannot be looked at. ``refuse`` may do so too, of a directory that would be replaced.
+    """Refuse a target that may not be written or replaced. Called early, before hours of work.
+
+    Parameters
+    ----------
+    target
+        Where a directory will be written.
+    manifest
+        The file by which a directory of the same kind is recognised.
+    force
+        Whether a directory that is there may be replaced.
+    refuse
+        Called with a directory that would be replaced; raises if it holds something else.
+
+    Raises
+    ------
+    InputError
+        If the target may not be written or replaced.
+    StorageError
+        If the target cannot be looked at.
     """
     if not os.path.lexists(target):
         return

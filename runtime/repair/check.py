@@ -17,7 +17,27 @@ _NAMED = 5  # an error names this many damaged files
 
 
 def read_index_manifest(path: Path) -> IndexManifest:
-    """The manifest of an index. Raises IndexFormatError (none, too new), IntegrityError (damaged)."""
+    """Read the manifest of an index.
+
+    Parameters
+    ----------
+    path
+        The index directory.
+
+    Returns
+    -------
+    IndexManifest
+        The manifest.
+
+    Raises
+    ------
+    IndexFormatError
+        If there is none, or its version is too new.
+    IntegrityError
+        If it is damaged.
+    StorageError
+        If the system refuses to read it.
+    """
     return read_manifest(
         path / MANIFEST_NAME, IndexManifest, format=INDEX_FORMAT, version=VERSION, error=IndexFormatError
     )
@@ -26,9 +46,27 @@ def read_index_manifest(path: Path) -> IndexManifest:
 def find_damage(
     path: Path, manifest: IndexManifest, unreadable: dict[str, StorageError] | None = None
 ) -> dict[str, str]:
-    """The files that are not as the manifest (or that of an encoder) lists them: name below the index -> reason.
+    """Find the files that are not as the manifest, or that of an encoder, lists them.
 
-    What the system does not let us read goes to ``unreadable``, or StorageError is raised for the first.
+    Parameters
+    ----------
+    path
+        The index directory.
+    manifest
+        Its manifest.
+    unreadable
+        Receives the files that the system refuses to read, with the error of each. None: the first such error is
+        raised.
+
+    Returns
+    -------
+    dict of str to str
+        The reason by the file's name, relative to the index.
+
+    Raises
+    ------
+    StorageError
+        If a file cannot be read and ``unreadable`` is None.
     """
     damaged = damaged_files(path, manifest.files, unreadable)
     for relative in (manifest.query_encoder, manifest.document_encoder):
@@ -45,7 +83,27 @@ def find_damage(
 
 
 def check_index(path: str | Path) -> Index:
-    """Check every byte of an index and its encoders, and open it. Raises IntegrityError that names damaged files."""
+    """Check every byte of an index and its encoders, and open it.
+
+    Parameters
+    ----------
+    path
+        The index directory.
+
+    Returns
+    -------
+    Index
+        The index, open. The caller closes it.
+
+    Raises
+    ------
+    IntegrityError
+        If a file is damaged; the message names the damaged files.
+    IndexFormatError
+        If there is no index, or one that this release cannot read.
+    StorageError
+        If the system refuses to read a file.
+    """
     path = Path(path)
     while True:
         manifest = read_index_manifest(path)

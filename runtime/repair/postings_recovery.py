@@ -1,8 +1,8 @@
-"""Which postings of a damaged segment are as they were written, and a segment's posting files made of them.
+"""Which postings of a damaged segment are as they were written, and new posting files made of them.
 
-A posting list is proven by its CRC-32. To know where it lies takes the pointers, which are proven by their file's
-SHA-256 alone; where they are damaged, one window's worth of units (every index of up to 65,536) needs less of them.
-Arrays are read with NumPy alone: no kernel follows an unchecked pointer.
+A posting list is verified by its CRC-32. Its position follows from pointers, which only the SHA-256 of their file
+verifies. If these are damaged, a segment of one docid range (up to 65,536 units) can do with fewer of them. Arrays are
+read with NumPy alone: no kernel follows an unchecked pointer.
 """
 
 from __future__ import annotations
@@ -34,12 +34,22 @@ class UnusableSegmentError(IntegrityError):
 
 
 class PostingRecovery:
-    """The readable postings of the segment in ``directory``. ``damaged``: names of its files that are not whole;
-    ``unreadable``: those among them that are not to be read.
+    """The readable postings of a segment.
 
-    ``readable`` bool ``[V]``: terms whose postings are as they were written; ``counts`` int64 ``[V]``: postings of each
-    term, as far as known, at least 1 for a term that had some. Methods raise UnusableSegmentError where a file is
-    missing without which postings cannot be told apart.
+    Methods raise UnusableSegmentError if a file is missing without which postings cannot be told apart.
+
+    Parameters
+    ----------
+    directory
+        The segment's directory.
+    entry
+        Its entry in the manifest.
+    vocab_size
+        The number of terms.
+    damaged
+        Names of its files that are damaged.
+    unreadable
+        Names among them that must not be read.
     """
 
     def __init__(
@@ -123,16 +133,16 @@ class PostingRecovery:
                 continue
             if "term_checksums.u32" not in self._damaged and checksum(units[a:b], impacts[a:b]) != sums[term]:
                 continue
-            places = self._places(term)
+            docids = self._docids(term)
             terms[term] = (
-                places is not None
+                docids is not None
                 and int(impacts[a:b].min()) > 0
-                and int(places[-1]) < self._entry.units
-                and bool((np.diff(places) > 0).all())
+                and int(docids[-1]) < self._entry.units
+                and bool((np.diff(docids) > 0).all())
             )
         return terms
 
-    def _places(self, term: int) -> I64 | None:
+    def _docids(self, term: int) -> I64 | None:
         """The units of a term in the segment's own order; None where blocks and postings do not fit together."""
         a, b = int(self._term_blocks[term]), int(self._term_blocks[term + 1])
         lengths = np.diff(self._block_postings[a : b + 1])
@@ -140,23 +150,40 @@ class PostingRecovery:
         if (lengths <= 0).any() or int(lengths.sum()) != last - first:
             return None
         windows = np.repeat(self._block_windows[a:b], lengths)
-        places: I64 = (windows << WINDOW_BITS) + self.array("posting_units.u16")[first:last]
-        return places
+        docids: I64 = (windows << WINDOW_BITS) + self.array("posting_units.u16")[first:last]
+        return docids
 
     def write(self, directory: Path, keep: Bools) -> SegmentEntry:
-        """Write the readable postings of the units that are kept, bool ``[units]``, renumbered.
+        """Write the readable postings of the units that are kept.
 
-        Returns the entry of the new segment; its number of documents is still the old one.
+        Parameters
+        ----------
+        directory
+            The new segment's directory.
+        keep
+            bool ``[units]``. The units that are kept are renumbered.
+
+        Returns
+        -------
+        SegmentEntry
+            The new segment's entry. Its number of documents is still the old one.
+
+        Raises
+        ------
+        UnusableSegmentError
+            If the order of the units is lost.
+        OSError
+            If a file cannot be written.
         """
         terms = self.readable
         order = self._order()
-        place_kept = keep if order is None else keep[order]
-        place = np.cumsum(place_kept) - 1
-        units = int(place_kept.sum())
+        kept_docids = keep if order is None else keep[order]
+        new_docids = np.cumsum(kept_docids) - 1
+        units = int(kept_docids.sum())
         if order is not None:
-            original = (np.cumsum(keep) - 1)[order[place_kept]].astype(SEGMENT_ARRAYS["original_units.u32"].dtype)
+            original = (np.cumsum(keep) - 1)[order[kept_docids]].astype(SEGMENT_ARRAYS["original_units.u32"].dtype)
             (directory / "original_units.u32").write_bytes(original.tobytes())
-        everything = bool(place_kept.all())
+        everything = bool(kept_docids.all())
         impacts = self.array("posting_impacts.u8")
         frequent = max(1, units // FREQUENT) if self._entry.rows else None
         with SegmentFiles(directory, units, frequent) as files:
@@ -164,15 +191,15 @@ class PostingRecovery:
                 list_ptr = np.zeros(last - first + 1, np.int64)
                 parts: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
                 for term in range(first, last):
-                    places = self._places(term) if terms[term] else None
-                    if places is None:
+                    docids = self._docids(term) if terms[term] else None
+                    if docids is None:
                         list_ptr[term - first + 1] = list_ptr[term - first]
                         continue
                     own = impacts[self._ranges[0][term] : self._ranges[1][term]]
                     if not everything:
-                        own, places = own[place_kept[places]], place[places[place_kept[places]]]
-                    parts.append((places.astype(np.uint32), np.asarray(own)))
-                    list_ptr[term - first + 1] = list_ptr[term - first] + places.size
+                        own, docids = own[kept_docids[docids]], new_docids[docids[kept_docids[docids]]]
+                    parts.append((docids.astype(np.uint32), np.asarray(own)))
+                    list_ptr[term - first + 1] = list_ptr[term - first] + docids.size
                 files.append(
                     list_ptr,
                     np.concatenate([np.empty(0, np.uint32), *(part[0] for part in parts)]),
@@ -198,7 +225,23 @@ class PostingRecovery:
         return order
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """An array of the size it should have, whatever its file holds: zeros stand for what is missing."""
+        """An array of the size that it should have, whatever its file holds. Zeros stand for what is missing.
+
+        Parameters
+        ----------
+        name
+            The name of a file in ``SEGMENT_ARRAYS``.
+
+        Returns
+        -------
+        ndarray
+            Its dtype and shape are those of ``SEGMENT_ARRAYS``.
+
+        Raises
+        ------
+        StorageError
+            If the system refuses to read the file.
+        """
         if name not in self._loaded:
             spec = SEGMENT_ARRAYS[name]
             shape = array_shape(spec, self._entry, self._vocab_size)
@@ -213,7 +256,18 @@ class PostingRecovery:
         return self._loaded[name]
 
     def unusable(self, name: str) -> UnusableSegmentError:
-        """The error for a file without which nothing can be told."""
+        """The error for a file without which no posting can be told.
+
+        Parameters
+        ----------
+        name
+            The name of the file.
+
+        Returns
+        -------
+        UnusableSegmentError
+            The error, to be raised.
+        """
         return UnusableSegmentError(f"{self._directory / name} is damaged, and no posting can be told without it")
 
 

@@ -38,15 +38,25 @@ _SIDES = ("query", "document")
 
 
 class BeyondRepairError(IntegrityError):
-    """Nothing of an index can be searched any more. ``rescued``: how many documents were saved."""
+    """Nothing of an index can be searched any more. The message says where the saved documents are."""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What was ``damaged`` (file below the index -> reason), which of these files were ``rebuilt``, and what was
-    ``lost``, a line each; where nothing was, the index answers as it did. ``rescued``: a file of documents that could
-    be read but are not in the index any more, in BEIR form; None if there are none. ``original``: where the index lies
-    in whose place the repaired one is; None if it was not replaced.
+    """What a repair has done.
+
+    Attributes
+    ----------
+    damaged
+        The reason by the name of each damaged file, relative to the index.
+    rebuilt
+        Names of the damaged files that were rebuilt.
+    lost
+        What was lost, one line each. If nothing was, the index answers as before.
+    rescued
+        A file of documents, in BEIR form, that could be read but are not in the index any more; None if there are none.
+    original
+        Where the damaged index is now; None if it was not replaced.
     """
 
     damaged: dict[str, str]
@@ -63,17 +73,42 @@ def repair_index(
     fields: Sequence[str] | None = None,
     without_unreadable: bool = False,
 ) -> Repair:
-    """Write an index of what can be saved of ``path``, checked in full, in its place (in one step) or to ``output``.
+    """Write an index of everything that can be saved of another, checked in full.
 
-    An index without damage is left alone, and none is written. ``fields``: names of stored fields that get an index
-    where that has to be made again; None: those that had one. The index that is replaced stays beside it, under its
-    name with ``.damaged``, until the user deletes it.
+    It replaces the damaged index in one step, or goes to ``output``. The index that is replaced stays beside it, under
+    its name with ``.damaged``, until the user deletes it. An index without damage is left alone, and none is written.
 
-    What the system does not let us read may be whole, so nothing is repaired then; with ``without_unreadable`` such a
-    file counts as damaged.
+    A file that the system refuses to read may be whole. So nothing is repaired then, unless ``without_unreadable`` is
+    true.
 
-    Raises BeyondRepairError (its documents are saved as far as they can be read), InputError (``output`` exists),
-    IndexFormatError, StorageError.
+    Parameters
+    ----------
+    path
+        The index directory.
+    output
+        Where the new index goes; None: it replaces the damaged one.
+    fields
+        Names of stored fields that get an index where that has to be made again; None: those that had one.
+    without_unreadable
+        Whether a file that the system refuses to read counts as damaged.
+
+    Returns
+    -------
+    Repair
+        What was done.
+
+    Raises
+    ------
+    BeyondRepairError
+        If no segment can be searched. Its documents are saved as far as they can be read.
+    InputError
+        If ``output`` exists, or files of an earlier repair do.
+    IndexFormatError
+        If there is no index, or one that this release cannot read.
+    IndexLockedError
+        If another process is changing the index.
+    StorageError
+        If the system refuses to read or write.
     """
     path = Path(path)
     target = Path(output) if output is not None else path
@@ -165,7 +200,7 @@ class _Repairing:
 
     def segments(self) -> None:
         """Copy whole segments, make damaged ones again, leave out what cannot be searched."""
-        for place, entry in enumerate(self._manifest.segments):
+        for position, entry in enumerate(self._manifest.segments):
             names = list(segment_files(self._manifest, entry))
             names += [entry.tombstones] if entry.tombstones else []
             if not self._damaged.keys() & set(names):
@@ -173,7 +208,7 @@ class _Repairing:
                     self._copy(name)
                 self.kept.append(entry)
                 continue
-            deleted = self._deleted(place)
+            deleted = self._deleted(position)
             recovered = SegmentRecovery(
                 self._path, self._manifest, entry, self._damaged.keys(), self._unreadable, deleted, self._term_name
             )  # fmt: skip
@@ -193,13 +228,13 @@ class _Repairing:
             for file in sorted(directory.iterdir()):
                 self._files[f"{entry.path}/{file.name}"] = describe_file(file)
 
-    def _deleted(self, place: int) -> Bools | None:
+    def _deleted(self, position: int) -> Bools | None:
         """The deleted documents of a segment. Where their file is damaged, those that a later one has replaced."""
-        entry = self._manifest.segments[place]
+        entry = self._manifest.segments[position]
         if entry.tombstones not in self._damaged:
             return read_tombstones(self._path, self._manifest, entry)
         later: set[str] = set()
-        for other in self._manifest.segments[place + 1 :]:
+        for other in self._manifest.segments[position + 1 :]:
             later.update(document.id for _, document in self._documents_of(other))
         deleted = np.zeros(entry.documents, np.bool_)
         own = [(ordinal, document.id) for ordinal, document in self._documents_of(entry)]

@@ -1,8 +1,8 @@
 """What can still be read of a damaged segment, and a new segment made of it.
 
-Only what a checksum vouches for is taken: a whole file by its SHA-256, a term's postings by their CRC-32, a document by
-its own. Nothing is guessed. What follows from these is computed again (maxima, block-max data, checksums, the indexes
-of fields), so damage there costs nothing.
+Only what a checksum verifies is used: a whole file by its SHA-256, the postings of a term by their CRC-32, a document
+by its own checksum. Nothing is guessed. What follows from these is computed again (maxima, block-max data, checksums,
+the indexes of fields), so damage there loses nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,17 @@ _NAMED = 5  # of what was lost, so many are named
 
 @dataclass(frozen=True)
 class NewSegment:
-    """A segment made again: its entry, the damaged files that were ``rebuilt``, and what was ``lost``, a line each."""
+    """A segment that was rebuilt.
+
+    Attributes
+    ----------
+    entry
+        Its entry for the manifest.
+    rebuilt
+        Names of the damaged files, relative to the index.
+    lost
+        What was lost, one line each.
+    """
 
     entry: SegmentEntry
     rebuilt: list[str]
@@ -43,9 +53,24 @@ class NewSegment:
 
 
 class SegmentRecovery:
-    """The readable parts of a segment. ``damaged``: files of the index that are not as its manifest lists them;
-    ``unreadable``: those among them that the system does not let us read;
-    ``deleted``: bool ``[documents]``, or None; ``term_name``: what a term is called where one is lost.
+    """The readable parts of a segment.
+
+    Parameters
+    ----------
+    root
+        The index directory.
+    manifest
+        Its manifest.
+    entry
+        The segment's entry in it.
+    damaged
+        Files of the index that are damaged.
+    unreadable
+        Files among them that the system refuses to read.
+    deleted
+        bool ``[documents]``, which documents are deleted; None: none.
+    term_name
+        Returns the name of a term that is lost, for the report.
     """
 
     def __init__(
@@ -72,7 +97,18 @@ class SegmentRecovery:
         )  # fmt: skip
 
     def documents(self) -> Iterator[tuple[int, Document]]:
-        """The documents that can be read and are not deleted, by ordinal. Raises StorageError."""
+        """The documents that can be read and are not deleted.
+
+        Yields
+        ------
+        (int, Document)
+            Ordinal and document, ascending.
+
+        Raises
+        ------
+        StorageError
+            If the system refuses to read them.
+        """
         if DOCUMENTS_FILE in self._unreadable:
             return
         for ordinal, document in documents_of(self._directory / DOCUMENTS_FILE, self._entry.documents):
@@ -88,8 +124,28 @@ class SegmentRecovery:
         return mask
 
     def write(self, directory: Path, fields: Sequence[str] | None = None) -> NewSegment:
-        """Write what can be saved as the files of a segment. ``fields``: names of those that get an index; None: those
-        that had one. Raises UnusableSegmentError where nothing can be searched, StorageError.
+        """Write everything that can be saved as the files of a segment.
+
+        Parameters
+        ----------
+        directory
+            The new segment's directory. It is made.
+        fields
+            Names of stored fields that get an index; None: those that had one.
+
+        Returns
+        -------
+        NewSegment
+            The segment, and what was lost.
+
+        Raises
+        ------
+        UnusableSegmentError
+            If nothing can be searched.
+        StorageError
+            If the system refuses to read a file.
+        OSError
+            If a file cannot be written.
         """
         rebuilt, lost = [], []
         keep = self._readable_documents & ~self._deleted
@@ -207,8 +263,24 @@ class SegmentRecovery:
 
 
 def documents_of(file: Path, count: int | None = None) -> Iterator[tuple[int, Document]]:
-    """The documents of a file that are as they were written, by ordinal; ``count`` of them were (None: unknown). Raises
-    StorageError where the system does not let it be read.
+    """The documents of a file that are as they were written.
+
+    Parameters
+    ----------
+    file
+        A file of documents.
+    count
+        How many documents were written; None: unknown.
+
+    Yields
+    ------
+    (int, Document)
+        Ordinal and document, ascending.
+
+    Raises
+    ------
+    StorageError
+        If the system refuses to read the file.
     """
     try:
         if count is None:

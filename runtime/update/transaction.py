@@ -44,9 +44,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a commit did: its ``generation`` (the one before, where there was nothing to do), documents ``added`` under
-    new ids, ``updated`` and ``deleted``, and the ``documents`` and ``segments`` there are now. ``merged``: segments
-    that were written anew. ``clipped``: weights above 255 steps of the index's scale.
+    """What a commit has done.
+
+    Attributes
+    ----------
+    generation
+        The generation of the index; the same as before if there was nothing to do.
+    added, updated, deleted
+        Documents that were added under new ids, replaced, and deleted.
+    documents, segments
+        Documents and segments of the index now.
+    merged
+        Segments that were merged or rewritten.
+    clipped
+        Weights above 255 steps of the index's scale.
     """
 
     generation: int
@@ -62,7 +73,23 @@ class Commit:
 class Transaction:
     """The one writer of an index directory, until :meth:`close`. Nothing is visible before :meth:`commit`.
 
-    Raises IndexLockedError where there is another, IndexFormatError, IntegrityError, StorageError.
+    Parameters
+    ----------
+    path
+        The index directory.
+    memory_bytes
+        Memory for postings.
+
+    Raises
+    ------
+    IndexLockedError
+        If there is another writer.
+    IndexFormatError
+        If there is no index, or one that this release cannot read.
+    IntegrityError
+        If the index is damaged.
+    StorageError
+        If the system refuses to read or write.
     """
 
     def __init__(self, path: str | Path, *, memory_bytes: int = DEFAULT_MEMORY) -> None:
@@ -98,8 +125,26 @@ class Transaction:
         return 0 if self._pending is None else self._pending.units
 
     def add_documents(self, documents: Sequence[Document], *, replace: bool = False) -> list[int | InputError]:
-        """Store documents (at most 500); each place of the result is an ordinal for :meth:`add_vectors`, or why there
-        is none. ``replace``: delete the document that has the id; else such an id is refused.
+        """Store documents. Their vectors must follow, see :meth:`add_vectors`.
+
+        Parameters
+        ----------
+        documents
+            At most 500 documents.
+        replace
+            Whether a document replaces the one that has its id; if not, such an id is refused.
+
+        Returns
+        -------
+        list of int or InputError
+            For each document its ordinal in the new segment, or the reason why it is not stored.
+
+        Raises
+        ------
+        InputError
+            If the writer is closed, or an earlier change failed.
+        StorageError
+            If the documents cannot be written.
         """
         self._refuse_broken()
         if self._pending is None:
@@ -151,7 +196,22 @@ class Transaction:
         return results
 
     def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
-        """The vectors of the documents that :meth:`add_documents` stored; see :meth:`IndexWriter.add_vectors`."""
+        """Append the vectors of the documents that :meth:`add_documents` has stored.
+
+        Parameters
+        ----------
+        batch
+            The vectors.
+        spans
+            In an index of passages: one entry for each vector, documents ascending.
+
+        Raises
+        ------
+        InputError
+            For malformed vectors or spans, or more units than an index holds.
+        StorageError
+            If postings cannot be written.
+        """
         if self._pending is None:
             if len(batch):
                 raise InputError("add documents before their vectors")
@@ -161,7 +221,23 @@ class Transaction:
         self._pending.add_vectors(batch, spans)
 
     def delete(self, ids: Sequence[str]) -> list[str]:
-        """Delete documents by id; returns the ids that no document has."""
+        """Delete documents by id.
+
+        Parameters
+        ----------
+        ids
+            Ids of documents.
+
+        Returns
+        -------
+        list of str
+            The ids that no document has.
+
+        Raises
+        ------
+        InputError
+            If the writer is closed, or an earlier change failed.
+        """
         self._refuse_broken()
         missing = []
         for start in range(0, len(ids), 500):
@@ -180,7 +256,18 @@ class Transaction:
         return missing
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Which of these ids no document has."""
+        """Find the ids that no document has.
+
+        Parameters
+        ----------
+        ids
+            Ids to look for.
+
+        Returns
+        -------
+        list of str
+            Those that no document has, each once.
+        """
         found = set(self._find(ids))
         if self._pending is not None:
             for start in range(0, len(ids), 500):
@@ -189,7 +276,15 @@ class Transaction:
         return [document_id for document_id in dict.fromkeys(ids) if document_id not in found]
 
     def count(self, *, truncated: int = 0, bad_lines: int = 0) -> None:
-        """Add to the statistics of the index."""
+        """Add to the statistics of the index.
+
+        Parameters
+        ----------
+        truncated
+            Units that were truncated.
+        bad_lines
+            Lines that were skipped.
+        """
         s = self._statistics
         self._statistics = msgspec.structs.replace(
             s, truncated=s.truncated + truncated, bad_lines=s.bad_lines + bad_lines
@@ -198,25 +293,45 @@ class Transaction:
     def _find(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Of these ids, (segment, ordinal) of the committed documents that are not deleted."""
         found = {}
-        for place, live in enumerate(self.index.segments):
-            deleted = self._deleted[place]
+        for position, live in enumerate(self.index.segments):
+            deleted = self._deleted[position]
             for document_id, ordinal in live.segment.documents.find(ids):
                 if deleted is None or not deleted[ordinal]:
-                    found[document_id] = place, ordinal
+                    found[document_id] = position, ordinal
         return found
 
-    def _delete(self, place: int, ordinal: int) -> None:
-        deleted, committed = self._deleted[place], self.index.segments[place].deleted
+    def _delete(self, position: int, ordinal: int) -> None:
+        deleted, committed = self._deleted[position], self.index.segments[position].deleted
         if deleted is None:
-            deleted = self._deleted[place] = np.zeros(self.index.segments[place].segment.entry.documents, np.bool_)
+            deleted = self._deleted[position] = np.zeros(
+                self.index.segments[position].segment.entry.documents, np.bool_
+            )
         elif deleted is committed:
-            deleted = self._deleted[place] = deleted.copy()
+            deleted = self._deleted[position] = deleted.copy()
         deleted[ordinal] = True
 
     def commit(self, *, compact: bool = False) -> Commit:
-        """Make everything since the last commit visible in one step; segments are merged as merge_policy.py says, with
-        ``compact`` all into one. Raises StorageError; the index is then that of the last commit, unless the very last
-        flush failed: then it may be either.
+        """Make all changes since the last commit visible in one step.
+
+        Parameters
+        ----------
+        compact
+            Whether all segments are merged into one; if not, merge_policy.py decides.
+
+        Returns
+        -------
+        Commit
+            What was done.
+
+        Raises
+        ------
+        InputError
+            If the writer is closed, or an earlier change failed.
+        IndexReplacedError
+            If another process has replaced the index. Nothing was committed.
+        StorageError
+            If the system refuses to write. The index is that of the last commit, unless the very last flush failed:
+            then it may be either.
         """
         self._refuse_broken()
         self._broken = True
@@ -262,7 +377,13 @@ class Transaction:
         return Commit(manifest.generation, *done, manifest.live, len(manifest.segments), merged, clipped)
 
     def refuse_closed(self) -> None:
-        """Raise InputError where the writer is closed, and in a child of the process that opened it."""
+        """Check that the writer is open, and that this is the process that opened it.
+
+        Raises
+        ------
+        InputError
+            If it is not.
+        """
         self._owner.refuse_child(f"this writer of {self.path}")
         if self._closed:
             raise InputError(f"this writer of {self.path} is closed; open another")
@@ -373,8 +494,9 @@ class Transaction:
                 operations.sync(directory)
 
     def close(self) -> None:
-        """Forget what was not committed, and let other writers in. In a child of the process that opened the writer
-        nothing is done: all of it is the parent's.
+        """Discard what was not committed, and release the lock.
+
+        In a child of the process that opened the writer nothing happens, because all of it is the parent's.
         """
         if self._closed:
             return

@@ -32,11 +32,19 @@ _BATCH = 500  # documents stored at a time
 
 
 class IndexUpdater:
-    """The one writer of an index. A context manager: what was done is committed at the end of the block, or, if it
-    ends with an error, forgotten.
+    """The one writer of an index.
 
-    Readers see nothing of it before :meth:`commit`, and keep what they have opened (see :meth:`Index.refresh`). Merging
-    of segments happens within :meth:`commit`, never in the background. Not safe from several threads.
+    As a context manager it commits at the end of the block. If the block ends with an error, the changes are discarded.
+
+    Readers see nothing before :meth:`commit`, and keep what they have opened (see :meth:`Index.refresh`). Segments are
+    merged within :meth:`commit`, never in the background. Not safe from several threads. Make one with :meth:`open`.
+
+    Parameters
+    ----------
+    transaction
+        The writer of the index directory.
+    document_encoder, threads
+        See :meth:`open`.
     """
 
     def __init__(self, transaction: Transaction, document_encoder: str | Path | None, threads: int | None) -> None:
@@ -57,10 +65,33 @@ class IndexUpdater:
     ) -> IndexUpdater:
         """Become the writer of an index directory.
 
-        ``document_encoder``: the artifact or pair that the index was made with, to add documents; not needed where the
-        index carries it, or to delete. It is refused unless it gives the vectors the index was made of.
+        Parameters
+        ----------
+        path
+            The index directory.
+        document_encoder
+            The artifact or pair that the index was made with. It is needed to add documents, unless the index carries
+            the encoder. It is refused unless it gives the vectors that the index was made of.
+        threads
+            Threads of the encoder; None: the CPUs that this process may use.
+        memory_bytes
+            Memory for postings, also while merging.
 
-        Raises IndexLockedError (another process is changing the index), IndexFormatError, IntegrityError, StorageError.
+        Returns
+        -------
+        IndexUpdater
+            The writer.
+
+        Raises
+        ------
+        IndexLockedError
+            If another process is changing the index.
+        IndexFormatError
+            If there is no index, or one that this release cannot read.
+        IntegrityError
+            If the index is damaged.
+        StorageError
+            If the system refuses to read or write.
         """
         return cls(Transaction(path, memory_bytes=memory_bytes), document_encoder, threads)
 
@@ -76,10 +107,28 @@ class IndexUpdater:
         bad_lines: BadLines | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        """Encode documents and add them. An id that is in use goes to ``bad_lines`` (default: an error).
+        """Encode documents and add them.
 
-        Raises CorpusError (a bad line), ArtifactError (no document encoder, another, or vectors that this release would
-        make otherwise: see :mod:`splade_edge.runtime.numerics`), StorageError.
+        Parameters
+        ----------
+        records
+            Documents, or :class:`Record` with their locations.
+        bad_lines
+            Receives documents whose id is in use, or that cannot be stored. None: these are errors.
+        progress
+            Receives the state, some documents at a time.
+
+        Raises
+        ------
+        CorpusError
+            For a bad line.
+        ArtifactError
+            If there is no document encoder, or another one, or one whose vectors this release would compute in another
+            way (see :mod:`splade_edge.runtime.numerics`).
+        IndexFormatError
+            If the index was made of vectors, not of texts.
+        StorageError
+            If the system refuses to read or write.
         """
         self._encode(records, bad_lines, progress, replace=False)
 
@@ -90,8 +139,19 @@ class IndexUpdater:
         bad_lines: BadLines | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        """:meth:`add`, where a document takes the place of the one that has its id, if there is one. It counts as
-        inserted now: so it ties behind those that were there.
+        """Encode documents; each replaces the document that has its id, or is added if there is none.
+
+        A replaced document counts as inserted now. So among equal scores it comes behind those that were there.
+
+        Parameters
+        ----------
+        records, bad_lines, progress
+            As for :meth:`add`.
+
+        Raises
+        ------
+        CorpusError, ArtifactError, IndexFormatError, StorageError
+            As for :meth:`add`.
         """
         self._encode(records, bad_lines, progress, replace=True)
 
@@ -103,10 +163,25 @@ class IndexUpdater:
         *,
         replace: bool = False,
     ) -> None:
-        """Add documents with vectors of your own, one each in the same order; in an index of passages one a span, whose
-        ``document`` counts from 0 within this call. ``replace``: as :meth:`update`.
+        """Add documents with vectors of your own.
 
-        Raises InputError for ids that are in use and for malformed vectors.
+        Parameters
+        ----------
+        documents
+            The documents.
+        vectors
+            One vector for each document, in the same order; in an index of passages one for each span.
+        spans
+            In an index of passages: one entry for each vector. Its ``document`` counts from 0 within this call.
+        replace
+            Whether a document replaces the one that has its id, as in :meth:`update`.
+
+        Raises
+        ------
+        InputError
+            For ids that are in use, and for malformed vectors or spans.
+        StorageError
+            If the system refuses to read or write.
         """
         self._refuse_failed()
         passages = self._transaction.settings.passages
@@ -129,8 +204,24 @@ class IndexUpdater:
         self._failed = False
 
     def delete(self, ids: Iterable[str], *, ignore_missing: bool = False) -> int:
-        """Delete documents by id; returns how many. Raises InputError, and deletes none, where an id is not there,
-        unless ``ignore_missing``.
+        """Delete documents by id.
+
+        Parameters
+        ----------
+        ids
+            Ids of documents.
+        ignore_missing
+            Whether ids that no document has are ignored.
+
+        Returns
+        -------
+        int
+            How many documents were deleted.
+
+        Raises
+        ------
+        InputError
+            If an id is missing and ``ignore_missing`` is false (then nothing is deleted), or is not a string.
         """
         self._refuse_failed()
         ids = [ids] if isinstance(ids, str) else list(ids)
@@ -145,13 +236,39 @@ class IndexUpdater:
         return self._transaction.deleted - before
 
     def commit(self) -> Commit:
-        """Make all changes since the last commit visible in one step, and durable. Segments are merged where there are
-        many of a size. Raises StorageError; the index is then as the last commit left it.
+        """Make all changes since the last commit visible in one step, and durable.
+
+        Segments are merged if there are many of one size.
+
+        Returns
+        -------
+        Commit
+            What was done.
+
+        Raises
+        ------
+        InputError
+            If an earlier change failed.
+        IndexReplacedError
+            If another process has replaced the index. Nothing was committed.
+        StorageError
+            If the system refuses to write. The index is then as the last commit left it.
         """
         return self._commit(compact=False)
 
     def compact(self) -> Commit:
-        """:meth:`commit`, and merge all segments into one without deleted documents."""
+        """Commit, and merge all segments into one without deleted documents.
+
+        Returns
+        -------
+        Commit
+            What was done.
+
+        Raises
+        ------
+        InputError, IndexReplacedError, StorageError
+            As for :meth:`commit`.
+        """
         return self._commit(compact=True)
 
     def _commit(self, *, compact: bool) -> Commit:
@@ -162,7 +279,7 @@ class IndexUpdater:
         return commit
 
     def close(self) -> None:
-        """Forget what was not committed, and let other writers in."""
+        """Discard what was not committed, and let other writers in."""
         self._transaction.close()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -232,9 +349,28 @@ class _Sink:
 
 
 def open_document_encoder(index: Index, given: str | Path | None, threads: int | None) -> Encoder:
-    """The graph that made the vectors of an index: from ``given``, an artifact or a pair, else from the index itself.
+    """Open the graph that made the vectors of an index.
 
-    Raises ArtifactError where there is none, or another.
+    Parameters
+    ----------
+    index
+        The index.
+    given
+        An artifact or a pair; None: the encoder that the index carries, or the pair of this installation.
+    threads
+        Threads of the encoder; None: the CPUs that this process may use.
+
+    Returns
+    -------
+    Encoder
+        The document encoder.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no encoder, or another one.
+    IndexFormatError
+        If the index was made of vectors, not of texts.
     """
     from ..build.indexing import JOIN
     from ..encoder import Encoder
