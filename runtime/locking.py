@@ -31,8 +31,16 @@ _HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
 
 
 class WriterLock:
-    """A lock that is held. ``path`` is its file, open as ``fd``; ``exclusive``: the directory itself is locked too, so
-    that there is no second writer even where the file is removed (not on every file system).
+    """The lock of the writer of an index, held.
+
+    Parameters
+    ----------
+    path
+        The lock file.
+    fd
+        Its descriptor, locked.
+    directory
+        The descriptor of its directory, locked; None if the file system cannot lock directories.
     """
 
     def __init__(self, path: AnyPath, fd: int, directory: int | None) -> None:
@@ -43,15 +51,21 @@ class WriterLock:
 
     @property
     def exclusive(self) -> bool:
-        """Whether removing the file lets no other writer in."""
+        """Whether the directory is locked too, so that no second writer comes in even if the lock file is removed."""
         return self._directory is not None
 
     def is_in_place(self) -> bool:
-        """Whether the locked file is still the one at its path."""
+        """Whether the locked file is still the one at its path.
+
+        Returns
+        -------
+        bool
+            False if the file was removed or replaced.
+        """
         return _is_at(self.fd, self.path)
 
     def release(self) -> None:
-        """Let other writers in. A process that was forked from the holder only closes what it has of it."""
+        """Let other writers in. A process that was forked from the holder only closes its own descriptors."""
         for fd in (self._directory, self.fd):
             if fd is not None:
                 _unlock(fd, self._owner)
@@ -113,11 +127,27 @@ def try_lock_directory(directory: Path) -> DirectoryLock | None:
 
 @contextmanager
 def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
-    """Hold the lock file ``path``, which is made if it is not there and stays, and its directory. The file begins with
-    the holder's process id.
+    """Hold the lock of the writer of an index.
 
-    Raises IndexLockedError if another process, or another writer of this one, holds it; StorageError where it cannot be
-    written, or the file system has no locks.
+    The lock file is made if it is not there, and stays. Its first line is the process id of the holder. Its directory
+    is locked too, if the file system allows.
+
+    Parameters
+    ----------
+    path
+        The lock file.
+
+    Yields
+    ------
+    WriterLock
+        The lock.
+
+    Raises
+    ------
+    IndexLockedError
+        If another process, or another writer of this one, holds the lock.
+    StorageError
+        If the file cannot be written, or the file system has no locks.
     """
     owner = Owner()
     while True:
@@ -197,7 +227,20 @@ def _name_holder(fd: int) -> None:
 
 
 def write_whole(fd: int, data: bytes) -> None:
-    """Let an open file hold just these bytes."""
+    """Replace the content of an open file.
+
+    Parameters
+    ----------
+    fd
+        Its descriptor, open for writing.
+    data
+        The new content.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
     os.lseek(fd, 0, os.SEEK_SET)
     while data:
         data = data[os.write(fd, data) :]

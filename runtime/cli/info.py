@@ -133,7 +133,7 @@ def _index(index: Index) -> dict[str, Any]:
         "version": m.version,
         "generation": m.generation,
         "documents": m.live,
-        "passages": sum(live.units for live in index.segments) if any(s.passages for s in m.segments) else None,
+        "passages": sum(view.units for view in index.segments) if any(s.passages for s in m.segments) else None,
         "deleted": sum(s.deleted for s in m.segments),
         "segments": len(m.segments),
         "postings": sum(s.postings for s in m.segments),

@@ -68,7 +68,7 @@ class WriterHold:
         self._committed: tuple[IndexManifest | None, str] = None, ""
 
     def note(self, names: Iterable[str], leaving: Iterable[str] = (), digest: str = "") -> None:
-        """Note on the disk what is about to be written and what will not be needed any more (see :class:`.record.Record`).
+        """Note on the disk what is about to be written, and what will not be needed any more (see record.py).
 
         Parameters
         ----------

@@ -110,7 +110,7 @@ class Transaction:
     def _begin(self) -> None:
         manifest = self.index.manifest
         self.settings = manifest.settings or settings_of(self.index.segments[0].segment)
-        self._deleted = [live.deleted for live in self.index.segments]  # replaced by a copy when one is deleted
+        self._deleted = [view.deleted for view in self.index.segments]  # replaced by a copy when one is deleted
         # Nothing has a scale yet where nothing has a weight: the first that come set it.
         self._scale = manifest.scale if manifest.has_scale else None
         self._pending = None
@@ -216,7 +216,7 @@ class Transaction:
             if len(batch):
                 raise InputError("add documents before their vectors")
             return
-        if sum(live.segment.units for live in self.index.segments) + self.units + len(batch) > MAX_UNITS:
+        if sum(view.segment.units for view in self.index.segments) + self.units + len(batch) > MAX_UNITS:
             raise InputError(f"an index holds at most {MAX_UNITS} documents or passages; begin another")
         self._pending.add_vectors(batch, spans)
 
@@ -293,9 +293,9 @@ class Transaction:
     def _find(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Of these ids, (segment, ordinal) of the committed documents that are not deleted."""
         found = {}
-        for position, live in enumerate(self.index.segments):
+        for position, view in enumerate(self.index.segments):
             deleted = self._deleted[position]
-            for document_id, ordinal in live.segment.documents.find(ids):
+            for document_id, ordinal in view.segment.documents.find(ids):
                 if deleted is None or not deleted[ordinal]:
                     found[document_id] = position, ordinal
         return found
@@ -397,8 +397,8 @@ class Transaction:
         """All segments, the new one last."""
         manifest = self.index.manifest
         parts = [
-            Part(entry, segment_files(manifest, entry), deleted, deleted is not live.deleted)
-            for entry, live, deleted in zip(manifest.segments, self.index.segments, self._deleted, strict=True)
+            Part(entry, segment_files(manifest, entry), deleted, deleted is not view.deleted)
+            for entry, view, deleted in zip(manifest.segments, self.index.segments, self._deleted, strict=True)
         ]
         if self._pending is not None and self._pending.documents:
             from ..build.segment_writer import list_segment
@@ -429,7 +429,7 @@ class Transaction:
         from ..build.segment_writer import list_segment
         from .merge import Source, merge_segments
 
-        opened = {live.segment.entry.path: live.segment for live in self.index.segments}
+        opened = {view.segment.entry.path: view.segment for view in self.index.segments}
         with contextlib.ExitStack() as stack:
             sources = []
             for part in parts:
