@@ -1,4 +1,4 @@
-"""Answering a stream of queries, for search and eval."""
+"""Answering a stream of queries, for the commands search and eval."""
 
 from __future__ import annotations
 
@@ -19,7 +19,24 @@ if TYPE_CHECKING:
 def answers(
     searcher: Searcher, queries: Iterable[Query], k: int, where: str | None = None
 ) -> Iterator[tuple[Query, list[Hit]]]:
-    """Each query with its hits, lazily and in order; warnings at the end say how many were cut or found nothing."""
+    """Search queries lazily, in order. At the end, warnings say how many were truncated or found nothing.
+
+    Parameters
+    ----------
+    searcher
+        The searcher.
+    queries
+        The queries.
+    k
+        Results of a query.
+    where
+        A filter; None: all documents.
+
+    Yields
+    ------
+    (Query, list of Hit)
+        Each query with its hits, best first.
+    """
     asked, searched = tee(queries)
     truncated = empty = 0
     for query, hits in zip(asked, searcher.search_many((q.text for q in searched), k, where=where), strict=True):
@@ -33,19 +50,46 @@ def answers(
 
 
 def is_truncated(searcher: Searcher, text: str) -> bool:
-    """Whether the encoder reads only a part of a query."""
+    """Whether the encoder reads only a part of a query.
+
+    Parameters
+    ----------
+    searcher
+        The searcher.
+    text
+        The query.
+
+    Returns
+    -------
+    bool
+        True if the query has more tokens than the encoder reads.
+    """
     return searcher.encoder.tokenizer_of("query").encode(text).truncated
 
 
 def warn_truncated(searcher: Searcher, what: str) -> None:
-    """Say that the end of a query was not read, or its beginning."""
+    """Warn that the end of a query was not read, or its beginning.
+
+    Parameters
+    ----------
+    searcher
+        The searcher.
+    what
+        The beginning of the message, up to its verb.
+    """
     tokenizer = searcher.encoder.tokenizer_of("query")
     where = "after" if tokenizer.truncation_side == "right" else "before its last"
     warn("warning", f"{what} cut {where} {tokenizer.max_length} tokens; the rest was not searched for")
 
 
 def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of :func:`open_searcher`, the filter, and the tag of a run."""
+    """Declare the options of :func:`open_searcher`, the filter, and the tag of a run.
+
+    Parameters
+    ----------
+    parser
+        The command's parser.
+    """
     parser.add_argument(
         "--where",
         metavar="FILTER",
@@ -75,7 +119,23 @@ def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_searcher(args: argparse.Namespace) -> Searcher:
-    """The searcher that the arguments ask for. A person at a terminal is told if kernels have to be compiled."""
+    """Open the searcher that the arguments ask for. A user at a terminal is told if kernels have to be compiled.
+
+    Parameters
+    ----------
+    args
+        Arguments of :func:`add_searcher_arguments`, and ``index``.
+
+    Returns
+    -------
+    Searcher
+        The searcher.
+
+    Raises
+    ------
+    SpladeEdgeError
+        What :meth:`Searcher.open` raises.
+    """
     from ..numba_support.backend import on_compile
     from ..searcher import Searcher
 

@@ -46,7 +46,7 @@ BULK = 64  # documents encoded at a time where none are given
 
 
 class BenchCommand:
-    """Thin: measure_encoder or measure_index, then tables."""
+    """The command ``bench``: calls measure_encoder or measure_index and prints tables."""
 
     help = "measure an artifact, a pair or an index on this machine"
 
@@ -221,7 +221,7 @@ def _texts(artifact: Artifact, side: Side, args: argparse.Namespace) -> tuple[di
 
 
 class Steps:
-    """What is being measured, on a terminal: one line on standard error that is replaced by the next and removed."""
+    """The step that is being measured, as one line of a terminal that the next step replaces. Removed at the end."""
 
     def __enter__(self) -> Steps:
         console = new_console(stderr=True)
@@ -235,7 +235,13 @@ class Steps:
             self._status.stop()
 
     def say(self, what: str) -> None:
-        """The step that begins."""
+        """Show the step that begins.
+
+        Parameters
+        ----------
+        what
+            The step.
+        """
         if self._status is not None:
             self._status.update(cell(what))
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from .command import add_json_argument, byte_size, positive_int
 from .console import finished, human_bytes, human_seconds, json_line, key_values, new_console, warn, write_out
-from .index import IndexingProgress
+from .index import IndexingProgress, warn_of_skipped
 from .info import bytes_below
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from ..build.lines import BadLines
     from ..update.transaction import Commit
 
 _WHOLE = """\
@@ -25,7 +24,7 @@ _CORPUS = "corpus formats: as for splade-edge index (.jsonl, .tsv, .gz, - for st
 
 
 class AddCommand:
-    """Thin: IndexUpdater.add."""
+    """The command ``add``: calls :meth:`IndexUpdater.add`."""
 
     help = "add documents to an index"
     name = "add"
@@ -82,7 +81,7 @@ class AddCommand:
             change = updater.add if self.name == "add" else updater.update
             change(records, bad_lines=bad_lines, progress=partial(done.show, bar))
             commit = updater.commit()
-        _warn_of_skipped(bad_lines)
+        warn_of_skipped(bad_lines)
         if commit.clipped:
             warn(
                 "warning",
@@ -94,7 +93,7 @@ class AddCommand:
 
 
 class UpdateCommand(AddCommand):
-    """Thin: IndexUpdater.update."""
+    """The command ``update``: calls :meth:`IndexUpdater.update`."""
 
     help = "replace documents of an index by id, and add those that are new"
     name = "update"
@@ -107,7 +106,7 @@ class UpdateCommand(AddCommand):
 
 
 class DeleteCommand:
-    """Thin: IndexUpdater.delete."""
+    """The command ``delete``: calls :meth:`IndexUpdater.delete`."""
 
     help = "delete documents of an index by id"
 
@@ -153,7 +152,7 @@ An id that begins with a dash goes behind --, as in: splade-edge delete index/ -
 
 
 class CompactCommand:
-    """Thin: IndexUpdater.compact."""
+    """The command ``compact``: calls :meth:`IndexUpdater.compact`."""
 
     help = "merge an index into one segment without deleted documents"
 
@@ -203,13 +202,6 @@ def _read_ids(source: str) -> list[str]:
             if document_id.strip():
                 ids.append(document_id)
     return ids
-
-
-def _warn_of_skipped(bad_lines: BadLines) -> None:
-    for message in bad_lines.messages:
-        warn("skipped", message)
-    if bad_lines.count > len(bad_lines.messages):
-        warn("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
 
 
 def _report(args: argparse.Namespace, commit: Commit, seconds: float, skipped: int) -> None:

@@ -34,7 +34,7 @@ HOOK_GROUP, HOOK_NAME = "splade_edge.hooks", "repeat_parity"
 
 
 class CheckCommand:
-    """Checks hashes (and an index's contents); repairs an index; repeats parity through a hook of the export extra."""
+    """The command ``check``: verifies every byte, repairs an index, repeats the parity of an artifact."""
 
     help = "check every byte of an artifact, a pair or an index; repair an index"
 
@@ -176,7 +176,25 @@ def _check_artifacts(path: Path, source: str | None, *, parity: bool) -> list[di
 
 
 def repeat_parity(artifact: Artifact, source: str | None) -> str | None:
-    """Ask the hook to repeat the parity; returns why it could not, None if it did. Raises ParityError."""
+    """Repeat the parity of an artifact with its checkpoint, by a hook of the export extra.
+
+    Parameters
+    ----------
+    artifact
+        The artifact.
+    source
+        Where the checkpoint is now; None: where the manifest says.
+
+    Returns
+    -------
+    str or None
+        Why the parity could not be repeated; None if it was.
+
+    Raises
+    ------
+    ParityError
+        If the artifact does not compute what the checkpoint does.
+    """
     from importlib.metadata import entry_points
 
     points = list(entry_points(group=HOOK_GROUP, name=HOOK_NAME))

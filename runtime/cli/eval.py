@@ -61,7 +61,7 @@ class _Asked:
 
 
 class EvalCommand:
-    """Thin: Searcher.search_many or read_run, then the functions of evaluation.py."""
+    """The command ``eval``: searches queries or reads a run, then calls the functions of evaluation/measures.py."""
 
     help = "measure an index or a run against judged queries; compare two runs"
 

@@ -27,7 +27,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from ..build.corpus import Record
     from ..build.indexing import Progress as IndexState
-    from ..build.lines import ReadMeter
+    from ..build.lines import BadLines, ReadMeter
     from ..index.layout import IndexManifest
 
 _DESCRIPTION = """\
@@ -55,7 +55,7 @@ DEFAULT_PASSAGE_TOKENS = 128
 
 
 class IndexCommand:
-    """Thin: checks what can be checked early, calls build_index, prints the summary."""
+    """The command ``index``: checks early what can be checked, calls build_index, prints a summary."""
 
     help = "make an index directory from documents"
 
@@ -194,10 +194,7 @@ class IndexCommand:
                 progress=lambda state: done.show(bar, state),
             )
         seconds = time.monotonic() - started
-        for message in bad_lines.messages:
-            warn("skipped", message)
-        if bad_lines.count > len(bad_lines.messages):
-            warn("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+        warn_of_skipped(bad_lines)
         about = describe(output)
         for name in args.fields:
             _warn_of_an_empty_field(name, about["fields"])
@@ -236,8 +233,30 @@ def _kept(partial: Path | None) -> Iterator[None]:
         raise
 
 
+def warn_of_skipped(bad_lines: BadLines) -> None:
+    """Name the first lines that were skipped, and say how many more there were.
+
+    Parameters
+    ----------
+    bad_lines
+        The lines.
+    """
+    for message in bad_lines.messages:
+        warn("skipped", message)
+    if bad_lines.count > len(bad_lines.messages):
+        warn("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+
+
 class IndexingProgress:
-    """What share of the corpus is encoded: the share of bytes read, less the documents read but not yet encoded."""
+    """The share of the corpus that is encoded: the share of bytes read, less the documents read but not yet encoded.
+
+    Parameters
+    ----------
+    total_bytes
+        The size of the corpus on disk; None: unknown.
+    meter
+        Counts the bytes that were read.
+    """
 
     def __init__(self, total_bytes: int | None, meter: ReadMeter) -> None:
         self._total = total_bytes
@@ -247,13 +266,32 @@ class IndexingProgress:
         self._merged: float | None = None
 
     def count(self, records: Iterable[Record]) -> Iterator[Record]:
-        """``records``, counted."""
+        """Count the records that are read.
+
+        Parameters
+        ----------
+        records
+            The records.
+
+        Yields
+        ------
+        Record
+            The same records.
+        """
         for record in records:
             self._read += 1
             yield record
 
     def show(self, bar: Progress, state: IndexState) -> None:
-        """Pass the state of build_index on to the bar."""
+        """Pass the state of build_index on to the bar.
+
+        Parameters
+        ----------
+        bar
+            The bar.
+        state
+            The state.
+        """
         self._encoded = state.documents
         if state.merged and self._merged is None:
             bar.phase("Merging postings")
@@ -261,7 +299,13 @@ class IndexingProgress:
         bar.update(state.documents)
 
     def fraction(self) -> float | None:
-        """0..1, None where the size of the input is unknown."""
+        """The share that is done.
+
+        Returns
+        -------
+        float or None
+            0 to 1; None if the size of the input is unknown.
+        """
         if self._merged is not None:
             return self._merged
         if not self._total or not self._read:

@@ -31,7 +31,7 @@ _USUAL: dict[str, Any] = {
 
 
 class InfoCommand:
-    """Reads manifests; hashes are not checked (see check)."""
+    """The command ``info``: reads manifests. Hashes are not checked, see the command ``check``."""
 
     help = "show what an artifact, a pair or an index is"
 
@@ -53,7 +53,25 @@ class InfoCommand:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What ``path`` is, as JSON values. Raises InputError if it is none of ours, and what opening it raises."""
+    """Describe an artifact, a pair or an index.
+
+    Parameters
+    ----------
+    path
+        Its directory.
+
+    Returns
+    -------
+    dict
+        JSON values.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    SpladeEdgeError
+        What opening it raises.
+    """
     from ..artifact import MANIFEST_NAME, is_pair, open_artifact
     from ..errors import InputError
     from ..files import reading
@@ -159,7 +177,18 @@ def _index(index: Index) -> dict[str, Any]:
 
 
 def bytes_below(path: Path) -> int:
-    """Size of all files under a directory."""
+    """The size of all files under a directory.
+
+    Parameters
+    ----------
+    path
+        The directory.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 

@@ -57,7 +57,18 @@ class Parser(argparse.ArgumentParser):
     """argparse with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and where help is; exit with 2."""
+        """Print the message and where the help is, and exit with 2.
+
+        Parameters
+        ----------
+        message
+            The message of argparse.
+
+        Raises
+        ------
+        SystemExit
+            Always.
+        """
         self.exit(2, f"{self.prog}: error: {printable(shortened(message))} (see {self.prog} --help)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -78,7 +89,7 @@ class _ShowVersion(argparse.Action):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of examples, and shows defaults that the help does not name itself."""
+    """Keeps the line breaks of examples, and shows defaults that a help text does not name itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
@@ -88,7 +99,13 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the console script."""
+    """The console script: run a command line and end the process.
+
+    Parameters
+    ----------
+    argv
+        The arguments; None: those of the process.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = main(arguments)
@@ -121,13 +138,40 @@ def _watched() -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code. Errors raised on purpose become one line on standard error."""
+    """Run a command line. Our own errors become one line on standard error.
+
+    Parameters
+    ----------
+    argv
+        The arguments; None: those of the process.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    SystemExit
+        By argparse, after ``--help`` and for wrong arguments.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _run(arguments))
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """The exit code of ``action``, with streams, warnings and errors treated as every command treats them."""
+    """Run an action with streams, warnings and errors treated as every command treats them.
+
+    Parameters
+    ----------
+    action
+        Returns the exit code.
+
+    Returns
+    -------
+    int
+        The exit code of the action, or that of its error.
+    """
     prepare_streams()
     warnings.simplefilter("always", SpladeEdgeWarning)
     warnings.showwarning = _show_warning

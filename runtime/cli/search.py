@@ -49,7 +49,7 @@ _TERMS_SHOWN = 8
 
 
 class SearchCommand:
-    """Thin: Searcher.search, search_many and explain."""
+    """The command ``search``: calls search_many, search_vector and explain of the searcher."""
 
     help = "search an index"
 
