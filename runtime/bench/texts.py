@@ -162,4 +162,4 @@ def _text_of(tokenizer: TextTokenizer, words: Sequence[str], rng: np.random.Gene
 
 def _length(tokenizer: TextTokenizer, words: Sequence[str]) -> int:
     encoded = tokenizer.encode(" ".join(words))
-    return len(encoded.ids) + encoded.truncated  # a text that is cut is too long
+    return len(encoded.ids) + encoded.truncated  # a truncated text is too long

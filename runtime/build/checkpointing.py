@@ -177,7 +177,7 @@ def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore |
     StorageError
         If a shard cannot be read or written.
     """
-    for number, part in enumerate(_cut(texts)):
+    for number, part in enumerate(_shards_of(texts)):
         if store is None:
             yield from encoder.encode(part, "document")
             continue
@@ -446,7 +446,7 @@ def _texts_digest(texts: list[str]) -> bytes:
     return digest.digest()
 
 
-def _cut(texts: Iterable[str]) -> Iterator[list[str]]:
+def _shards_of(texts: Iterable[str]) -> Iterator[list[str]]:
     """Texts, so many at a time; fewer where they are long."""
     part: list[str] = []
     characters = 0

@@ -260,16 +260,16 @@ def tree_order(sketches: Sketches, order: U32) -> None:
             least = max(1, (high - low) // SMALLER)
             if left < least or high - low - left < least:
                 middle = np.median(values[low:high])
-            cut = partition(sketches, order, values, low, high, middle)
-            if cut - low < least or high - cut < least:  # (nearly) all alike
-                cut = (low + high) >> 1
+            middle_row = partition(sketches, order, values, low, high, middle)
+            if middle_row - low < least or high - middle_row < least:  # (nearly) all alike
+                middle_row = (low + high) >> 1
             # go on with the smaller part, so that the stack stays within log2(units)
-            if cut - low <= high - cut:
-                stack[depth, 0], stack[depth, 1] = cut, high
-                high = cut
+            if middle_row - low <= high - middle_row:
+                stack[depth, 0], stack[depth, 1] = middle_row, high
+                high = middle_row
             else:
-                stack[depth, 0], stack[depth, 1] = low, cut
-                low = cut
+                stack[depth, 0], stack[depth, 1] = low, middle_row
+                low = middle_row
             depth += 1
 
 

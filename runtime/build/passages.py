@@ -142,16 +142,16 @@ def token_ranges(breaks: Sequence[Break], max_tokens: int, overlap: int) -> list
     ranges = [(0, end_of(0))]
     while ranges[-1][1] < tokens:
         start, end = ranges[-1]
-        # A passage must reach further than the one before: where an overlap leaves no room for that, there is none.
-        reach = [cut for cut in range(max(end - overlap, start + 1), end) if end_of(cut) > end]
-        next_start = _first(breaks, Break.SPACE, reach) or _first(breaks, Break.WORD, reach) or end
+        # A passage must end behind the one before; if an overlap leaves no room for that, there is no overlap.
+        starts = [token for token in range(max(end - overlap, start + 1), end) if end_of(token) > end]
+        next_start = _first(breaks, Break.SPACE, starts) or _first(breaks, Break.WORD, starts) or end
         ranges.append((next_start, end_of(next_start)))
     return ranges
 
 
-def _first(breaks: Sequence[Break], least: Break, cuts: Iterable[int]) -> int | None:
-    """The first of ``cuts`` that is at least as good as ``least``; cuts are never 0."""
-    return next((cut for cut in cuts if breaks[cut] >= least), None)
+def _first(breaks: Sequence[Break], least: Break, tokens: Iterable[int]) -> int | None:
+    """The first of ``tokens`` (never 0) before which the break is at least as good as ``least``."""
+    return next((token for token in tokens if breaks[token] >= least), None)
 
 
 def _breaks(text: str, spans: TokenSpans) -> list[Break]:

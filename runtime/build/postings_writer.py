@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import operations, storage_errors
 from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
-from . import inversion as invert
+from . import inversion
 from ..index.checksum import checksum
 from ..index.layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, NO_SCALE, SEGMENT_ARRAYS, chunks, spans
 from .limits import DEFAULT_MEMORY
@@ -132,7 +132,7 @@ class _Buffer:
         if self._inverted.size < batch.indices.size:
             self._inverted = np.empty(batch.indices.size, np.uint64)
         postings = self._inverted[: batch.indices.size]
-        invert.invert_run(batch.indptr, batch.indices, batch.values.view(np.uint32), first_unit, term_ptr, postings)
+        inversion.invert_run(batch.indptr, batch.indices, batch.values.view(np.uint32), first_unit, term_ptr, postings)
         self._lengths.clear()
         self.room, self.rows = self._indices.size, 0
         return _Run(term_ptr, postings)
@@ -212,13 +212,13 @@ class PostingWriter:
             np.ascontiguousarray(batch.indices, np.int32),
             np.ascontiguousarray(batch.values, np.float32),
         )
-        code, row = invert.validate_batch(batch.indptr, batch.indices, batch.values, self._vocab_size)
-        if code != invert.OK:
+        code, row = inversion.validate_batch(batch.indptr, batch.indices, batch.values, self._vocab_size)
+        if code != inversion.OK:
             reason = {
-                invert.BAD_POINTERS: "indptr does not match indices and values",
-                invert.BAD_TERM: f"a term id outside the vocabulary of {self._vocab_size}",
-                invert.UNSORTED: "term ids that are not strictly ascending",
-                invert.BAD_WEIGHT: "a weight that is not positive and finite",
+                inversion.BAD_POINTERS: "indptr does not match indices and values",
+                inversion.BAD_TERM: f"a term id outside the vocabulary of {self._vocab_size}",
+                inversion.UNSORTED: "term ids that are not strictly ascending",
+                inversion.BAD_WEIGHT: "a weight that is not positive and finite",
             }[code]
             raise InputError(f"vector {self.units + row} has {reason}")
         if self.units + len(batch) > MAX_UNITS:
@@ -333,10 +333,10 @@ class PostingWriter:
         for run in runs:
             postings = run.range_of(first, last)
             impacts = np.empty(postings.size, np.uint8)
-            dropped, clipped = invert.quantize(postings.view(np.float32), scale, impacts)
+            dropped, clipped = inversion.quantize(postings.view(np.float32), scale, impacts)
             files.below_half_a_step += int(dropped)
             files.clipped += int(clipped)
-            invert.count_kept(run.term_ptr, impacts, first, counts)
+            inversion.count_kept(run.term_ptr, impacts, first, counts)
             quantized.append((postings, impacts))
         list_ptr = np.zeros(counts.size + 1, np.int64)
         np.cumsum(counts, out=list_ptr[1:])
@@ -344,7 +344,7 @@ class PostingWriter:
         merged = np.empty(units.size, np.uint8)
         position = list_ptr[:-1].copy()
         for run, (postings, impacts) in zip(runs, quantized, strict=True):
-            invert.place_run(run.term_ptr, postings, impacts, first, position, units, merged)
+            inversion.place_run(run.term_ptr, postings, impacts, first, position, units, merged)
         return list_ptr, units, merged
 
 
@@ -410,9 +410,9 @@ class SegmentFiles:
         local = np.empty(units.size, np.uint16)
         windows, starts = np.empty(most, np.uint16), np.empty(most, np.uint64)
         maxima, blocks_of = np.empty(most, np.uint8), np.empty(terms, np.int64)
-        blocks = invert.split_posting_lists(list_ptr, units, impacts, WINDOW_BITS, local, windows, starts, maxima, blocks_of)
+        blocks = inversion.split_posting_lists(list_ptr, units, impacts, WINDOW_BITS, local, windows, starts, maxima, blocks_of)
         kth = np.empty((terms, len(KTH_LEVELS)), np.uint8)
-        invert.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
+        inversion.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
         checksums = np.fromiter(
             (
                 checksum(local[a:b], impacts[a:b])
@@ -440,7 +440,7 @@ class SegmentFiles:
     def _append_row(self, term: int, units: npt.NDArray[np.uint32], impacts: npt.NDArray[np.uint8]) -> None:
         maxima, offsets = np.empty(chunks(self._units), np.uint8), np.empty(chunks(self._units), np.uint8)
         bases = np.empty(spans(self._units), np.uint16)
-        invert.block_max_row(units, impacts, maxima, bases, offsets)
+        inversion.block_max_row(units, impacts, maxima, bases, offsets)
         self._write("chunk_terms.u32", np.array([term], np.uint32))
         self._write("chunk_checksums.u32", np.array([checksum(maxima, bases, offsets)], np.uint32))
         self._write("chunk_impacts.u8", maxima)

@@ -63,7 +63,7 @@ class SearchCommand:
         )
         parser.add_argument("-k", type=positive_int, default=10, metavar="K", help="results a query")
         parser.add_argument(
-            "--explain", action="store_true", help="show the query's terms, and which earned each score"
+            "--explain", action="store_true", help="show the query's terms, and which contributed to each score"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object a query, each on a line")
         parser.add_argument(
@@ -185,7 +185,7 @@ def _explain_filter(console: Console, selection: Selection) -> None:
 
 
 def _explain_text(console: Console, searcher: Searcher, query: str) -> None:
-    """The text that was encoded: with the prompt, and without what was cut."""
+    """The text that was encoded: with the prompt, and without what was truncated."""
     read, tokenizer = searcher.read_query(query), searcher.encoder.tokenizer_of("query")
     note = f" (cut at {tokenizer.max_length} tokens)" if read.truncated else ""
     console.print(cell(f"encoded{note}: {_shorten(read.text)}"))
@@ -243,7 +243,7 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
 
 
 def _shorten(text: str) -> str:
-    """The beginning of a text, cut behind a word if there is one."""
+    """The beginning of a text, up to a word's end if there is one."""
     if len(text) <= _SNIPPET:
         return text
     head = text[:_SNIPPET]
@@ -251,7 +251,7 @@ def _shorten(text: str) -> str:
 
 
 def _shares(explanation: Explanation, score: float) -> str:
-    """``wing 2.10 (40 %), flow 1.00 (19 %), …``: the terms that earned most of a document's score."""
+    """``wing 2.10 (40 %), flow 1.00 (19 %), …``: the terms that contributed most to a document's score."""
     shown, rest = explanation.contributions[:_TERMS_SHOWN], explanation.contributions[_TERMS_SHOWN:]
     parts = [f"{c.term} {c.score:.2f} ({c.score / score:.0%})" for c in shown]
     if rest:

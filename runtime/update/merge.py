@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..build import clustering
-from ..build import inversion as invert
+from ..build import clustering, inversion
 from ..build.limits import BLOCK_MAX_FROM
 from ..build.postings_writer import BYTES_A_POSTING, SegmentFiles, move, term_range, write_array
 from ..build.reordering import directions, similar_first, term_weights
@@ -188,7 +187,7 @@ class _PostingMerge:
             docids, impacts = _postings(segment, first, last)
             if alive is not None:
                 impacts[~alive[docids]] = 0  # which place_run leaves out
-            invert.count_kept(pointers, impacts, first, counts)
+            inversion.count_kept(pointers, impacts, first, counts)
             postings = numbers[docids].astype(np.uint64)
             postings <<= np.uint64(32)  # as runs have them
             parts.append((postings, impacts, pointers))
@@ -197,7 +196,7 @@ class _PostingMerge:
         units, merged = np.empty(int(list_ptr[-1]), np.uint32), np.empty(int(list_ptr[-1]), np.uint8)
         position = list_ptr[:-1].copy()
         for postings, impacts, pointers in parts:
-            invert.place_run(pointers, postings, impacts, first, position, units, merged)
+            inversion.place_run(pointers, postings, impacts, first, position, units, merged)
         return list_ptr, units, merged
 
 
