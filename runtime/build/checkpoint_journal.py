@@ -20,7 +20,7 @@ from ..encoder.encoder import Batch, Run
 from ..files import NOT_THERE, operations, reading, storage_errors
 from ..vectors import SparseBatch, SparseVector
 
-SECONDS = 30.0  # between two writes; a batch on the slowest of machines takes less than as much again
+SECONDS = 30.0  # between two writes; even on the slowest machines a batch takes less than that
 _MAGIC = b"SPLJRNL1"
 _HEADER = struct.Struct("<8s32s32sQQ")  # magic, digests of encoder and token ids, texts, postings
 _DIGEST_BYTES = 32
@@ -99,7 +99,7 @@ class Journal:
             data = b"".join(self._waiting)
             with storage_errors(self._path):
                 new = not self._path.exists()
-                if not new:  # behind half a record nothing could be read
+                if not new:  # a record behind an incomplete one could not be read
                     os.truncate(self._path, self._whole)
                 with operations.create(self._path, "ab") as file:
                     operations.write(file, data)
@@ -132,7 +132,7 @@ def _record(encoder: bytes, key: bytes, vectors: list[SparseVector]) -> bytes:
 
 
 def _read(path: Path, encoder: bytes) -> tuple[dict[bytes, list[SparseVector]], int]:
-    """The batches of this encoder in a file, up to the first record that is not whole (or the end), and where it is."""
+    """The batches of this encoder in a file, and the length of its valid part (up to the first damaged record)."""
     found: dict[bytes, list[SparseVector]] = {}
     try:
         with reading(path):

@@ -42,7 +42,7 @@ PARTIAL_SUFFIX = ".partial"
 JOURNAL_SUFFIX = ".journal"
 KEPT_FILES = "[0-9]*.*[dl]"  # shards and journals
 SHARD_TEXTS = 1024
-SHARD_CHARACTERS = 4 << 20  # long texts make a shard shorter, so that it can be held
+SHARD_CHARACTERS = 4 << 20  # a shard of long texts has fewer of them, so that it fits into memory
 MARKER_NAME = "splade_edge_partial.json"
 _MARKER = b'{"format": "splade-edge-partial", "version": 1}\n'
 _MAGIC = b"SPLSHRD1"
@@ -55,7 +55,7 @@ Note = Callable[[str], None]
 
 
 class _Unusable(Enum):
-    """Why a shard that is there is not used."""
+    """Why an existing shard is not used."""
 
     ENCODER = "encoder"
     TEXTS = "texts"
@@ -190,7 +190,7 @@ def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore |
         with store.journal(number) as journal:
             for one in encoder.through(journal.run).encode(part, "document"):
                 encoded.append(one)
-                if len(encoded) < len(part):  # the last one is given out when all are safe
+                if len(encoded) < len(part):  # the last one follows when the shard is on disk
                     yield one
             store.write(number, key, encoded)
         yield encoded[-1]
@@ -255,8 +255,8 @@ class ShardStore:
         try:
             yield journal
         except BaseException:
-            if self._owner.is_here:  # a child that ends has nothing to keep
-                with contextlib.suppress(StorageError):  # a full disk, which is told already
+            if self._owner.is_here:  # a child of the process has nothing to keep
+                with contextlib.suppress(StorageError):  # a full disk has been reported already
                     journal.keep()
             raise
         finally:
@@ -266,7 +266,7 @@ class ShardStore:
 
     @property
     def shards(self) -> int:
-        """Shards on disk."""
+        """The number of shards on disk."""
         return len(self._paths())
 
     def read(self, number: int, texts: bytes, count: int) -> list[Encoded] | None:
@@ -339,7 +339,7 @@ class ShardStore:
         write_file_durably(self._path(number), Shard(self._encoder, texts, encoded).to_bytes())
 
     def _prepare(self) -> None:
-        """Make the directory, and take it."""
+        """Make the directory and lock it."""
         self._owner.refuse_child(f"the job whose vectors are kept in {self.directory}")
         if not self._taken:
             with storage_errors(self.directory):
@@ -365,7 +365,7 @@ class ShardStore:
             return
         kept = sorted(self.directory.glob(KEPT_FILES))
         if self._owner.is_here and (not keep or not kept):
-            with contextlib.suppress(OSError):  # what is not ours stays, and the directory with it
+            with contextlib.suppress(OSError):  # files of others stay, and so does the directory
                 for path in kept:
                     path.unlink()
                 (self.directory / MARKER_NAME).unlink(missing_ok=True)
@@ -400,7 +400,7 @@ class ShardStore:
             self._note(message)
 
     def _tell(self) -> None:
-        """Say what was used again, once: where encoding begins, or at the end."""
+        """Say once how many texts were used again: when encoding begins, or at the end."""
         if self._reused and not self._told:
             self._told = True
             self._note(f"{self._reused:,} texts were encoded before and are taken from {self.directory}")
@@ -431,7 +431,7 @@ def encoder_digest(encoder: Encoder) -> bytes:
         "files": files,
         "numerics": NUMERICS,
         "engine": engine and importlib.import_module(engine).__version__,
-        "threads": encoder.threads,  # some engines add up in another order with more of them
+        "threads": encoder.threads,  # some engines sum in another order with more threads
         "cut": [SHARD_TEXTS, SHARD_CHARACTERS, WINDOW, LOGITS_BUDGET_BYTES],
     }
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).digest()
@@ -447,7 +447,7 @@ def _texts_digest(texts: list[str]) -> bytes:
 
 
 def _shards_of(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts, so many at a time; fewer where they are long."""
+    """Divide texts into shards; a shard of long texts has fewer of them."""
     part: list[str] = []
     characters = 0
     for text in texts:

@@ -17,11 +17,11 @@ from ..numba_support.cache import inline_kernel, kernel
 Sketches = npt.NDArray[np.int8]
 
 DIMENSIONS = 128
-LENGTH = 320.0  # of a sketch, so that a component rarely leaves its 8 bits
-LEAF = 24  # units that the tree does not split any further
-SPLIT_SAMPLE = 512  # units that a split is found with
+LENGTH = 320.0  # of a sketch, short enough that few components exceed 8 bits
+LEAF = 24  # a range of at most this many units is not split any further
+SPLIT_SAMPLE = 512  # units of the sample that a split is computed on
 ROUNDS = 6
-SMALLER = 8  # a split leaves at least one unit in so many on either side
+SMALLER = 8  # each side of a split has at least 1/SMALLER of the units
 
 
 @kernel
@@ -195,7 +195,7 @@ def split_direction(sketches: Sketches, low: int, high: int, direction: F32) -> 
         Sketches whose inner product with ``direction`` is at least this are nearer to the first mean.
     """
     step = max(1, (high - low) // SPLIT_SAMPLE)
-    # from a unit to the one least like it, twice: two ends of the range
+    # Start with two dissimilar units: twice from a unit to the one least like it.
     seed = low
     for _ in range(2):
         for d in range(DIMENSIONS):
@@ -261,9 +261,9 @@ def tree_order(sketches: Sketches, order: U32) -> None:
             if left < least or high - low - left < least:
                 middle = np.median(values[low:high])
             middle_row = partition(sketches, order, values, low, high, middle)
-            if middle_row - low < least or high - middle_row < least:  # (nearly) all alike
+            if middle_row - low < least or high - middle_row < least:  # the units are (nearly) all alike
                 middle_row = (low + high) >> 1
-            # go on with the smaller part, so that the stack stays within log2(units)
+            # Continue with the smaller part, so that the stack has at most log2(units) entries.
             if middle_row - low <= high - middle_row:
                 stack[depth, 0], stack[depth, 1] = middle_row, high
                 high = middle_row

@@ -66,7 +66,7 @@ def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | 
         for line in read_lines(source, bad_lines, meter):
             if not line.data.strip():
                 continue
-            if parse is None:  # at the first line
+            if parse is None:  # this is the first line
                 if expected is None and looks_like_json(line.data):
                     parse = _from_json
                 elif header := tsv_header(line.data):
@@ -81,7 +81,7 @@ def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | 
                 bad_lines.report(location, str(error))
                 continue
             finally:
-                del line  # it may be large, and so may what is made of it
+                del line  # a line may be large, and so may its document
             yield Record(document, location)
             del document
 

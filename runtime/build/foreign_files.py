@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import STAGING_PREFIX, cannot_read, reading
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, LOCK_NAME, MANIFEST_NAME, SCRATCH, SEGMENT_ARRAYS, SEGMENTS, TOMBSTONES
 
-# As we name them: what a writer that died has left is of the index too.
+# The names that we give. Files that a killed writer has left belong to the index too.
 _OF_SEGMENTS = "|".join(map(re.escape, (*SEGMENT_ARRAYS, DOCUMENTS_FILE, FIELDS_FILE, *SCRATCH)))
 _OURS = re.compile(
     rf"{re.escape(MANIFEST_NAME)}|{re.escape(LOCK_NAME)}|{re.escape(STAGING_PREFIX + MANIFEST_NAME)}\.\w+"
@@ -77,7 +77,7 @@ def _has(listed: set[str], name: str) -> bool:
 
 
 def _above(name: str) -> Iterator[str]:
-    """The directories that a file is in."""
+    """The directories that contain a file, the innermost first."""
     while name:
         name = name.rpartition("/")[0]
         yield name
@@ -104,7 +104,7 @@ def _listed(path: Path, directory: str) -> Iterator[str]:
 
 
 def _names(manifest: Path) -> list[str] | None:
-    """The files that a manifest lists; None where it is damaged. Raises StorageError where it cannot be read."""
+    """The files that a manifest lists; None if it is damaged. Raises StorageError if it cannot be read."""
     with reading(manifest):
         data = manifest.read_bytes()
     try:
@@ -114,7 +114,7 @@ def _names(manifest: Path) -> list[str] | None:
 
 
 def _files(path: Path) -> Iterator[str]:
-    """All files below a directory. Raises StorageError where some cannot be listed: they may be somebody's."""
+    """All files below a directory. Raises StorageError if some cannot be listed, because they may be foreign."""
 
     def refuse(error: OSError) -> None:
         raise cannot_read(error.filename, error)

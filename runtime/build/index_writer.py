@@ -239,7 +239,7 @@ class IndexWriter:
         return manifest
 
     def _list_files(self) -> dict[str, FileEntry]:
-        """The segment's files, and of each encoder its manifest, which lists the rest."""
+        """The segment's files, and the manifest of each encoder, which lists the encoder's files."""
         with storage_errors(self._root):
             encoders = {
                 p.relative_to(self._root).as_posix(): describe_file(p)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 QUERY_ENCODER = "encoder/query"
 DOCUMENT_ENCODER = "encoder/document"
 JOIN = "title + ' ' + text"
-_BATCH = 32  # documents and vectors handed to the index writer at a time, and between two reports of progress
+_BATCH = 32  # documents and vectors that the writer receives at a time; progress is reported after each batch
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def build_index(
     StorageError
         If the system refuses to write, for example because the disk is full.
     """
-    from .index_writer import IndexWriter  # loads Numba, which an updater that only deletes does without
+    from .index_writer import IndexWriter  # loads Numba, which a delete does not need
 
     output = Path(output)
     check_writable_target(output, manifest=MANIFEST_NAME, force=force, refuse=refuse_foreign_to_index)
@@ -156,7 +156,7 @@ def build_index(
     if passages is not None:
         _check_passages(passages, document_encoder)
     with contextlib.ExitStack() as held:
-        # What a writer added meanwhile would be lost. (Windows cannot rename a directory with an open file in it.)
+        # Changes that a writer made meanwhile would be lost. (Windows cannot rename a directory with an open file.)
         if sys.platform != "win32" and (output / MANIFEST_NAME).is_file():
             held.enter_context(writer_lock(output / LOCK_NAME))
         shards = held.enter_context(_kept_shards(resume, document_encoder, note))
@@ -206,7 +206,7 @@ def build_index(
 
 @contextlib.contextmanager
 def _kept_shards(directory: str | Path | None, encoder: Encoder, note: Note | None) -> Iterator[ShardStore | None]:
-    """The vectors of an earlier call, or None; they are kept unless the block ends without an error."""
+    """The store of encoded vectors, or None. Its files are removed when the block ends without an error."""
     if directory is None:
         yield None
         return
@@ -306,7 +306,7 @@ def encode_all(
 def _store(
     writer: Sink, records: Iterable[Record] | Iterable[Document], bad_lines: BadLines
 ) -> Iterator[tuple[Document, int]]:
-    """Store documents, some at a time; yields those that were stored, with their ordinals."""
+    """Store documents in batches; yields those that were stored, with their ordinals."""
     numbered = enumerate(records)
     while batch := list(islice(numbered, _BATCH)):
         documents, locations = [], []
@@ -355,7 +355,7 @@ def unit_spans(document: Document, tokenizer: TextTokenizer, passages: Passages 
 
 
 def _storable(document: Document) -> Document:
-    """The document with lone surrogates replaced, which neither UTF-8 nor SQLite can hold. Ids are never changed."""
+    """The document without lone surrogates, which neither UTF-8 nor SQLite can hold. Ids are never changed."""
     if clean_text(document.id) != document.id:
         raise InputError(f"the id {document.id!r} holds a lone surrogate; ids must be valid Unicode")
     return replace(document, title=clean_text(document.title), text=clean_text(document.text))
@@ -364,7 +364,7 @@ def _storable(document: Document) -> Document:
 def _open_sides(
     document_encoder: Encoder | str | Path, query_encoder: Artifact | str | Path | None
 ) -> tuple[Encoder, Artifact]:
-    """Open what was given as a directory."""
+    """Open encoders that were given as directories."""
     if query_encoder is None:
         query_encoder = (
             document_encoder.artifact

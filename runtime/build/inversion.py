@@ -3,7 +3,7 @@
 layout.py defines the arrays of a segment. A *run* is a buffer of vectors in term order.
 """
 
-# Loop variables are unsigned where they index: Numba then leaves out the wrap-around test.
+# Loop variables that index are unsigned: Numba then omits the test for negative indices.
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..numba_support.arrays import F32, I32, I64, U8, U16, U32, U64
 from ..numba_support.cache import kernel
 
 CHUNKS_A_WINDOW = WINDOW // CHUNK
-# What validate_batch found: the code, and the row where.
+# The codes of validate_batch.
 OK, BAD_POINTERS, BAD_TERM, UNSORTED, BAD_WEIGHT = range(5)
 
 
@@ -94,7 +94,7 @@ def invert_run(indptr: I64, indices: I32, bits: U32, first_unit: int, term_ptr: 
             at = term_ptr[term]
             postings[np.uint64(at)] = unit | np.uint64(bits[i])
             term_ptr[term] = at + 1
-    for t in range(vocab, 0, -1):  # every pointer has moved to its successor's start: move back
+    for t in range(vocab, 0, -1):  # each pointer has moved to the start of the next term: move it back
         term_ptr[t] = term_ptr[t - 1]
     term_ptr[0] = 0
 

@@ -220,7 +220,7 @@ def read_lines(source: str, bad_lines: BadLines, meter: ReadMeter | None = None)
                 continue
             if number == 1:
                 data = data.removeprefix(b"\xef\xbb\xbf")
-            # A line may have 64 MB: it is not held here while it is used.
+            # A line may have 64 MB, so no reference is kept here while the caller uses it.
             line = [Line(location, data.rstrip(b"\r\n"))]
             del data
             yield line.pop()

@@ -72,10 +72,11 @@ class PostingCounts:
 
 @dataclass(frozen=True)
 class _Run:
-    """A buffer of vectors in term order: ``term_ptr`` int64 ``[V+1]``, ``postings`` uint64: a unit in the high half,
-    the bits of its float32 weight in the low one.
+    """A buffer of vectors in term order.
 
-    A spilled run has their file, which is read a range at a time, not mapped: pages of a map would count as our memory.
+    ``term_ptr`` is int64 ``[vocab + 1]``. ``postings`` is uint64: the unit in the high half, the bits of the float32
+    weight in the low half. A spilled run has the path of their file instead. The file is read a range at a time and not
+    mapped, because mapped pages would count as memory of this process.
     """
 
     term_ptr: npt.NDArray[np.int64]
@@ -91,8 +92,9 @@ class _Run:
 
 
 class _Buffer:
-    """Vectors that wait to be inverted, at most ``capacity`` postings. Its memory is taken once: to have the system
-    clear fresh pages for each run costs as much as filling them.
+    """Vectors that wait to be inverted, at most ``capacity`` postings.
+
+    Its memory is allocated once, because fresh pages for each run would cost as much as filling them.
     """
 
     def __init__(self, capacity: int, vocab_size: int) -> None:
@@ -105,8 +107,9 @@ class _Buffer:
         self.rows = 0
 
     def take(self, indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int32], bits: npt.NDArray[np.uint32]) -> int:
-        """Copy as many of the first rows as fit; returns how many. ``indptr`` may start anywhere, the others do where
-        it says.
+        """Copy as many of the first rows as fit; returns how many.
+
+        ``indptr`` may start at any value; it is the offset of the first row in the other two arrays.
         """
         rows = int(np.searchsorted(indptr, indptr[0] + self.room, side="right")) - 1
         a, b = int(indptr[0]), int(indptr[rows])
@@ -119,7 +122,7 @@ class _Buffer:
         return rows
 
     def vectors(self) -> SparseBatch:
-        """What has been taken, until :meth:`invert`."""
+        """The vectors in the buffer; valid until :meth:`invert`."""
         size = self._indices.size - self.room
         indptr = np.zeros(self.rows + 1, np.int64)
         if self._lengths:
@@ -127,7 +130,7 @@ class _Buffer:
         return SparseBatch(indptr, self._indices[:size], self._weights[:size].view(np.float32))
 
     def invert(self, batch: SparseBatch, first_unit: int) -> _Run:
-        """The run of ``vectors()``, valid until the next; leaves the buffer empty."""
+        """Invert ``vectors()`` into a run, valid until the next call, and empty the buffer."""
         term_ptr = np.zeros(self._vocab_size + 1, np.int64)
         if self._inverted.size < batch.indices.size:
             self._inverted = np.empty(batch.indices.size, np.uint64)
@@ -184,7 +187,7 @@ class PostingWriter:
         self._block_max = block_max
         self._sketches = Sketcher(self._scratch / "sketches", vocab_size) if reorder else None
         self._capacity = memory_bytes // BYTES_A_POSTING
-        # A vector may be longer than a small buffer. Memory that is not filled is not taken.
+        # A vector may be longer than a small buffer. The system provides memory only for pages that are written.
         self._buffer = _Buffer(max(self._capacity, vocab_size), vocab_size)
         self._runs: list[_Run] = []
         self._largest = 0.0
@@ -274,7 +277,7 @@ class PostingWriter:
         StorageError
             If a file cannot be written.
         """
-        runs = [*self._runs, self._invert_pending()]  # the last stays in memory
+        runs = [*self._runs, self._invert_pending()]  # the last run stays in memory
         del self._buffer
         scale = self._scale or (self._largest / MAX_IMPACT) or NO_SCALE
         with storage_errors(self._directory), self._open_files(block_max_from) as files:
@@ -317,7 +320,7 @@ class PostingWriter:
         return SegmentFiles(self._directory, self.units, frequent)
 
     def _write_order(self, original: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-        """Write which unit comes where; returns where each unit comes."""
+        """Write the docid permutation; returns its inverse: the new number of each unit."""
         with operations.create(self._directory / "original_units.u32") as file:
             write_array(file, original)
         new_units = np.empty_like(original)

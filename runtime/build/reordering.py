@@ -19,8 +19,8 @@ from ..vectors import SparseBatch
 from .clustering import DIMENSIONS, LENGTH, Sketches, sketch, tree_order
 from ..index.layout import FREQUENT
 
-SAMPLE = 1 << 17  # units that the means are found on
-CLUSTER = 256  # units of a cluster, about; larger where there would be more than so many clusters
+SAMPLE = 1 << 17  # units of the sample that the means are computed on
+CLUSTER = 256  # about the units of a cluster; it is larger if there would be more than MOST_CLUSTERS
 MOST_CLUSTERS = 2048
 ITERATIONS = 4
 BLOCK = 8192  # units assigned to a cluster at a time
@@ -111,7 +111,7 @@ def _find_means(sketches: Sketches, clusters: int) -> npt.NDArray[np.float32]:
         order = np.argsort(owner, kind="stable")
         sizes = np.bincount(owner, minlength=clusters)
         starts = np.cumsum(sizes) - sizes
-        for c in np.flatnonzero(sizes).tolist():  # a mean that lost all its units stays where it was
+        for c in np.flatnonzero(sizes).tolist():  # a mean without units stays as it was
             means[c] = sample[order[starts[c] : starts[c] + sizes[c]]].sum(axis=0, dtype=np.float32)
         means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.float32(1e-9))
     return means

@@ -204,7 +204,7 @@ class SegmentWriter:
 
 
 def _checked_spans(spans: Sequence[PassageSpan], documents: int) -> npt.NDArray[np.uint32]:
-    """Spans as uint32 ``[n, 3]``. Raises InputError for one that no reader would take."""
+    """Spans as uint32 ``[n, 3]``. Raises InputError for a span that no reader would accept."""
     for document, start, end in spans:
         if not 0 <= document < documents:
             raise InputError(f"a span is of document {document}; {documents} were added, counted from 0")

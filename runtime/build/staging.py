@@ -68,7 +68,7 @@ def staged_directory(
     staging = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
     lock = None
     owner = Owner()
-    try:  # from here on: an interrupt right after mkdir() must not leave the directory
+    try:  # begins here, so that an interrupt right after mkdir() does not leave the directory
         with storage_errors(target):
             staging.mkdir()
             lock = try_lock_directory(staging)
@@ -76,11 +76,11 @@ def staged_directory(
         owner.refuse_child(f"the directory {target}, which is being written,")
         with storage_errors(target):
             _fsync_tree(staging)
-            # Hours may have passed since the first look.
+            # Hours may have passed since the first check.
             check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
             _take_place(staging, target, force=force, keep=keep)
             if lock is not None:
-                lock.release()  # who waits for the target may become its writer now
+                lock.release()  # a process that waits for the target may become its writer now
             fsync_path(target.parent)
     finally:
         if owner.is_here:
@@ -129,7 +129,7 @@ def check_writable_target(
 
 
 def _mode(path: Path) -> int:
-    """What lies at a path, as :mod:`stat` tells it; 0 where nothing does."""
+    """The mode of a file, as in :mod:`stat`; 0 if there is none."""
     try:
         return path.stat().st_mode
     except NOT_THERE:
@@ -137,8 +137,9 @@ def _mode(path: Path) -> int:
 
 
 def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) -> None:
-    """Rename ``staging`` to ``target``; an old directory ends up at ``keep``, or under the staging name, which the
-    caller removes.
+    """Rename ``staging`` to ``target``.
+
+    The old directory goes to ``keep``, or to the name of ``staging``, which the caller removes.
     """
     if not target.exists() or not force:
         if not _renameat2(staging, target, NO_REPLACE):
@@ -148,7 +149,7 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
             try:
                 _rename_onto_nothing(staging, keep)
             except BaseException:
-                _renameat2(staging, target, EXCHANGE)  # or what was replaced would be removed with the staging
+                _renameat2(staging, target, EXCHANGE)  # else the old directory would be removed as the temporary one
                 raise
     else:
         # Two renames: a kill between them leaves the old directory under ``.old``; the next writer puts it back.
@@ -158,7 +159,7 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
             try:
                 _rename_onto_nothing(target, old)
                 staging.rename(target)
-            finally:  # also where an interrupt falls between the two
+            finally:  # also after an interrupt between the two
                 if old.exists() and not target.exists():
                     old.rename(target)
                 if keep is None:

@@ -48,22 +48,22 @@ class WriterHold:
             stack.callback(self.directory.release)
             self.root = root = self.directory.root
             if not (root / MANIFEST_NAME).is_file():
-                read_manifest_file(root / MANIFEST_NAME)  # says what is wrong with it
+                read_manifest_file(root / MANIFEST_NAME)  # raises the reason
             for folder in (SEGMENTS, TOMBSTONES):
                 if (root / folder).is_link():
                     raise IndexFormatError(
                         f"{root / folder} is a link, and may lead anywhere; put the files themselves there"
                     )
             self._lock = stack.enter_context(writer_lock(root / LOCK_NAME))
-            self.directory.refuse_replaced()  # it may have been while we waited for nothing
-            with storage_errors(root):  # if a writer died just before this, its manifest must not be lost any more
+            self.directory.refuse_replaced()  # another process may have replaced it before we had the lock
+            with storage_errors(root):  # a writer may have died before it flushed its manifest
                 operations.sync(root / MANIFEST_NAME)
                 operations.sync(root)
             self._record = Record(root, self._lock)
             self._closing = stack.pop_all()
         self._temporary = f"{STAGING_PREFIX}{MANIFEST_NAME}.{secrets.token_hex(4)}"
         self._uncertain = False
-        # so that the one manifest is not parsed, and made again, at each look
+        # the parsed manifest, by its bytes, so that it is not parsed at each check
         self._known: dict[bytes, IndexManifest] = {}
         self._committed: tuple[IndexManifest | None, str] = None, ""
 
@@ -155,7 +155,7 @@ class WriterHold:
             is removed until the next writer comes.
         """
         data, digest = encoded
-        self._uncertain = True  # what the manifest lists that we meant to replace must not be removed
+        self._uncertain = True  # until we know which manifest is there, nothing that one of them lists may be removed
         path, temporary = self.root / MANIFEST_NAME, self.root / self._temporary
         try:
             done = swap_manifest(path, temporary, data, expected, self._manifest_in, self._refuse_other)

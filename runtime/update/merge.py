@@ -24,7 +24,7 @@ from ..index.segment import Segment
 from ..numba_support.arrays import U32, Bools
 from ..scorer import WINDOW_BITS
 
-_SKETCH_BYTES = 4 * clustering.DIMENSIONS  # of a unit's sums
+_SKETCH_BYTES = 4 * clustering.DIMENSIONS  # of the sums of a unit
 
 
 class Source(NamedTuple):
@@ -114,7 +114,7 @@ def merge_segments(
 
 
 def _merge_documents(directory: AnyPath, sources: Sequence[Source], settings: SegmentSettings) -> int:
-    """Copy the documents that are left; returns how many."""
+    """Copy the documents that are not deleted; returns how many."""
     documents = DocumentWriter(directory / DOCUMENTS_FILE)
     fields = FieldWriter(directory / FIELDS_FILE, [parse_field(name) for name in settings.fields])
     try:
@@ -147,10 +147,10 @@ def _merge_spans(directory: AnyPath, sources: Sequence[Source]) -> None:
 
 
 class _PostingMerge:
-    """The postings of all sources, some terms at a time: (first term, list_ptr int64, units uint32, impacts uint8).
+    """Iterates over the postings of all sources, a range of terms at a time, any number of times.
 
-    Units are numbered by insertion, among those that are left; ``units`` says how many. In each list they ascend,
-    unless a source has an order of its own. May be gone through again.
+    Items are (first term, list_ptr int64, units uint32, impacts uint8). Units are numbered in the order of insertion,
+    without those that are deleted; ``units`` is their number. They ascend in each list, unless a source is reordered.
     """
 
     def __init__(self, sources: Sequence[Source], capacity: int) -> None:
@@ -186,10 +186,10 @@ class _PostingMerge:
         for segment, (numbers, alive), pointers in zip(self._segments, self._numbers, self._pointers, strict=True):
             docids, impacts = _postings(segment, first, last)
             if alive is not None:
-                impacts[~alive[docids]] = 0  # which place_run leaves out
+                impacts[~alive[docids]] = 0  # place_run omits them
             inversion.count_kept(pointers, impacts, first, counts)
             postings = numbers[docids].astype(np.uint64)
-            postings <<= np.uint64(32)  # as runs have them
+            postings <<= np.uint64(32)  # the form that runs have
             parts.append((postings, impacts, pointers))
         list_ptr = np.zeros(counts.size + 1, np.int64)
         np.cumsum(counts, out=list_ptr[1:])
@@ -213,7 +213,7 @@ def _postings(segment: Segment, first: int, last: int) -> tuple[npt.NDArray[np.u
 
 
 def _write_order(directory: AnyPath, merge: _PostingMerge, scale: float, memory_bytes: int) -> U32:
-    """Put similar units next to each other, see reordering.py; returns where each unit comes."""
+    """Write the docid permutation of reordering.py; returns its inverse: the new number of each unit."""
     weights = term_weights(merge.sizes, merge.units, merge.units // FREQUENT)
     signs = directions(merge.vocab_size)
     path = directory / "sketches"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-FACTOR = 4  # so many neighbouring segments of one tier become one
-SMALL = 4096  # documents; smaller segments are all of the lowest tier
+FACTOR = 4  # this many neighbouring segments of one tier become one segment
+SMALL = 4096  # documents; all smaller segments are in the lowest tier
 
 
 def tier(documents: int) -> int:

@@ -41,7 +41,7 @@ class Part:
 
     @property
     def live(self) -> int:
-        """How many documents are left."""
+        """How many documents are not deleted."""
         return self.entry.documents - self.dead
 
 

@@ -49,7 +49,7 @@ class Record:
             with os.fdopen(lock.fd, "rb", closefd=False) as file:
                 self._written = file.read()
         lines = self._written.decode("utf-8", "replace").split("\n")[1:-1]
-        # name -> the digest of the manifest that does without it; "": it is of a writer that died
+        # name -> the digest of the manifest that does without it; "": a writer that died has left it
         self._names = {match[1]: (match[2] or "").strip() for line in lines if (match := _LINE.fullmatch(line))}
 
     def add(self, names: Mapping[str, str]) -> None:
@@ -74,7 +74,7 @@ class Record:
         assert all(_LINE.fullmatch(_line(*item)) for item in new.items())
         with storage_errors(self._lock.path):
             os.lseek(self._lock.fd, 0, os.SEEK_END)
-            self._written = b""  # until it is known what is there
+            self._written = b""  # unknown until the write has succeeded
             with os.fdopen(self._lock.fd, "wb", closefd=False) as file:
                 operations.write(file, "".join(f"{_line(*item)}\n" for item in new.items()).encode())
             try:
@@ -100,7 +100,7 @@ class Record:
             if name not in used and (not without or without == digest()):
                 try:
                     operations.remove(self._root / name, _SEGMENT_FILES)
-                except OSError:  # open, on Windows, or with a file in it that is not ours
+                except OSError:  # it is open (on Windows), or holds a file that is not ours
                     left[name] = without
         self._names = left
         lines = "".join(f"{line}\n" for line in (os.getpid(), *(_line(*item) for item in left.items()))).encode()

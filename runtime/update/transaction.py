@@ -110,8 +110,8 @@ class Transaction:
     def _begin(self) -> None:
         manifest = self.index.manifest
         self.settings = manifest.settings or settings_of(self.index.segments[0].segment)
-        self._deleted = [view.deleted for view in self.index.segments]  # replaced by a copy when one is deleted
-        # Nothing has a scale yet where nothing has a weight: the first that come set it.
+        self._deleted = [view.deleted for view in self.index.segments]  # copied before the first delete
+        # An index without weights has no scale yet. The first weights that are added set it.
         self._scale = manifest.scale if manifest.has_scale else None
         self._pending = None
         self._pending_deleted: set[int] = set()
@@ -176,7 +176,7 @@ class Transaction:
                 else:
                     used.add(document.id)
                     fresh.append(document)
-                    results.append(len(fresh))  # to be replaced by the ordinal
+                    results.append(len(fresh))  # replaced by the ordinal below
             new = iter(self._pending.add_documents(fresh))
             results = [r if isinstance(r, InputError) else next(new) for r in results]
             self.added += sum(not isinstance(r, InputError) for r in results)
@@ -291,7 +291,7 @@ class Transaction:
         )
 
     def _find(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Of these ids, (segment, ordinal) of the committed documents that are not deleted."""
+        """(segment, ordinal) by id, of the committed documents that are not deleted."""
         found = {}
         for position, view in enumerate(self.index.segments):
             deleted = self._deleted[position]
@@ -347,7 +347,7 @@ class Transaction:
             runs = to_merge([part.live for part in parts], [part.dead for part in parts]) if news else []
         merged = sum(len(run) for run in runs)
         if news or runs:
-            self._hold.refuse_replaced(base)  # before hours of merging
+            self._hold.refuse_replaced(base)  # checked before hours of merging
         for run in reversed(runs):
             parts[run.start : run.stop] = [self._merge(parts[run.start : run.stop])]
         done = self.added, self.updated, self.deleted
@@ -361,7 +361,7 @@ class Transaction:
         self._hold.note(tombstones, sorted(in_use(base.files) - in_use(manifest.files)), encoded[1])
         write_tombstones(self._root, tombstones)
         self._sync(manifest)
-        # before: what cannot be opened must not be committed
+        # opened first, because an index that cannot be opened must not be committed
         committed = Index(self._hold.directory, manifest, self.index)
         try:
             self._hold.replace_manifest(manifest, encoded, base)
@@ -425,7 +425,7 @@ class Transaction:
         return parts
 
     def _merge(self, parts: Sequence[Part]) -> Part:
-        """One segment of several, without what is deleted."""
+        """Merge segments into one, without their deleted documents."""
         from ..build.segment_writer import list_segment
         from .merge import Source, merge_segments
 
@@ -444,7 +444,7 @@ class Transaction:
         return Part(entry, list_segment(self._root, entry.path), None, changed=True)
 
     def _next_segment(self) -> str:
-        """A name that was never used, and is noted: the generation, and a number within it."""
+        """A name for a new segment (generation and number) that was never used. It is noted on the disk."""
         self._segments_written += 1
         name = f"{SEGMENTS}/{self.index.manifest.generation + 1:08d}-{self._segments_written}"
         name = self._hold.free_name(name)
@@ -452,7 +452,7 @@ class Transaction:
         return name
 
     def _next_manifest(self, parts: Sequence[Part]) -> tuple[IndexManifest, dict[str, bytes]]:
-        """The manifest of the next generation, and the tombstones in it that are to be written."""
+        """The manifest of the next generation, and the new tombstones, by name."""
         base = self.index.manifest
         generation = base.generation + 1
         files = {n: e for n, e in base.files.items() if not n.startswith((f"{SEGMENTS}/", f"{TOMBSTONES}/"))}

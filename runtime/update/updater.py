@@ -283,7 +283,7 @@ class IndexUpdater:
         self._transaction.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """A writer stays where it is."""
+        """A writer cannot be pickled."""
         raise TypeError("a writer of an index cannot be sent to another process; open one there, after closing this")
 
     def __enter__(self) -> IndexUpdater:
@@ -292,7 +292,7 @@ class IndexUpdater:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
             if kind is None:
-                self.commit()  # which refuses where a change failed and the error went no further
+                self.commit()  # raises if a change failed and the caller caught its error
         finally:
             self.close()
 
@@ -319,11 +319,11 @@ class IndexUpdater:
         if self._encoder is None:
             self._encoder = open_document_encoder(self.index, self._given, self._threads)
         text = self.index.manifest.text
-        assert text is not None  # open_document_encoder refuses an index without
+        assert text is not None  # open_document_encoder refuses such an index
         passages = Passages(text.passages.tokens, text.passages.overlap) if text.passages else None
         bad_lines = bad_lines or BadLines("fail")
         skipped = bad_lines.count
-        self._failed = True  # until all of them are in
+        self._failed = True  # until all documents are added
         sink = _Sink(self._transaction, replace=replace)
         truncated = encode_all(sink, records, self._encoder, passages, bad_lines, progress)
         self._transaction.count(truncated=truncated, bad_lines=bad_lines.count - skipped)
@@ -331,7 +331,7 @@ class IndexUpdater:
 
 
 class _Sink:
-    """A transaction that adds, or replaces."""
+    """A transaction as a :class:`.indexing.Sink` that adds or replaces."""
 
     def __init__(self, transaction: Transaction, *, replace: bool) -> None:
         self._transaction = transaction
@@ -391,7 +391,7 @@ def open_document_encoder(index: Index, given: str | Path | None, threads: int |
 
 
 def _check_numerics(index: Index, artifact: Artifact) -> None:
-    """Raise ArtifactError where new vectors would not be made as those of an index were."""
+    """Raise ArtifactError if new vectors would be computed in another way than those of the index."""
     made_with = index.manifest.document_vectors
     assert made_with is not None
     numbers = made_with.numerics, artifact.manifest.numerics, numerics.NUMERICS
@@ -405,7 +405,7 @@ def _check_numerics(index: Index, artifact: Artifact) -> None:
 
 
 def _bundled_pair(index: Index) -> Path:
-    """The pair of this installation, if the index was made with it. Raises ArtifactError that says what is needed."""
+    """The pair of this installation, if the index was made with it. Raises ArtifactError if not."""
     from ..build.bundled import bundled_pair
 
     manifest = index.manifest
