@@ -24,7 +24,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-# Windows locks ranges of bytes, and nobody else can read them: far behind the text.
+# Windows locks ranges of bytes, which nobody else can read then. This one is far behind the text.
 _BYTE = 1 << 30
 _ALLOW = "let this user write to the index, or change a copy of it"
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
@@ -174,8 +174,9 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
 
 
 def _unlock(fd: int, owner: Owner) -> None:
-    """Close a locked file, and let others have the lock even where something else still has its descriptor. In a child
-    of the ``owner`` the parent keeps the lock.
+    """Close a locked file and release its lock, even if something else still has the descriptor.
+
+    In a child of the ``owner`` the lock stays with the parent.
     """
     private_descriptor(fd, closed=True)
     if owner.is_here and sys.platform != "win32":
@@ -189,14 +190,14 @@ def _locked(path: AnyPath, holder: str = "") -> IndexLockedError:
 
 
 def _open(path: AnyPath) -> int:
-    """Open the lock file, through no link: what that leads to would get a process id."""
+    """Open the lock file. Links are refused, because a process id would be written into their target."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     name, dir_fd = path.directory.at(path.relative) if isinstance(path, Entry) else (str(path), None)
     return os.open(name, flags, 0o666, dir_fd=dir_fd)
 
 
 def _try_directory(path: AnyPath) -> int | None:
-    """Lock the directory of a lock file; None where the system cannot. Raises IndexLockedError."""
+    """Lock the directory of a lock file; None if the system cannot. Raises IndexLockedError."""
     if sys.platform == "win32":
         return None
     name, dir_fd = path.directory.at("") if isinstance(path, Entry) else (str(path.parent), None)
@@ -214,12 +215,12 @@ def _try_directory(path: AnyPath) -> int | None:
         os.close(fd)
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
             raise _locked(path) from None
-        return None  # NFS locks files alone
+        return None  # NFS locks only files
     return fd
 
 
 def _name_holder(fd: int) -> None:
-    """Put our process id into the first line, and leave the others (see update/record.py)."""
+    """Write our process id into the first line. The other lines stay (see update/record.py)."""
     os.lseek(fd, 0, os.SEEK_SET)
     with os.fdopen(fd, "rb", closefd=False) as file:
         _, end, rest = file.read().partition(b"\n")
@@ -248,7 +249,7 @@ def write_whole(fd: int, data: bytes) -> None:
 
 
 def _try(fd: int, path: AnyPath) -> bool:
-    """Lock an open file; False where it is locked already."""
+    """Lock an open file; False if it is locked already."""
     try:
         if sys.platform == "win32":
             os.lseek(fd, _BYTE, os.SEEK_SET)
@@ -266,7 +267,7 @@ def _try(fd: int, path: AnyPath) -> bool:
 
 
 def _is_at(fd: int, path: AnyPath) -> bool:
-    """Whether the locked file is still the one at its path: the directory may have been replaced before we had it."""
+    """Whether the locked file is still the one at its path. It may have been replaced before we had the lock."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except OSError:
@@ -274,7 +275,7 @@ def _is_at(fd: int, path: AnyPath) -> bool:
 
 
 def _holder(fd: int) -> str:
-    """`` (process 123)``, where it is known."""
+    """`` (process 123)``; "" if it is not known."""
     with suppress(OSError, ValueError):
         os.lseek(fd, 0, os.SEEK_SET)
         return f" (process {int(os.read(fd, 32))})"

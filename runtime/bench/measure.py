@@ -17,7 +17,7 @@ from ..errors import SpladeEdgeError
 from .process import Worker
 from .summary import Latency, length_range
 
-_TURN = 0.1  # seconds of calls before the next graph has its turn
+_TURN = 0.1  # seconds of calls before it is the turn of the next graph
 _SEED = 0
 
 Report = Callable[[str], None]
@@ -267,8 +267,9 @@ def measure_index(
 
 
 def _in_turns(workers: Sequence[Worker], texts: Sequence[str], seconds: float) -> list[dict[str, list[Any]]]:
-    """What each worker measured: ``seconds`` and ``tokens`` of each call. All encode the same texts, in turns of about
-    a tenth of a second, so that a slow minute of the machine is everyone's.
+    """Let all workers encode the same texts; returns ``seconds`` and ``tokens`` of each call.
+
+    They take turns of about a tenth of a second, so that a slow minute of the machine affects all of them alike.
     """
     order = [texts[i] for i in np.random.default_rng(_SEED).permutation(len(texts))]
     found: list[dict[str, list[Any]]] = [{"seconds": [], "tokens": []} for _ in workers]

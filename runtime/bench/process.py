@@ -27,7 +27,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            start_new_session=True,  # a terminal's interrupt goes to all of a session; it is ours to end the process
+            start_new_session=True,  # so that an interrupt from the terminal does not reach it: the parent ends it
         )
 
     def __enter__(self) -> Worker:

@@ -15,7 +15,7 @@ from ..errors import CorpusError, InputError
 from ..index import Index
 
 _SEED = 0
-_WORDS = (3, 12)  # of a query that is sampled from a text
+_WORDS = (3, 12)  # the fewest and most words of a sampled query
 
 
 def read_query_texts(source: str, limit: int) -> list[str]:
@@ -150,7 +150,7 @@ def made_texts(tokenizer: TextTokenizer, vocab_size: int, tokens: int, count: in
 
 
 def _text_of(tokenizer: TextTokenizer, words: Sequence[str], rng: np.random.Generator, tokens: int) -> str:
-    """As many words as tokens are wanted; where some are more than one token, fewer."""
+    """As many words as tokens are wanted, or fewer if some words have several tokens."""
     chosen = [
         words[i]
         for i in rng.integers(0, len(words), max(1, tokens - tokenizer.special_tokens - tokenizer.prompt_tokens))

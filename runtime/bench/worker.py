@@ -249,7 +249,7 @@ class Bench:
 def main() -> None:
     """Answer commands until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what an engine prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of an engine must not mix with the answers
     use_kernels()
     bench = Bench()
     for line in sys.stdin.buffer:

@@ -42,7 +42,7 @@ DEFAULT_KS = (10, 100, 1000)
 DEFAULT_SHARES = (0.9, 0.8)
 QUERY_LENGTHS, DOCUMENT_LENGTHS = (8, 16, 32), (64, 128, 256)
 MADE_TEXTS = 50  # of each length
-BULK = 64  # documents encoded at a time where none are given
+BULK = 64  # made-up documents of a batch
 
 
 class BenchCommand:
@@ -185,7 +185,7 @@ def _bench_encoders(path: Path, args: argparse.Namespace) -> tuple[list[GraphRep
                 if args.backend in (None, v.backend) and args.precision in (None, v.precision)
             ]  # fmt: skip
             if not variants:
-                artifact.variant(args.backend, args.precision)  # says what there is
+                artifact.variant(args.backend, args.precision)  # raises the list of graphs
             reports += measure_encoder(
                 artifact.path, side, variants, cases, bulk, threads=args.threads, seconds=args.seconds, report=steps.say
             )

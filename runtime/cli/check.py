@@ -72,7 +72,7 @@ class CheckCommand:
         add_json_argument(parser, "the checks")
 
     def run(self, args: argparse.Namespace) -> int:
-        """Print a line for each check made and each not made. A failed check raises."""
+        """Print one line for each check that was made and each that was not. A failed check raises."""
         from ..artifact import MANIFEST_NAME
         from ..errors import InputError, export_again
         from ..files import reading
@@ -125,7 +125,7 @@ def _repair(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """A repair, for people."""
+    """The lines that report a repair to people."""
     if not report:
         return []
     if not report["damaged"]:

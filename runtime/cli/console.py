@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-# Joiners are format characters too, but scripts and emoji need them, and they move no cursor.
+# Joiners are format characters too. Scripts and emoji need them, and they do not move the cursor.
 _HARMLESS = {"\u200c", "\u200d", "\u00ad"}
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _NARROWEST = 20  # columns of a table
@@ -88,7 +88,7 @@ def write_err(text: str) -> None:
     text
         The text, with its line ends.
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # full or gone; closed; absent
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the stream is full or gone, closed, absent
         sys.stderr.write(text)
         sys.stderr.flush()
 
@@ -142,7 +142,7 @@ def finished(what: str | None) -> Iterator[None]:
         if what is None:
             raise
         drop_output()
-        if not isinstance(error, BrokenPipeError):  # whose reader has gone, as after | head
+        if not isinstance(error, BrokenPipeError):  # the reader of a pipe has gone, as after | head
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else "interrupted"
             warn("warning", f"{what}, but standard output does not take the summary: {reason}")
 
@@ -168,7 +168,7 @@ def drop_what_is_left() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):  # told already; closed; absent
+        except (OSError, ValueError, AttributeError):  # reported already, closed, absent
             drop_output(stream)
 
 
@@ -193,9 +193,9 @@ def prepare_streams() -> None:
 def _refuse(number: int, name: str) -> None:
     with contextlib.suppress(OSError):
         os.fstat(number)
-        return  # something else has the number by now
+        return  # the number is in use
     with contextlib.suppress(OSError):
-        # opened the other way round: to read from it, or to write to it, is an error, as it is on a closed one
+        # Opened in the wrong mode, so that using it is an error, as on a closed descriptor.
         opened = os.open(os.devnull, os.O_WRONLY if name == "stdin" else os.O_RDONLY)
         if opened != number:
             os.close(opened)
@@ -246,7 +246,7 @@ def new_table(*columns: str) -> Table:
 
 
 class _Trimmed:
-    """A stream that leaves out blanks at the end of lines, with which tables are filled up."""
+    """A stream that drops the blanks at the end of lines, with which rich fills tables."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -274,7 +274,7 @@ def new_console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     class PlainConsole(Console):
-        def on_broken_pipe(self) -> None:  # rich would exit with 1; main answers for all output
+        def on_broken_pipe(self) -> None:  # rich would exit with 1; main handles errors of all output
             raise
 
     stream = sys.stderr if stderr else sys.stdout

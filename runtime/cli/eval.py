@@ -92,7 +92,7 @@ class EvalCommand:
         add_json_argument(parser, "the measures")
 
     def run(self, args: argparse.Namespace) -> int:
-        """Print the measures; counts of queries left out go to standard error."""
+        """Print the measures. Warnings say how many queries were left out."""
         from ..evaluation.measures import check_computable, evaluate, parse_measures
 
         _check_arguments(args)
@@ -126,7 +126,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _depth(measures: list[Any], k: int | None) -> int:
-    """Results a query. Raises InputError where ``k`` is less than a measure looks at."""
+    """The number of results of a query. Raises InputError if ``k`` is less than the cutoff of a measure."""
     from ..errors import InputError
     from ..evaluation.measures import depth_of
 
@@ -162,7 +162,7 @@ def _asked(args: argparse.Namespace) -> _Asked:
 
 
 def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, list[str]]:
-    """The ids that a search finds, by query."""
+    """Search; returns the document ids by query id."""
     from ..evaluation.trec import write_run
     from ..files import staged_file
 
@@ -193,7 +193,7 @@ def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, 
 
 
 def _refuse_others(searcher: Searcher, asked: _Asked, results: dict[str, list[str]], args: argparse.Namespace) -> None:
-    """Raise InputError for judgements of documents that the index has not."""
+    """Raise InputError if the index has none of the judged documents."""
     from ..errors import InputError
 
     if any(document in asked.qrels[query] for query, found in results.items() for document in found):
@@ -208,7 +208,7 @@ def _refuse_others(searcher: Searcher, asked: _Asked, results: dict[str, list[st
 
 
 def _from_run(source: str, asked: _Asked, depth: int, *, exclude_self: bool) -> dict[str, list[str]]:
-    """The ids that a run has found, by query."""
+    """The document ids of a run by query id."""
     from ..errors import InputError
     from ..evaluation.trec import read_run
 
@@ -266,6 +266,6 @@ def _print(
     )
     for name, value in values.items():
         theirs, difference, p = (compared[key][name] for key in ("measures", "differences", "p"))
-        chance = f"{p:.4f}" if p >= 0.0001 else "<0.0001"  # which is never 0
+        chance = f"{p:.4f}" if p >= 0.0001 else "<0.0001"  # p is never 0
         table.add_row(cell(name, "bold"), f"{value:.4f}", f"{theirs:.4f}", f"{difference:+.4f}", chance)
     new_console().print(table)

@@ -152,7 +152,7 @@ class IndexCommand:
 
         started = time.monotonic()
         output = Path(args.output)
-        # Whatever can be refused is refused before the encoders are loaded.
+        # All checks that need no encoder come before the encoders are loaded.
         if args.overlap is not None and not args.passages:
             raise InputError("--overlap is for passages; add --passages")
         if args.reorder and args.no_block_max:
@@ -207,7 +207,7 @@ class IndexCommand:
 
 
 def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
-    """The artifact and the corpus files. A first argument that reads as a corpus file leaves the artifact out."""
+    """The artifact and the corpus files. If the first argument is a corpus file, the bundled pair is used."""
     from ..build.bundled import bundled_pair
     from ..build.lines import names_a_corpus
     from ..errors import InputError
@@ -222,7 +222,7 @@ def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
 
 @contextmanager
 def _kept(partial: Path | None) -> Iterator[None]:
-    """Say where the vectors are, should the command end early."""
+    """Say where the encoded vectors are if the command ends early."""
     from ..build.checkpointing import KEPT_FILES
 
     try:

@@ -19,7 +19,7 @@ examples:
   splade-edge info index/ --json"""
 KINDS = ("numbers", "strings", "booleans")
 FIELDS_SHOWN = 40
-# What a table of an artifact leaves out.
+# The usual values, which the table of an artifact omits.
 _USUAL: dict[str, Any] = {
     "adds_special_tokens": True,
     "split_special_tokens": False,
@@ -193,7 +193,7 @@ def bytes_below(path: Path) -> int:
 
 
 def _without_defaults(about: dict[str, Any]) -> dict[str, Any]:
-    """What is worth a row of a table: of how texts are read only what is not as usual."""
+    """What a table shows: settings of how texts are read only if they are unusual."""
     kept: dict[str, Any] = {}
     for key, value in about.items():
         if isinstance(value, dict) and key == "sides":

@@ -53,7 +53,7 @@ def ignore() -> None:
 
 
 def _is_ours(handler: object) -> bool:
-    """Whether interrupts go to ``handler`` now; not where the caller has them ignored, or treats them itself."""
+    """Whether ``handler`` receives interrupts. False if the caller ignores them or has a handler of its own."""
     return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is handler
 
 
@@ -64,7 +64,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """An interrupt that fell where nothing can be raised (a finalizer, a callback) comes again a little later."""
+    """Repeat an interrupt a little later that fell where nothing can be raised (a finalizer, a callback)."""
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
         return
@@ -75,7 +75,7 @@ def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 
 def _again() -> None:
     main = threading.main_thread().ident
-    if main is not None and hasattr(signal, "pthread_kill"):  # which wakes what waits, too
+    if main is not None and hasattr(signal, "pthread_kill"):  # this wakes a thread that waits, too
         signal.pthread_kill(main, signal.SIGINT)
     else:
         _thread.interrupt_main()

@@ -54,7 +54,7 @@ BROKEN_PIPE = 141
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message and where the help is, and exit with 2.
@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _ShowVersion(argparse.Action):
-    """``--version``. The version is looked up when it is asked for."""
+    """The action of ``--version``. The version is looked up only when it is asked for."""
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         from ..version import VERSION
@@ -109,8 +109,8 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = main(arguments)
-    finally:  # also where argparse leaves
-        interrupts.ignore()  # all is done and said
+    finally:  # also when argparse exits
+        interrupts.ignore()  # all work is done and reported
         drop_what_is_left()
     if arguments and arguments[0] in BUILT_IN and not _watched():
         _leave_at_once(code)
@@ -126,7 +126,7 @@ def _leave_at_once(code: int) -> NoReturn:
 
 
 def _watched() -> bool:
-    """Whether something waits for the interpreter's own end: a debugger, a profiler, coverage, a prompt, a thread."""
+    """Whether something needs the interpreter to end properly: a debugger, a profiler, coverage, a prompt, a thread."""
     monitoring = getattr(sys, "monitoring", None)  # from Python 3.12
     return (
         sys.gettrace() is not None
@@ -234,7 +234,7 @@ def _run(arguments: list[str]) -> int:
             commands.add_parser(plug_in, help=about)
     args, rest = parser.parse_known_args(arguments)
     if name == "search" and len(rest) == 1 and args.query is None and (rest[0] == "-" or rest[0][:1] != "-"):
-        args.query = rest.pop()  # argparse has settled for no QUERY before the options that stand in front of it
+        args.query = rest.pop()  # argparse takes QUERY for absent if options precede it
     if rest:
         hint = "; put a QUERY of several words in quotes" if name == "search" else ""
         command_parser: Parser = commands.choices.get(name or "", parser)
@@ -258,14 +258,14 @@ def _add(commands: argparse._SubParsersAction[Parser], name: str, command: Comma
 
 
 def _plug_ins() -> dict[str, EntryPoint]:
-    # Imported here: it takes a tenth of what a small search does.
+    # Imported here, because it takes a tenth of the time of a small search.
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _load(name: str, point: EntryPoint | None) -> Command:
-    """A plug-in's command. Raises MissingExtraError where what it imports is not installed."""
+    """A plug-in's command. Raises MissingExtraError if a module that it imports is not installed."""
     if point is None:
         raise MissingExtraError(f"splade-edge {name}", KNOWN_PLUG_INS[name][1])
     try:
@@ -280,7 +280,7 @@ def _says_nothing(default: object) -> bool:
 
 
 def _missing(name: str | None, error: ModuleNotFoundError) -> Exception:
-    """The install command for a module that is absent; the error itself if that module is our own (a defect)."""
+    """The error that names the extra to install; ``error`` itself if the missing module is our own (a defect)."""
     if name not in KNOWN_PLUG_INS or (error.name or "").startswith("splade_edge.runtime"):
         return error
     return MissingExtraError(f"splade-edge {name} (no module {error.name})", KNOWN_PLUG_INS[name][1])

@@ -90,7 +90,7 @@ class Progress:
 
     @contextlib.contextmanager
     def _visible(self) -> Iterator[None]:
-        """Drawing of the bar; where its terminal has gone, the work goes on without it."""
+        """Draw the bar. If its terminal has gone, the work goes on without it."""
         try:
             yield
         except OSError:

@@ -44,7 +44,7 @@ from an index; for others the documents are read (--explain shows it).
 
 A query that begins with a dash goes behind --, as in: splade-edge search index/ -- "-1 as an exponent\""""
 _SNIPPET = 300
-_COLLAPSED = 1 << 20  # characters of a query whose white space is collapsed: the words of a longer one take much memory
+_COLLAPSED = 1 << 20  # characters of a query; in a longer one white space stays, because splitting it takes much memory
 _TERMS_SHOWN = 8
 
 
@@ -77,7 +77,7 @@ class SearchCommand:
         add_searcher_arguments(parser)
 
     def run(self, args: argparse.Namespace) -> int:
-        """Answer; finding nothing is an answer too."""
+        """Search and print. Finding nothing is no error."""
         from ..errors import InputError
         from ..evaluation.trec import Query, read_queries
         from ..filters import parse_where
@@ -93,7 +93,7 @@ class SearchCommand:
             if args.run and args.explain:
                 raise InputError("a TREC run cannot carry --explain; use --json")
         if args.where is not None:
-            parse_where(args.where)  # a slip is told before anything is read or loaded
+            parse_where(args.where)  # syntax errors are reported before anything is loaded
         queries: Iterable[Query]
         if args.queries is None:
             args.query = _query_from_stdin() if args.query == "-" else args.query
@@ -111,7 +111,7 @@ class SearchCommand:
 
 
 def _query_from_stdin() -> str:
-    """One query, on as many lines as it has."""
+    """One query from standard input, which may have several lines."""
     from ..build.lines import BadLines, decode_line, read_lines
     from ..errors import InputError
 
@@ -200,7 +200,7 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     console = new_console()
     query, explain = args.query, args.explain
     selection = None if args.where is None else searcher.index.select(args.where)
-    # All of the query's terms are of interest only to a reader.
+    # Only --explain shows terms that no document has.
     vector = searcher.encode_query(query) if explain else searcher.encode_for_search(query)
     if is_truncated(searcher, query):
         warn_truncated(searcher, "the query was")
@@ -230,9 +230,9 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     table.expand = True
     score, identifier, title, text = table.columns
     score.no_wrap = True
-    identifier.overflow = "fold"  # an id is of use only if it is whole
+    identifier.overflow = "fold"  # an id must be shown whole
     title.max_width = 40
-    text.ratio = 1  # takes what the others leave
+    text.ratio = 1  # takes the rest of the width
     text.no_wrap = not explain
     for hit in hits:
         snippet = hit.text if hit.passage is None else hit.passage

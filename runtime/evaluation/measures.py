@@ -14,7 +14,7 @@ from ..errors import InputError, MissingExtraError
 from . import DEFAULT_MEASURES
 
 ROUNDS = 100_000  # random assignments of signs
-_EXACT = 16  # with so many queries, all assignments are tried
+_EXACT = 16  # up to this many queries, all assignments are tried
 _TOGETHER = 256
 _SEED = 0
 
@@ -53,7 +53,7 @@ def parse_measures(names: str) -> list[Any]:
         except Exception as error:  # noqa: BLE001 - whatever a name makes of it
             raise InputError(f"unknown measure {name!r} ({_reason(error)}); try {DEFAULT_MEASURES!r}") from None
         cutoff = measure.params.get("cutoff", 1)
-        if not isinstance(cutoff, int) or cutoff < 1:  # at 0 the library ends the process
+        if not isinstance(cutoff, int) or cutoff < 1:  # a cutoff of 0 makes the library end the process
             raise InputError(f"{name} has a cutoff of {cutoff!r}; give a whole number of at least 1")
         measures.append(measure)
     if not measures:
@@ -98,7 +98,9 @@ def check_computable(measures: Sequence[Any], qrels: Judged) -> None:
         try:
             _computed([measure], {query: judged}, {query: list(judged)[:1]})
         except InputError as error:
-            if not isinstance(error.__cause__, ArithmeticError):  # of a run of one document
+            if not isinstance(
+                error.__cause__, ArithmeticError
+            ):  # some measures divide by 0 for this run of one document
                 raise
 
 
@@ -210,22 +212,22 @@ def _run(results: Ranked) -> dict[str, dict[str, float]]:
 
 @contextlib.contextmanager
 def _library(measure: Any) -> Iterator[None]:
-    """What the tools behind ir-measures throw, as an InputError; what they write to standard error is dropped."""
+    """Turn errors of the tools behind ir-measures into InputError, and drop what they write to standard error."""
     try:
         with _quiet():
             yield
     except MemoryError:
         raise
-    except Exception as error:  # they raise whatever comes, also of programs that they start
+    except Exception as error:  # they raise any type, also for programs that they start
         raise InputError(f"ir-measures cannot compute {measure} here ({_reason(error)}); leave it out") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard error of this process and of those it starts goes nowhere."""
+    """Discard standard error of this process and of those that it starts."""
     try:
         kept = os.dup(2)
-    except OSError:  # there is none
+    except OSError:  # there is no standard error
         yield
         return
     try:
@@ -239,6 +241,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """An error on one line; of what is long, the beginning."""
+    """An error on one line, shortened to 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:200] + " …"

@@ -131,7 +131,7 @@ _HEADER = (
 
 
 def _qrels_header(columns: list[str]) -> tuple[int, ...] | None:
-    """Where the columns of query, document and grade are, if a first line names them."""
+    """The positions of query, document and grade, if the first line is a header."""
     names = [name.strip().lower() for name in columns]
     positions = [[position for position, name in enumerate(names) if name in known] for known in _HEADER]
     if all(len(found) == 1 for found in positions):

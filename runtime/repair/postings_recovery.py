@@ -30,7 +30,7 @@ _POSTINGS = 4 << 20  # written at a time
 
 
 class UnusableSegmentError(IntegrityError):
-    """A segment of which nothing can be searched any more."""
+    """Nothing of a segment can be searched any more."""
 
 
 class PostingRecovery:
@@ -76,7 +76,7 @@ class PostingRecovery:
         if "term_blocks.u64" not in self._damaged:
             blocks = self.array("term_blocks.u64").astype(np.int64)
         elif self._one_window and "term_impacts.u8" not in self._damaged:
-            # within one window a term with postings has one block
+            # in one docid range, a term with postings has one posting list segment
             present = self.array("term_impacts.u8")[:, 0] > 0
             blocks = np.concatenate([[0], np.cumsum(present)]).astype(np.int64)
         else:
@@ -89,7 +89,7 @@ class PostingRecovery:
     def _block_postings(self) -> I64:
         pointers = self.array("block_postings.u64")
         if "block_postings.u64" in self._damaged:
-            # A term's first and last pointer are proven by its checksum; one in between by nothing.
+            # The checksum of a term verifies its first and last pointer, and none in between.
             if not self._one_window:
                 raise self.unusable("block_postings.u64")
             pointers = np.minimum(pointers, np.uint64(self._entry.postings))
@@ -105,7 +105,7 @@ class PostingRecovery:
 
     @cached_property
     def _ranges(self) -> tuple[I64, I64]:
-        """First and last posting of each term; both 0 where they cannot be."""
+        """First and last posting of each term; both 0 if the pointers are impossible."""
         first = self._block_postings[self._term_blocks[:-1]]
         last = self._block_postings[self._term_blocks[1:]]
         possible = (first <= last) & (last <= self._entry.postings)
@@ -113,14 +113,14 @@ class PostingRecovery:
 
     @cached_property
     def counts(self) -> I64:
-        """Postings of each term, as far as known; at least 1 for a term that has a block."""
+        """int64 ``[vocab]``: postings of each term, as far as known; at least 1 for a term with some."""
         first, last = self._ranges
         counts: I64 = np.maximum(last - first, np.diff(self._term_blocks) > 0)
         return counts
 
     @cached_property
     def readable(self) -> Bools:
-        """bool ``[V]``: terms whose postings are as they were written."""
+        """bool ``[vocab]``: terms whose postings are as they were written."""
         terms = np.zeros(self._vocab_size, np.bool_)
         whole = not {"posting_units.u16", "posting_impacts.u8"} & self._damaged
         if "term_checksums.u32" in self._damaged and not whole:
@@ -143,7 +143,7 @@ class PostingRecovery:
         return terms
 
     def _docids(self, term: int) -> I64 | None:
-        """The units of a term in the segment's own order; None where blocks and postings do not fit together."""
+        """The docids of a term; None if its pointers do not fit its postings."""
         a, b = int(self._term_blocks[term]), int(self._term_blocks[term + 1])
         lengths = np.diff(self._block_postings[a : b + 1])
         first, last = int(self._ranges[0][term]), int(self._ranges[1][term])
@@ -272,7 +272,7 @@ class PostingRecovery:
 
 
 def _fitted(path: Path | None, dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:
-    """The first ``size`` values of a file, zeros where it has none. Raises StorageError."""
+    """The first ``size`` values of a file; zeros stand for missing ones. Raises StorageError."""
     data = b""
     with contextlib.suppress(*NOT_THERE):
         if path is not None:
@@ -282,7 +282,7 @@ def _fitted(path: Path | None, dtype: np.dtype[Any], size: int) -> npt.NDArray[A
 
 
 def _batches(counts: I64) -> Iterator[tuple[int, int]]:
-    """Ranges of terms of about so many postings, at least one term each."""
+    """Ranges of terms with about _POSTINGS postings and at least one term each."""
     ends = np.cumsum(counts)
     first = 0
     while first < counts.size:

@@ -140,7 +140,7 @@ def repair_index(
     if output is not None and os.path.lexists(target):
         raise InputError(f"{target} exists; move it away, or choose another output")
     with contextlib.ExitStack() as held:
-        if output is None and sys.platform != "win32":  # what a writer changed meanwhile would be lost
+        if output is None and sys.platform != "win32":  # changes that a writer made meanwhile would be lost
             held.enter_context(writer_lock(path / LOCK_NAME))
             if read_index_manifest(path) != manifest:
                 raise IntegrityError(f"{path} was changed while it was read; run the command again")
@@ -167,13 +167,13 @@ def repair_index(
 
 
 def _refused(errors: Sequence[StorageError]) -> StorageError:
-    """The error where something may not be read."""
+    """The error for files that the system refuses to read."""
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return StorageError(f"{errors[0]}{more}; nothing is repaired, for it may be whole: --without-unreadable drops it")
 
 
 class _Repairing:
-    """One repair: the new index grows in ``staging``."""
+    """One repair, which writes the new index into ``staging``."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class _Repairing:
         self._sides: dict[str, str | None] = {}
 
     def segments(self) -> None:
-        """Copy whole segments, make damaged ones again, leave out what cannot be searched."""
+        """Copy undamaged segments, rebuild damaged ones, leave out those that cannot be searched."""
         for position, entry in enumerate(self._manifest.segments):
             names = list(segment_files(self._manifest, entry))
             names += [entry.tombstones] if entry.tombstones else []
@@ -229,7 +229,7 @@ class _Repairing:
                 self._files[f"{entry.path}/{file.name}"] = describe_file(file)
 
     def _deleted(self, position: int) -> Bools | None:
-        """The deleted documents of a segment. Where their file is damaged, those that a later one has replaced."""
+        """The deleted documents of a segment. If their file is damaged: those that a later document has replaced."""
         entry = self._manifest.segments[position]
         if entry.tombstones not in self._damaged:
             return read_tombstones(self._path, self._manifest, entry)
@@ -259,7 +259,7 @@ class _Repairing:
 
     @cached_property
     def _vocabulary(self) -> list[str]:
-        """The terms by id, from an encoder's tokenizer; empty where none can be read."""
+        """The terms by id, from an encoder's tokenizer; empty if none can be read."""
         for relative in (self._manifest.query_encoder, self._manifest.document_encoder):
             if relative is not None:
                 with contextlib.suppress(SpladeEdgeError):
@@ -269,7 +269,7 @@ class _Repairing:
         return []
 
     def encoders(self) -> None:
-        """Copy the encoders with the graphs that are whole."""
+        """Copy the encoders, with their undamaged graphs."""
         for side in _SIDES:
             relative = getattr(self._manifest, f"{side}_encoder")
             self._sides[f"{side}_encoder"] = None
@@ -292,7 +292,7 @@ class _Repairing:
             self._files[name] = describe_file(self._staging / name)
 
     def _copy_encoder(self, relative: str, damaged: set[str]) -> set[str]:
-        """Copy an encoder without the graphs of damaged files; returns the files that are left out."""
+        """Copy an encoder without its damaged graphs; returns the files that are left out."""
         directory = safe_join(self._path, relative)
         for name in (ARTIFACT_MANIFEST, "tokenizer.json"):
             if name in damaged:
@@ -313,7 +313,7 @@ class _Repairing:
         return left_out
 
     def commit(self) -> None:
-        """Write the manifest of what was kept."""
+        """Write the manifest of the new index."""
         manifest = msgspec.structs.replace(
             self._manifest,
             files=dict(sorted(self._files.items())),
@@ -336,8 +336,9 @@ class _Repairing:
 def _beyond_repair(
     path: Path, reason: str, rescue: Path, unreadable: Mapping[str, StorageError], without_unreadable: bool
 ) -> BeyondRepairError:
-    """Save all documents that can be read; the error says where they are. Raises StorageError where some may not be
-    read, and are not to be left out.
+    """Save all documents that can be read, and return the error that says where they are.
+
+    Raises StorageError if the system refuses to read some, and they must not be left out.
     """
 
     def saved() -> Iterator[Document]:
@@ -351,14 +352,14 @@ def _beyond_repair(
                     raise _refused([error]) from error.__cause__
 
     if (path / "segments").exists() and not without_unreadable:
-        with reading(path / "segments"):  # what glob() may not look into it takes for empty
+        with reading(path / "segments"):  # glob() takes a directory that it may not read for an empty one
             for segment in (path / "segments").iterdir():
                 if segment.is_dir():
                     next(segment.iterdir(), None)
     count = _write_documents(rescue, saved())
     if not count:
         rescue.unlink()
-        if unreadable:  # which may be whole
+        if unreadable:  # these files may be whole
             more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
             return BeyondRepairError(
                 f"{path} is beyond repair without what cannot be read: {next(iter(unreadable.values()))}{more}"

@@ -30,7 +30,7 @@ from ..index.sqlite import SqliteReader
 from .postings_recovery import Bools, PostingRecovery, UnusableSegmentError
 
 _DOCUMENTS = 1000  # read and written at a time
-_NAMED = 5  # of what was lost, so many are named
+_NAMED = 5  # the report names this many lost terms and documents
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class SegmentRecovery:
         return np.asarray(documents[owners])
 
     def _write_spans(self, directory: Path, keep: Bools, units_kept: Bools) -> bool:
-        """Write whose passages the units are, and where; False where the latter is lost."""
+        """Write document and span of each unit; returns whether the spans are known."""
         owners = self._postings.array("unit_documents.u32")[units_kept]
         known = "unit_spans.u32" not in self._damaged
         if known:
@@ -209,7 +209,7 @@ class SegmentRecovery:
         return known
 
     def _indexed(self, names: Sequence[str] | None) -> tuple[list[Field], bool]:
-        """The fields that get an index, and whether it is known which had one."""
+        """The fields that get an index, and whether it is known which fields had one."""
         if names is not None:
             return [parse_field(name) for name in names], True
         if self._manifest.settings is not None:
@@ -301,12 +301,12 @@ def _documents_in(file: Path) -> int:
         [(last,)] = reader.query("SELECT MAX(ordinal) FROM documents")
     finally:
         reader.close()
-    # A damaged ordinal may be any number; a row takes more bytes than this.
+    # A damaged ordinal may be any number. No row is smaller than LEAST_ROW.
     return min(last + 1, file.stat().st_size // LEAST_ROW) if isinstance(last, int) else 0
 
 
 def _readable(reader: DocumentReader, start: int, stop: int) -> Iterator[tuple[int, Document]]:
-    """The documents of a range that can be read, found by halving it."""
+    """The readable documents of a range. A range that cannot be read is halved."""
     ordinals = list(range(start, stop))
     try:
         yield from zip(ordinals, reader.get(ordinals), strict=True)
@@ -319,7 +319,7 @@ def _readable(reader: DocumentReader, start: int, stop: int) -> Iterator[tuple[i
 
 def _store(documents: DocumentWriter, fields: FieldWriter, batch: list[Document]) -> None:
     for result in documents.add(batch):
-        if isinstance(result, InputError):  # an id that is there twice: no checksum can say whose it is
+        if isinstance(result, InputError):  # two documents have one id, and no checksum tells whose it is
             raise UnusableSegmentError(f"two documents have the same id ({result})")
         fields.add(result)
     batch.clear()
