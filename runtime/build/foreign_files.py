@@ -84,8 +84,9 @@ def _above(name: str) -> Iterator[str]:
 
 
 def _listed(path: Path, directory: str) -> Iterator[str]:
-    """The files of the artifact (or pair) in a directory below ``path``; the directory with ``/`` behind it where its
-    manifest cannot be read, so that all in it is taken for its own.
+    """The files of an artifact, or a pair, below ``path``.
+
+    If a manifest cannot be parsed, its directory with ``/`` behind it stands for everything in it.
     """
     prefix = f"{directory}/".lstrip("/")
     manifest = f"{prefix}{ARTIFACT_MANIFEST}"

@@ -97,8 +97,9 @@ def similar_first(sketches: Sketches) -> npt.NDArray[np.uint32]:
 
 
 def _find_means(sketches: Sketches, clusters: int) -> npt.NDArray[np.float32]:
-    """K-means by cosine on an evenly spaced sample, begun with equal parts of its tree: float32
-    ``[clusters, DIMENSIONS]``, each of length 1.
+    """K-means by cosine on an evenly spaced sample. It starts with equal parts of the sample's 2-means tree.
+
+    Returns float32 ``[clusters, DIMENSIONS]``, each mean of length 1.
     """
     sample = np.array(sketches[:: -(-len(sketches) // SAMPLE)])
     owner = np.empty(len(sample), np.int64)

@@ -50,8 +50,16 @@ examples:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is measured: the judgements of the queries that count, ``queries`` (None: those of the run), and counts of
-    those left out.
+    """What is measured.
+
+    Attributes
+    ----------
+    qrels
+        The judgements of the queries that count.
+    queries
+        These queries; None: those of the run.
+    unjudged, unasked
+        Queries without a judgement, and judged queries that were not given.
     """
 
     qrels: Qrels

@@ -118,9 +118,9 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """End the process without taking the interpreter apart, which costs a search 0.2 s of CPU.
+    """End the process without finalizing the interpreter, which would cost a search 0.2 s of CPU.
 
-    A command of ours that has returned has closed, synced and renamed what it wrote.
+    When a command of ours returns, everything that it wrote is closed, flushed and renamed.
     """
     os._exit(code)
 

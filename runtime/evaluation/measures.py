@@ -98,9 +98,8 @@ def check_computable(measures: Sequence[Any], qrels: Judged) -> None:
         try:
             _computed([measure], {query: judged}, {query: list(judged)[:1]})
         except InputError as error:
-            if not isinstance(
-                error.__cause__, ArithmeticError
-            ):  # some measures divide by 0 for this run of one document
+            # Some measures divide by 0 for this run of one document.
+            if not isinstance(error.__cause__, ArithmeticError):
                 raise
 
 
