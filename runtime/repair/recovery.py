@@ -117,20 +117,7 @@ def repair_index(
     original = absolute.with_name(absolute.name + ORIGINAL_SUFFIX)
     if rescue.exists():
         raise InputError(f"{rescue} exists, of an earlier repair; move it away")
-    unreadable: dict[str, StorageError] = {}
-    try:
-        manifest = read_index_manifest(path)
-    except IntegrityError as error:
-        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
-    except StorageError as error:
-        if not without_unreadable:
-            raise _refused([error]) from error
-        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
-    refuse_future(manifest, path)
-    damaged = find_damage(path, manifest, unreadable)
-    if unreadable and not without_unreadable:
-        raise _refused(list(unreadable.values())) from next(iter(unreadable.values())).__cause__
-    damaged |= {name: f"is left out ({error})" for name, error in unreadable.items()}
+    manifest, damaged, unreadable = _damage_of(path, rescue, without_unreadable)
     if not damaged:
         with Index.open(path) as index:
             index.check()
@@ -164,6 +151,27 @@ def repair_index(
             if not rescued:
                 rescue.unlink()
     return Repair(damaged, repair.rebuilt, repair.lost, rescue if rescued else None, kept)
+
+
+def _damage_of(
+    path: Path, rescue: Path, without_unreadable: bool
+) -> tuple[IndexManifest, dict[str, str], dict[str, StorageError]]:
+    """The manifest, the reason by damaged file, and the error by unreadable file. Raises as :func:`repair_index`."""
+    unreadable: dict[str, StorageError] = {}
+    try:
+        manifest = read_index_manifest(path)
+    except IntegrityError as error:
+        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
+    except StorageError as error:
+        if not without_unreadable:
+            raise _refused([error]) from error
+        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
+    refuse_future(manifest, path)
+    damaged = find_damage(path, manifest, unreadable)
+    if unreadable and not without_unreadable:
+        raise _refused(list(unreadable.values())) from next(iter(unreadable.values())).__cause__
+    damaged |= {name: f"is left out ({error})" for name, error in unreadable.items()}
+    return manifest, damaged, unreadable
 
 
 def _refused(errors: Sequence[StorageError]) -> StorageError:
