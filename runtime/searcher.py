@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from .encoder import Encoded, Encoder
 from .encoder.tokenizer import ReadText
 from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
-from .filters import Predicate
 from .forking import Threads, new_lock
 from .idf import Factors, check_power
 from .index import Index
@@ -25,8 +24,11 @@ from .manifest import FileEntry
 from .threads import resolve_threads
 from .vectors import SparseVector
 
+if TYPE_CHECKING:
+    from .filters import Predicate
+
 Allowed = npt.NDArray[np.bool_] | None
-Where = str | Predicate | None
+Where: TypeAlias = "str | Predicate | None"
 _NO_TERMS = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
 _BATCH = 512  # queries encoded and searched at a time by search_many
 

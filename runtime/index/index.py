@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,9 @@ from ..directory import Directory
 from ..document import Document
 from ..errors import IndexFormatError, IndexReplacedError, InputError, IntegrityError, SpladeEdgeError, StorageError
 from ..files import reading
-from ..filters import Predicate
-from ..filters.fields import FieldCounts
-from ..filters.formatting import spell_field
-from ..filters.selection import IndexSelector, Selection, frozen, is_frozen
-from ..forking import Threads, cached_property
+from ..forking import Threads, cached_property, undivided
 from ..manifest import check_hashes, check_sizes
+from ..masks import frozen, is_frozen
 from ..scorer.dispatch import Scorer
 from ..scorer.filter_mask import AllowedUnits
 from ..threads import resolve_threads
@@ -32,6 +29,11 @@ from ..vectors import SparseVector
 from .layout import MANIFEST_NAME, IndexManifest, read_manifest_file
 from .segment import Segment, refuse_future
 from .segment_view import Found, LiveSegment, close_all, merged, open_segments
+
+if TYPE_CHECKING:
+    from ..filters.fields import FieldCounts
+    from ..filters.predicate import Predicate
+    from ..filters.selection import IndexSelector, Selection
 
 _TOGETHER = 512  # queries handed to the threads at a time
 
@@ -59,7 +61,6 @@ class Index:
         self._first_units = np.array([live.first_unit for live in self._segments], np.int64)
         self._documents = sum(live.documents for live in self._segments)
         self._units = sum(live.units for live in self._segments)
-        self._selector = IndexSelector([live.selector for live in self._segments])
         # what was given, how it was (None: as it is, for ever), and what came of it
         self._latest_filter: tuple[npt.ArrayLike | None, npt.NDArray[np.bool_] | None, list[AllowedUnits | None]]
         self._latest_filter = None, None, []
@@ -251,12 +252,22 @@ class Index:
         self._refuse_closed()
         return self._selector.select(where)
 
+    @cached_property
+    def _selector(self) -> IndexSelector:
+        with undivided:
+            from ..filters.selection import IndexSelector
+
+        return IndexSelector([live.selector for live in self._segments])
+
     @property
     def fields(self) -> dict[str, FieldCounts]:
         """The stored fields by name: how many documents have a number, a string, a boolean in each, and whether it has
         an index. Empty for an index made before these were kept.
         """
         self._refuse_closed()
+        with undivided:
+            from ..filters.formatting import spell_field
+
         return {spell_field(field): counts for field, counts in (self._selector.fields or {}).items()}
 
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:

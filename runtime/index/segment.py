@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -13,17 +13,17 @@ import numpy.typing as npt
 from ..directory import AnyPath
 from ..errors import IndexFormatError, IntegrityError
 from ..files import NOT_THERE, reading, safe_join, sha256_file
-from ..filters.fields import FieldReader
-from ..forking import cached_property, new_lock
+from ..forking import cached_property, new_lock, undivided
 from ..manifest import FileEntry, check_hashes
 from ..numba_support.arrays import I64, U8, U16, U32, U64
-from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
+from ..posting_layout import CHUNK, KTH_LEVELS, SPAN, WINDOW, WINDOW_BITS
 from .checksum import checksum
 from .documents import DocumentReader
 from .layout import (
     DOCUMENTS_FILE,
     FIELDS_FILE,
-    KTH_LEVELS,
+    FIELDS_SCHEMA,
+    MAX_NAMES,
     ArraySpec,
     IndexManifest,
     SegmentEntry,
@@ -31,6 +31,10 @@ from .layout import (
     chunks,
     segment_arrays,
 )
+from .sqlite import SqliteReader
+
+if TYPE_CHECKING:
+    from ..filters.fields import FieldReader
 
 _ROW_FILES = "chunk_impacts.u8, span_postings.u16 or chunk_postings.u8"
 # Smaller arrays are read, not mapped: a map takes a page at least, and a file descriptor, and segments may be many.
@@ -93,8 +97,21 @@ class Segment:
             raise IntegrityError(f"{root}: its manifest does not list {documents}; copy the index again")
         self.documents = DocumentReader(safe_join(root, documents), entry.documents, listed.sha256)
         fields = f"{entry.path}/{FIELDS_FILE}"
-        listed = manifest.files.get(fields)
-        self.fields = FieldReader(safe_join(root, fields), entry.documents, listed.sha256) if listed else None
+        self._fields_listed = manifest.files.get(fields)
+        self._fields_file: SqliteReader | None = None
+        if self._fields_listed is not None:
+            self._fields_file = SqliteReader(safe_join(root, fields), FIELDS_SCHEMA)
+
+    @cached_property
+    def fields(self) -> FieldReader | None:
+        """The indexes of stored fields; None where the segment was made before these were kept. Loads ``filters/``."""
+        if self._fields_file is None or self._fields_listed is None:
+            return None
+        with undivided:
+            from ..filters.fields import FieldReader
+
+        # The file has the names of at most MAX_NAMES fields, and those of fields with an index.
+        return FieldReader(self._fields_file, self.entry.documents, self._fields_listed.sha256, 2 * MAX_NAMES)
 
     def retain(self) -> bool:
         """Hold the segment once more; False if it was closed already."""
@@ -109,8 +126,8 @@ class Segment:
             if self._holders:
                 return
         self.documents.close()
-        if self.fields is not None:
-            self.fields.close()
+        if self._fields_file is not None:
+            self._fields_file.close()
 
     def is_of(self, manifest: IndexManifest, entry: SegmentEntry) -> bool:
         """Whether an entry of another manifest is this very segment, whatever of it is deleted."""

@@ -12,15 +12,14 @@ Numba habits that decide the speed: unsigned indices (no wrap-around test), slic
 vectorise), accumulators cleared with one fill.
 """
 
-# Units are cut into windows of this size, so that a unit within its window is a uint16.
-WINDOW_BITS = 16
-WINDOW = 1 << WINDOW_BITS
-# The units that block-max data bounds together: each frequent term has its largest impact in every chunk.
-CHUNK_BITS = 6
-CHUNK = 1 << CHUNK_BITS
-# So many chunks share the base of their offsets, which keeps an offset in 8 bits.
-SPAN_BITS = 2
-SPAN = 1 << SPAN_BITS
+from ..posting_layout import CHUNK as CHUNK
+from ..posting_layout import CHUNK_BITS as CHUNK_BITS
+from ..posting_layout import KTH_LEVELS as KTH_LEVELS
+from ..posting_layout import SPAN as SPAN
+from ..posting_layout import SPAN_BITS as SPAN_BITS
+from ..posting_layout import WINDOW as WINDOW
+from ..posting_layout import WINDOW_BITS as WINDOW_BITS
+
 # The units whose accumulators a scan holds at a time, in the second-level cache.
 SHELF_BITS = 14
 SHELF = 1 << SHELF_BITS

@@ -14,14 +14,14 @@ from . import numpy_backend as numpy_search
 from .filter_mask import AllowedUnits, query_arrays
 
 if TYPE_CHECKING:
-    from ..index.segment import Segment
     from .numba_backend import SegmentScorer
+    from .segment import ScoredSegment
 
 
 class Scorer:
     """Exact top k over a segment; safe from several threads."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: ScoredSegment) -> None:
         self._segment = segment
 
     @cached_property

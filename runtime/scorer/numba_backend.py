@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..numba_support.arrays import on_a_line
 from ..numba_support.simd import LANES
-from . import CHUNK, WINDOW
+from . import CHUNK, KTH_LEVELS, WINDOW
 from .block_max import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
 from .block_max_bounds import CHUNKS, SORT_BUCKETS
 from .block_max_postings import LOOKUPS
@@ -25,7 +25,7 @@ from .upper_bounds16 import EITHER
 from .workspace import FOUND, TERMS, UNIT, AddressTable, Postings, Workspace
 
 if TYPE_CHECKING:
-    from ..index.segment import Segment
+    from .segment import ScoredSegment
 
 # After a guess that was too high the next so many scans go without one, but the last of them: there are collections
 # whose order defeats it.
@@ -113,9 +113,7 @@ class _Workspaces(threading.local):
 class SegmentScorer:
     """Exact top k over a segment; safe from several threads."""
 
-    def __init__(self, segment: Segment) -> None:
-        from ..index.layout import KTH_LEVELS
-
+    def __init__(self, segment: ScoredSegment) -> None:
         self._segment = s = segment
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
         self.way = self.latest_way = CHEAPER

@@ -12,13 +12,13 @@ from ..numba_support.arrays import F32, F64, I64, U32
 from . import WINDOW, WINDOW_BITS
 
 if TYPE_CHECKING:
-    from ..index.segment import Segment
+    from .segment import ScoredSegment
 
 # What it takes, in nanoseconds: a posting added, a block of them started, a unit cleared and looked at.
 _POSTING, _BLOCK, _UNIT = 8.0, 8000.0, 4.0
 
 
-def nanoseconds(segment: Segment, terms: I64) -> float:
+def nanoseconds(segment: ScoredSegment, terms: I64) -> float:
     """About how long :func:`search` takes; ``terms`` within the vocabulary."""
     first, last = segment.term_blocks[terms], segment.term_blocks[terms + 1]
     postings = int((segment.block_postings[last] - segment.block_postings[first]).sum())
@@ -42,7 +42,7 @@ def check_query(terms: I64, weights: F32, vocab_size: int) -> tuple[I64, F32]:
 
 
 def search(
-    segment: Segment, terms: I64, weights: F32, k: int, allowed: npt.NDArray[np.bool_] | None, floor: float = 0.0
+    segment: ScoredSegment, terms: I64, weights: F32, k: int, allowed: npt.NDArray[np.bool_] | None, floor: float = 0.0
 ) -> tuple[U32, F64]:
     """The exact top k, as :meth:`SegmentScorer.search` gives them. ``terms`` ascending, ``weights`` positive;
     ``allowed`` bool ``[units]`` in the segment's own order.

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from ..build import clustering
 from ..build import inversion as invert
+from ..build.documents_writer import DocumentWriter
+from ..build.fields_writer import FieldWriter
 from ..build.postings import BYTES_A_POSTING, SegmentFiles, move, term_range, write_array
 from ..build.reordering import directions, similar_first, term_weights
 from ..build.segment_writer import write_spans
@@ -17,8 +19,6 @@ from ..directory import AnyPath
 from ..errors import IntegrityError
 from ..files import operations, storage_errors
 from ..filters import parse_field
-from ..filters.fields import FieldWriter
-from ..index.documents import DocumentWriter
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, FREQUENT, SegmentEntry, SegmentSettings
 from ..index.segment import Segment
 from ..numba_support.arrays import U32, Bools

@@ -16,16 +16,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ..build.documents_writer import DuplicateIdError
 from ..build.segment_writer import PassageSpan, SegmentWriter, list_segment
+from ..build.tombstones_writer import pack_tombstones, write_tombstones
 from ..document import Document
 from ..errors import InputError
 from ..files import operations, storage_errors
 from ..forking import Owner
-from ..index.documents import DuplicateIdError
 from ..index.index import Index
 from ..index.layout import MAX_UNITS, SEGMENTS, TOMBSTONES, VERSION, IndexManifest, Statistics
 from ..index.segment import Segment, segment_files
-from ..index.tombstones import pack_tombstones, write_tombstones
 from ..manifest import FileEntry, encode_manifest
 from ..vectors import SparseBatch
 from ..version import MADE_BY

@@ -16,11 +16,12 @@ import pytest
 from splade_edge.runtime import Document, Index, IndexUpdater, Searcher, build_index
 from splade_edge.runtime import directory as directories
 from splade_edge.runtime import files as file_operations
+from splade_edge.runtime.build.sqlite_writer import SqliteWriter
 from splade_edge.runtime.directory import Directory
 from splade_edge.runtime.errors import IndexFormatError, IndexLockedError, IndexReplacedError, InputError, StorageError
 from splade_edge.runtime.index import sqlite
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
-from splade_edge.runtime.index.sqlite import SqliteReader, SqliteWriter
+from splade_edge.runtime.index.sqlite import SqliteReader
 from splade_edge.runtime.repair.repair import check_index, repair_index
 from splade_edge.runtime.vectors import SparseBatch
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.build import postings
+from splade_edge.runtime.build.documents_writer import DuplicateIdError
 from splade_edge.runtime.build.index_writer import IndexWriter, PassageSpan
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import IndexFormatError, InputError, IntegrityError
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.checksum import checksum
-from splade_edge.runtime.index.documents import DuplicateIdError
 from splade_edge.runtime.index.layout import KTH_LEVELS, MANIFEST_NAME, SEGMENT_ARRAYS, VERSION, IndexManifest
 from splade_edge.runtime.manifest import describe_file, read_manifest, write_manifest
 from splade_edge.runtime.vectors import SparseBatch

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import IndexUpdater
+from splade_edge.runtime.build import fields_writer
+from splade_edge.runtime.build.documents_writer import DocumentWriter, DuplicateIdError
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import IntegrityError, StorageError
@@ -23,7 +25,6 @@ from splade_edge.runtime.filters.matching import test_of as matcher
 from splade_edge.runtime.filters.parser import WhereError
 from splade_edge.runtime.filters.predicate import comparisons
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.index.documents import DocumentWriter, DuplicateIdError
 from splade_edge.runtime.index.layout import MANIFEST_NAME
 from splade_edge.runtime.manifest import describe_file, write_manifest
 
@@ -87,7 +88,7 @@ PREDICATES = st.recursive(
 def test_indexes_scans_and_the_definition_agree(tmp_path_factory, data, indexed, filters, flush):
     with pytest.MonkeyPatch.context() as patch:
         if flush:
-            patch.setattr(fields, "_MAX_BYTES", 600)  # values are written in several runs
+            patch.setattr(fields_writer, "_MAX_BYTES", 600)  # values are written in several runs
         patch.setattr(select.IndexSelector, "_refuse_misfit", lambda *_: None)
         index = write(tmp_path_factory.mktemp("i") / "index", data, indexed)
         documents = index.documents(range(len(data)))
@@ -222,7 +223,7 @@ def test_answers_are_kept_and_cannot_be_changed(years, monkeypatch):
 
 
 def test_more_names_than_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(fields, "MAX_NAMES", 5)
+    monkeypatch.setattr(fields_writer, "MAX_NAMES", 5)
     index = write(tmp_path / "i", [{f"user {i}": i} for i in range(9)], ["`user 8`"])
     assert list(index.fields) == ["`user 0`", "`user 1`", "`user 2`", "`user 3`", "`user 8`"]
     assert index.select("`user 7` = 7").allowed.tolist() == [False] * 7 + [True, False]
@@ -350,7 +351,7 @@ def test_a_mask_that_is_changed_is_looked_at_again(tmp_path):
 def test_a_type_is_refused_only_where_all_names_are_known(tmp_path, monkeypatch):
     """A segment with more fields than are counted may have the field with another type, and does not say so."""
     write(tmp_path / "i", [{"a": 1}], []).close()
-    monkeypatch.setattr(fields, "MAX_NAMES", 3)
+    monkeypatch.setattr(fields_writer, "MAX_NAMES", 3)
     with IndexUpdater.open(tmp_path / "i") as updater:
         many = {f"x{n}": n for n in range(5)}
         updater.add_vectors([Document("x", metadata={**many, "a": "text"})], csr(np.ones((1, 4))))
@@ -399,7 +400,7 @@ def test_metadata_of_numpy_comes_back(tmp_path):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    writer = fields.FieldWriter(tmp_path / "f.sqlite", [])
+    writer = fields_writer.FieldWriter(tmp_path / "f.sqlite", [])
     writer._file.connection.execute("PRAGMA max_page_count = 3")
     writer._names = {(str(i),) for i in range(5000)}
     with pytest.raises(StorageError, match=r"cannot write .*f\.sqlite: .*full"):
