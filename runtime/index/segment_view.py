@@ -101,7 +101,8 @@ class LiveSegment:
         passing = passing or self._passing
         ask = k
         owners = self.segment.unit_documents
-        units, scores = self.scorer.search(terms, weights, ask, passing, keep, floor, scale)
+        backend = self.scorer.backend(terms, weights)
+        units, scores = backend.search(terms, weights, ask, passing, keep, floor, scale)
         documents = units
         if owners is not None:
             while True:
@@ -110,7 +111,7 @@ class LiveSegment:
                 if documents.size >= k or units.size < ask:
                     break
                 ask *= 4
-                units, scores = self.scorer.search(terms, weights, ask, passing, keep, floor, scale)
+                units, scores = backend.search(terms, weights, ask, passing, keep, floor, scale)
             best = np.sort(first)[:k]
             units, scores = units[best], scores[best]
             documents = owners[units]

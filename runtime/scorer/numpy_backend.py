@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..numba_support.arrays import F32, F64, I64, U32
 from . import WINDOW, WINDOW_BITS
+from .filter_mask import AllowedUnits, query_arrays
 
 if TYPE_CHECKING:
     from .segment import ScoredSegment
@@ -65,3 +66,26 @@ def search(
         scores, units = scores[reaching], units[reaching]
     order = np.lexsort((units, -scores))[:k]
     return units[order], scores[order]
+
+
+class NumpyScorer:
+    """What :class:`.numba_backend.SegmentScorer` does, in NumPy."""
+
+    def __init__(self, segment: ScoredSegment) -> None:
+        self._segment = segment
+
+    def search(
+        self,
+        terms: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        k: int,
+        allowed: AllowedUnits | None = None,
+        keep: float = 1.0,
+        floor: float = 0.0,
+        scale: float = 1.0,
+    ) -> tuple[U32, F64]:
+        """See :meth:`.numba_backend.SegmentScorer.search`. ``keep`` has no effect: the answers are exact."""
+        t, w = check_query(*query_arrays(terms, weights), self._segment.vocab_size)
+        units = None if allowed is None else allowed.units
+        found, scores = search(self._segment, t, w, k, units, floor)
+        return found, scores * scale

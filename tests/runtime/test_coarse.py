@@ -233,7 +233,7 @@ class TestExact:
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         scorer = coarse_scan_of(index)
         for weights in ([1.0, 1.0], [0.7, 1e-6], [1e6, 0.3]):
-            found, scores = index.search_vectors([0, 1], weights, k)
+            found, scores = index.search_vector(([0, 1], weights), k)
             assert (found.tolist(), scores.tolist()) == top_k(impacts, [0, 1], weights, k, index.manifest.scale)
             assert not scorer._workspaces.mine._of_segment["coarse_sums"].any()
 
@@ -256,7 +256,7 @@ class TestExact:
         index = write_index(tmp_path / "index", impacts, batch=50_000, block_max=False)
         coarse_scan_of(index)
         for k in (1, 10, 1000):
-            found, scores = index.search_vectors(range(4), [0.2, 0.5, 1.0, 2.0], k)
+            found, scores = index.search_vector((range(4), [0.2, 0.5, 1.0, 2.0]), k)
             assert (found.tolist(), scores.tolist()) == top_k(impacts, range(4), [0.2, 0.5, 1.0, 2.0], k, 1.0)
 
     def test_candidates_do_not_pile_up(self, tmp_path):
@@ -267,7 +267,7 @@ class TestExact:
             impacts[w * WINDOW + 5 : w * WINDOW + 205] = 60 + 20 * w
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         scorer = coarse_scan_of(index)
-        assert index.search_vectors([0], [1.0], 1)[0].tolist() == [5 * WINDOW + 5]
+        assert index.search_vector(([0], [1.0]), 1)[0].tolist() == [5 * WINDOW + 5]
         assert scorer._workspaces.mine.state[FOUND] <= 2 + visit.SLACK_FOUND
 
     @pytest.mark.parametrize("half", ["first", "last", "best"])
@@ -356,7 +356,7 @@ class TestWithoutTheCompiler:
         for weights in ([0.02, 0.03, 1.0, 1.5], [0.5, 0.5, 1.0, 1.0]):
             for allowed in (None, np.arange(len(impacts)) % 5 > 0):
                 calls.clear()
-                found, scores = index.search_vectors(range(4), weights, 100, allowed=allowed)
+                found, scores = index.search_vector((range(4), weights), 100, allowed=allowed)
                 expected = top_k(impacts, range(4), weights, 100, index.manifest.scale, allowed)
                 assert (found.tolist(), scores.tolist()) == expected
                 gathered = [count for name, count in calls if name == "gather"]
@@ -371,7 +371,7 @@ class TestWithoutTheCompiler:
     def test_what_is_cheaper(self, small_windows, k):
         """Coarse sums for few results of many postings, which are more than those of a last part of a window."""
         index, _, calls = small_windows
-        index.search_vectors(range(4), [0.5, 0.5, 1.0, 1.0], k)
+        index.search_vector((range(4), [0.5, 0.5, 1.0, 1.0]), k)
         assert [name for name, _ in calls if name == "gather"] == (["gather"] if k == 10 else [])
 
     def test_learning(self, tmp_path, monkeypatch):
@@ -391,7 +391,7 @@ class TestWithoutTheCompiler:
 
         monkeypatch.setattr(scan, "plan", plan)
         monkeypatch.setattr(scan, "far_more", lambda expected: 0.0)
-        assert index.search_vectors([0], [1.0], 50)[0].tolist() == top_k(impacts, [0], [1.0], 50)[0]
+        assert index.search_vector(([0], [1.0]), 50)[0].tolist() == top_k(impacts, [0], [1.0], 50)[0]
         assert excesses[0] == 1.0
         assert excesses[1] > 2.0
         assert excesses[2] == pytest.approx(excesses[1] / 2)
@@ -413,7 +413,7 @@ class TestWithoutTheCompiler:
         in_two = np.isin(np.arange(4 * WINDOW) // WINDOW, [0, 3])
         for term, allowed, windows in ((0, None, [1, 2, 3]), (0, in_two, [3]), (1, None, [])):
             planned.clear()
-            found, _ = index.search_vectors([term], [1.0], 100, allowed=allowed)
+            found, _ = index.search_vector(([term], [1.0]), 100, allowed=allowed)
             assert found.tolist() == top_k(impacts, [term], [1.0], 100, 1.0, allowed)[0]
             assert planned == windows
 

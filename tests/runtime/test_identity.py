@@ -53,7 +53,7 @@ class TestClosed:
         "act",
         [
             lambda u: u.commit(), lambda u: u.compact(), lambda u: u.delete(["a"]), lambda u: u.add_vectors(*one()),
-            lambda u: u.index.search_vectors([0], [1.0]), lambda u: u.delete(["a"], ignore_missing=True),
+            lambda u: u.index.search_vector(([0], [1.0])), lambda u: u.delete(["a"], ignore_missing=True),
             lambda u: u.add_vectors([], SparseBatch.stack([])), lambda u: u.add([]), lambda u: u.delete([]),
         ],
     )  # fmt: skip

@@ -97,7 +97,7 @@ class TestGuess:
             impacts[12_000:12_400] = rng.integers(150, 256, (400, 3))
         index = write_index(tmp_path / "index", impacts, batch=10_000)
         scorer = scan_of(index)
-        found, scores = index.search_vectors([0, 1, 2], [0.7, 0.9, 1.1], k)
+        found, scores = index.search_vector(([0, 1, 2], [0.7, 0.9, 1.1]), k)
         expected = top_k(impacts, [0, 1, 2], [0.7, 0.9, 1.1], k, index.manifest.scale)
         assert (found.tolist(), scores.tolist()) == expected
         assert scorer._guess_from == (1 + SCANS_A_MISS if best == "begin" else 0)
@@ -109,7 +109,7 @@ class TestGuess:
         scorer = scan_of(index)
         guesses = []
         for _ in range(SCANS_A_MISS + 2):
-            index.search_vectors([0, 1], [1.0, 0.3], 300)
+            index.search_vector(([0, 1], [1.0, 0.3]), 300)
             guesses.append(scorer._guess_from)
         assert guesses == [1 + SCANS_A_MISS] * SCANS_A_MISS + [1 + 2 * SCANS_A_MISS] * 2
 
@@ -137,7 +137,7 @@ class TestGuess:
         impacts = 30 * (rng.random((30_000, 1)) < 0.125)
         index = write_index(tmp_path / "index", impacts, batch=10_000)
         scorer = scan_of(index)
-        documents, _ = index.search_vectors([0], [0.3], 1000)
+        documents, _ = index.search_vector(([0], [0.3]), 1000)
         assert documents.tolist() == np.flatnonzero(impacts)[:1000].tolist()
         assert scorer._guess_from == 1 + SCANS_A_MISS
 
@@ -197,7 +197,7 @@ class TestPostponed:
         index, impacts = windows
         scan_of(index)
         terms, weights = [0, 1, 2, 3, 4, 7, 8], [0.1] * 5 + [1.0] * 2
-        documents, scores = index.search_vectors(terms, weights, 10)
+        documents, scores = index.search_vector((terms, weights), 10)
         assert (documents.tolist(), scores.tolist()) == top_k(impacts, terms, weights, 10, index.manifest.scale)
         assert 3 * WINDOW + 777 in documents.tolist()
 
@@ -230,7 +230,7 @@ class TestPostponed:
         index, _ = windows
         scorer = scan_of(index)
         for weight, postponed in ((0.02, True), (20.0, False)):
-            index.search_vectors([0, 6, 7], [weight, 1.0, 1.0], 100)
+            index.search_vector(([0, 6, 7], [weight, 1.0, 1.0]), 100)
             room = scorer._workspaces.mine._of_segment["room"]
             assert room.any() == postponed
             room[:] = 0
@@ -271,7 +271,7 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
         for weights in ([0.02, 0.03, 1.0, 1.5], [0.5, 0.5, 1.0, 1.0]):
             for allowed in (None, np.arange(len(impacts)) % 5 > 0):
                 room[:] = 0
-                found, scores = index.search_vectors(range(4), weights, 100, allowed=allowed)
+                found, scores = index.search_vector((range(4), weights), 100, allowed=allowed)
                 assert room.any()
                 expected = top_k(impacts, range(4), weights, 100, index.manifest.scale, allowed)
                 assert (found.tolist(), scores.tolist()) == expected

@@ -32,7 +32,7 @@ QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None, suppress_heal
 
 
 def assert_exact_once(index, impacts, allowed):
-    found = index.search_vectors([0, 2], [0.3, 1.1], 20, allowed=allowed)
+    found = index.search_vector(([0, 2], [0.3, 1.1]), 20, allowed=allowed)
     expected = top_k(impacts, [0, 2], [0.3, 1.1], 20, index.manifest.scale, allowed)
     assert (found[0].tolist(), found[1].tolist()) == expected
 
@@ -344,7 +344,7 @@ class TestLeavingForTheScan:
         ).items():
             monkeypatch.setattr(visit, name, value)
         expected = top_k(impacts, [0, 1], [0.5, 1.5], 3, index.manifest.scale)
-        found = index.search_vectors([0, 1], [0.5, 1.5], 3)
+        found = index.search_vector(([0, 1], [0.5, 1.5]), 3)
         assert (found[0].tolist(), found[1].tolist()) == expected
         assert index._scorer.by_kernels.latest_way == visit.BY_POSTINGS
         assert len(visited) == stretches
@@ -360,7 +360,7 @@ class TestLeavingForTheScan:
             monkeypatch.setattr(visit, name, 0.0)
         for name, value in {"COST_ADD": 1e-9, "COST_CHUNK_TERM": 1e-12, "STILL_REACH": 1e15}.items():
             monkeypatch.setattr(visit, name, value)
-        found, scores = index.search_vectors([0, 1], [0.5, 1.5], 64)
+        found, scores = index.search_vector(([0, 1], [0.5, 1.5]), 64)
         expected = top_k(impacts.reshape(-1, 2), [0, 1], [0.5, 1.5], 64, index.manifest.scale)
         assert (found.tolist(), scores.tolist()) == expected
         assert index._scorer.by_kernels.latest_way == visit.BY_POSTINGS
@@ -381,7 +381,7 @@ class TestFloor:
                 expected = [pair for pair in zip(best, scores, strict=True) if pair[1] >= floor]
                 for way in (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS):
                     index._scorer.by_kernels.way = way
-                    found = index._scorer.search(terms, weights, k, floor=floor)
+                    found = index._scorer.backend(terms, weights).search(terms, weights, k, floor=floor)
                     assert list(zip(*(x.tolist() for x in found), strict=True)) == expected
 
 
@@ -403,7 +403,7 @@ class TestApproximate:
             terms, weights = rng.choice(30, 6, replace=False), rng.uniform(0.1, 3, 6).astype(np.float32)
             best = top_k(impacts, terms, weights, 10)[1]
             for share in (0.3, 0.7, 1.0):
-                documents, scores = index.search_vectors(terms, weights, 10, approximate=share)
+                documents, scores = index.search_vector((terms, weights), 10, approximate=share)
                 true = dict(zip(*top_k(impacts, terms, weights, len(impacts)), strict=True))
                 assert [true[d] for d in documents.tolist()] == scores.tolist()
                 assert len(scores) == 10
@@ -432,7 +432,7 @@ class TestApproximate:
     @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
     def test_not_a_share(self, collection, share):
         with pytest.raises(InputError, match="above 0, up to 1"):
-            collection[0].search_vectors([0], [1.0], approximate=share)
+            collection[0].search_vector(([0], [1.0]), approximate=share)
 
 
 class TestAllowed:
@@ -487,7 +487,7 @@ class TestAllowed:
     def test_not_a_mask(self, tmp_path, allowed):
         index = write_index(tmp_path / "index", np.ones((2, 2), int))
         with pytest.raises(InputError, match="one bool for each of the 2 documents"):
-            index.search_vectors([0], [1.0], 3, allowed=allowed)
+            index.search_vector(([0], [1.0]), 3, allowed=allowed)
 
 
 @pytest.mark.skipif(NO_JIT, reason="nothing is compiled")
@@ -512,15 +512,15 @@ class TestQueries:
         return write_index(tmp_path / "q", np.eye(5, 6, dtype=int) * 9 + np.eye(5, 6, 1, dtype=int))
 
     def test_order_of_terms_does_not_matter(self, index):
-        a = index.search_vectors([0, 1, 4], [0.1, 0.2, 0.3], 5)
-        b = index.search_vectors([4, 0, 1], [0.3, 0.1, 0.2], 5)
+        a = index.search_vector(([0, 1, 4], [0.1, 0.2, 0.3]), 5)
+        b = index.search_vector(([4, 0, 1], [0.3, 0.1, 0.2]), 5)
         assert [x.tolist() for x in a] == [x.tolist() for x in b]
 
     def test_no_match_is_an_empty_answer(self, tmp_path, index):
-        assert index.search_vectors([], [], 3)[0].size == 0
-        assert index.search_vectors([0], [0.0], 3)[0].size == 0
+        assert index.search_vector(([], []), 3)[0].size == 0
+        assert index.search_vector(([0], [0.0]), 3)[0].size == 0
         lonely = write_index(tmp_path / "index", np.array([[3, 0]]))
-        assert lonely.search_vectors([1], [1.0], 3)[0].size == 0
+        assert lonely.search_vector(([1], [1.0]), 3)[0].size == 0
 
     @pytest.mark.parametrize(
         ("terms", "weights", "message"),
@@ -537,25 +537,25 @@ class TestQueries:
     )
     def test_bad_vectors(self, index, terms, weights, message):
         with pytest.raises(InputError, match=message):
-            index.search_vectors(terms, weights, 3)
+            index.search_vector((terms, weights), 3)
 
     @pytest.mark.parametrize("k", [0, -1, 2.5, True, None])
     def test_bad_k(self, index, k):
         with pytest.raises(InputError, match="ask for at least 1"):
-            index.search_vectors([1], [1.0], k)
+            index.search_vector(([1], [1.0]), k)
 
     @pytest.mark.parametrize(
         ("terms", "weights"), [([1.7], [1.0]), (["a"], [1.0]), ([1], ["x"]), ([None], [1.0]), ([[1]], [[1.0]])]
     )
     def test_not_a_vector(self, index, terms, weights):
         with pytest.raises(InputError, match="terms"):
-            index.search_vectors(terms, weights, 3)
+            index.search_vector((terms, weights), 3)
 
     def test_an_error_leaves_the_workspace_usable(self, index):
-        expected = index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist()
+        expected = index.search_vector(([0, 1], [1.0, 2.0]), 5)[0].tolist()
         with pytest.raises(InputError):
-            index.search_vectors([0, 99], [1.0, 2.0], 5)
-        assert index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist() == expected
+            index.search_vector(([0, 99], [1.0, 2.0]), 5)
+        assert index.search_vector(([0, 1], [1.0, 2.0]), 5)[0].tolist() == expected
 
 
 def test_an_interrupt_between_kernels_does_no_harm(tmp_path, monkeypatch):
@@ -569,7 +569,7 @@ def test_an_interrupt_between_kernels_does_no_harm(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(search, "scan", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            index.search_vectors([0, 1], [0.1, 0.1000001], 3)
+            index.search_vector(([0, 1], [0.1, 0.1000001]), 3)
     assert_exact(index, impacts, [0, 1], [0.1, 0.1000001], 3)
 
 
@@ -580,17 +580,17 @@ def test_threads_give_the_serial_answers(tmp_path):
     work = [
         (rng.choice(40, 8, replace=False), rng.random(8, np.float32), int(rng.integers(1, 300))) for _ in range(100)
     ]
-    expected = [[x.tolist() for x in index.search_vectors(*job)] for job in work]
+    expected = [[x.tolist() for x in index.search_vector(job[:2], job[2])] for job in work]
     wrong: list[int] = []
 
     def hammer(seed):
         for i in np.random.default_rng(seed).permutation(len(work)):
-            if [x.tolist() for x in index.search_vectors(*work[i])] != expected[i]:
+            if [x.tolist() for x in index.search_vector(work[i][:2], work[i][2])] != expected[i]:
                 wrong.append(int(i))
 
     many = index.search_many([SparseVector(*job[:2]) for job in work], 7, threads=4)
     for job, (documents, scores) in zip(work, many, strict=True):
-        alone = index.search_vectors(*job[:2], 7)
+        alone = index.search_vector(job[:2], 7)
         assert (documents.tolist(), scores.tolist()) == (alone[0].tolist(), alone[1].tolist())
     threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(8)]
     for thread in threads:

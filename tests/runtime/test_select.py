@@ -110,7 +110,7 @@ def test_the_answer_is_the_exact_top_k_of_what_is_allowed(tmp_path):
         allowed = index.select(text).allowed
         left = np.where(allowed[:, None], impacts, 0)
         for k in (1, 10, 600):
-            ordinals, scores = index.search_vectors([0, 2], [0.5, 1.25], k, allowed=allowed)
+            ordinals, scores = index.search_vector(([0, 2], [0.5, 1.25]), k, allowed=allowed)
             assert (ordinals.tolist(), scores.tolist()) == top_k(left, [0, 2], [0.5, 1.25], k)
 
 
@@ -327,12 +327,12 @@ def test_a_mask_that_is_changed_is_looked_at_again(tmp_path):
     mask.flags.writeable = False
     for wanted in ([0, 2, 4], [1, 3, 5], [1, 3, 5]):
         for _ in range(2):
-            assert sorted(index.search_vectors([0], [1.0], 9, allowed=mask)[0].tolist()) == wanted
+            assert sorted(index.search_vector(([0], [1.0]), 9, allowed=mask)[0].tolist()) == wanted
         mask.flags.writeable = True
         mask[:] = [False, True] * 3
         mask.flags.writeable = False
     kept = index._latest_filter[2]
-    index.search_vectors([0], [1.0], 9, allowed=mask)
+    index.search_vector(([0], [1.0]), 9, allowed=mask)
     assert index._latest_filter[2] is kept
     # nor can an answer to a filter be changed, which the next one to ask is given too
     for several in (False, True):
@@ -344,7 +344,7 @@ def test_a_mask_that_is_changed_is_looked_at_again(tmp_path):
         with pytest.raises(ValueError, match="cannot set WRITEABLE"):
             allowed.flags.writeable = True
         for _ in range(2):
-            assert sorted(index.search_vectors([0], [1.0], 9, allowed=allowed)[0].tolist()) == [1, 3, 5]
+            assert sorted(index.search_vector(([0], [1.0]), 9, allowed=allowed)[0].tolist()) == [1, 3, 5]
         assert index._latest_filter[0] is allowed
 
 

@@ -180,10 +180,10 @@ def test_chunks_that_are_left(tmp_path, monkeypatch):
 
     score_chunks = visit.score_chunks
     monkeypatch.setattr(visit, "score_chunks", watched)
-    found, best = index.search_vectors(range(7), weights, 10)
+    found, best = index.search_vector((range(7), weights), 10)
     assert (found.tolist(), best.tolist()) == top_k(impacts, range(7), weights, 10, index.manifest.scale)
     assert left
     assert sum(kept for _, kept in left) < 0.7 * sum(size for size, _ in left)
     left.clear()
-    index.search_vectors(range(7), weights, 10, approximate=0.9)
+    index.search_vector((range(7), weights), 10, approximate=0.9)
     assert not left
