@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from splade_edge.runtime.artifact import Artifact, Variant, open_artifact
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.build.indexing import build_index, join_title
-from splade_edge.runtime.cli.command import power as idf_power
+from splade_edge.runtime.cli.command import exponent as idf_exponent
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.idf import idf_factors
 from splade_edge.runtime.index import Index
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="its cosine's and BM25's weight (default: 20 0.7, as in training)",
     )
     parser.add_argument(
-        "--idf", metavar="POWER", type=idf_power, help="as of splade-edge search (default: the encoder's)"
+        "--idf", metavar="POWER", type=idf_exponent, help="as of splade-edge search (default: the encoder's)"
     )
     parser.add_argument("--no-bm25", action="store_true", help="leave BM25 out")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the encoders (default: all CPUs)")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from splade_edge.export.ranking import DEPTH, bootstrap_interval
 from splade_edge.export.retrieval import RetrievalSet, read_set
+from splade_edge.runtime.evaluation.measures import by_query, parse_measures
 
 __all__ = ["DEPTH", "F64", "MEASURES", "RetrievalSet", "bootstrap_interval", "measure_run", "read_set"]
 
@@ -21,16 +22,7 @@ def measure_run(data: RetrievalSet, rankings: Sequence[Sequence[str]]) -> dict[s
 
     ``rankings[i]``: document ids for query i, best first.
     """
-    import ir_measures
-
-    # The tools behind ir-measures order equal scores by document id; ranks as scores keep the order that was returned.
-    run = {
-        query.id: {document: float(-rank) for rank, document in enumerate(ranking)}
-        for query, ranking in zip(data.queries, rankings, strict=True)
-    }
-    measures = {ir_measures.parse_measure(name): name for name in MEASURES}
-    position = {query.id: i for i, query in enumerate(data.queries)}
-    values = {name: np.zeros(len(data.queries)) for name in MEASURES}
-    for value in ir_measures.iter_calc(list(measures), data.qrels, run):
-        values[measures[value.measure]][position[value.query_id]] = value.value
-    return values
+    qrels = {query.id: data.qrels.get(query.id, {}) for query in data.queries}
+    results = {query.id: ranking for query, ranking in zip(data.queries, rankings, strict=True)}
+    measures = parse_measures(" ".join(MEASURES))
+    return {name: by_query(measure, qrels, results) for name, measure in zip(MEASURES, measures, strict=True)}

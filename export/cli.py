@@ -46,7 +46,7 @@ class ExportCommand:
 
 
 def _show(result: ExportResult) -> None:
-    from ..runtime.cli.console import cell, complain, new_console, new_table, write_out
+    from ..runtime.cli.console import cell, new_console, new_table, warn, write_out
     from .card import CHOICE_COLUMNS, COLUMNS, choice_rows, parity_rows
 
     # The witness is the same in every row of a side: it stands below the table, which has no room for it.
@@ -68,7 +68,7 @@ def _show(result: ExportResult) -> None:
         new_console().print(tried)
     sys.stdout.flush()
     for note in result.notes:
-        complain("note", note)
+        warn("note", note)
     write_out(f"wrote {result.path}")
 
 

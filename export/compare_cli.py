@@ -122,7 +122,7 @@ def _tolerance(args: argparse.Namespace, comparison: Comparison) -> float:
 
 
 def _print_tables(found: list[Comparison], allowed: list[float]) -> None:
-    from ..runtime.cli.console import cell, complain, new_console, new_table, plural, write_out
+    from ..runtime.cli.console import cell, new_console, new_table, plural, warn, write_out
 
     for comparison, limit in zip(found, allowed, strict=True):
         table = new_table("side", "text", ">terms", ">theirs", ">difference", ">of the largest", "at", ">cosine")
@@ -139,9 +139,9 @@ def _print_tables(found: list[Comparison], allowed: list[float]) -> None:
             f"difference is {comparison.worst:.1e} of the largest weight, {verdict} the tolerance of {limit:g}"
         )
         if comparison.reason:
-            complain("note", f"compared with {comparison.witness}, since {comparison.reason}")
+            warn("note", f"compared with {comparison.witness}, since {comparison.reason}")
         if comparison.failed:
-            complain("note", f"{comparison.witness} itself fails on {plural(len(comparison.failed), 'text')}")
+            warn("note", f"{comparison.witness} itself fails on {plural(len(comparison.failed), 'text')}")
 
 
 def _print_json(found: list[Comparison], allowed: list[float], *, fine: bool) -> None:
@@ -176,7 +176,7 @@ def _print_json(found: list[Comparison], allowed: list[float], *, fine: bool) ->
 def _draw(found: list[Comparison], path: Path) -> None:
     from dataclasses import replace
 
-    from ..runtime.cli.console import complain
+    from ..runtime.cli.console import warn
     from ..runtime.files import storage_errors
     from .compare import draw
 
@@ -184,7 +184,7 @@ def _draw(found: list[Comparison], path: Path) -> None:
     together = replace(found[0], graph=", ".join(names), texts=[text for c in found for text in c.texts])
     with storage_errors(path):
         draw(together, path)
-    complain("note", f"drew {path}")
+    warn("note", f"drew {path}")
 
 
 command = CompareCommand()

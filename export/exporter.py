@@ -11,7 +11,7 @@ from typing import TypeVar
 from ..models.checkpoint import Checkpoint, holds_pair, open_checkpoint
 from ..models.layout import SIDES, Side
 from ..runtime.artifact import MANIFEST_NAME
-from ..runtime.build.owned import refuse_foreign_to_artifact
+from ..runtime.build.foreign_files import refuse_foreign_to_artifact
 from ..runtime.build.staging import staged_directory
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.files import storage_errors

@@ -11,7 +11,7 @@ from ..models.custom_family import EXAMPLE
 from ..models.families import FAMILIES
 from ..models.options import OpenOptions
 from ..runtime.artifact import Backend
-from ..runtime.cli.command import positive_int, power
+from ..runtime.cli.command import exponent, positive_int
 from .recipes import AUTO
 from .request import DEFAULT_EVAL_DOCUMENTS, DEFAULT_NDCG_DROP, ExportRequest
 
@@ -139,7 +139,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--query-idf",
         metavar="POWER",
-        type=power,
+        type=exponent,
         help="searches multiply query weights with this power of the terms' inverse document frequency in the index, "
         "unless told otherwise (default: query_idf of the checkpoint's config.json, else 0: off)",
     )

@@ -10,7 +10,7 @@ from ..models.custom_family import family_from
 from ..models.layout import Side
 from ..models.options import OpenOptions
 from ..runtime.artifact import MANIFEST_NAME, Backend
-from ..runtime.build.owned import refuse_foreign_to_artifact
+from ..runtime.build.foreign_files import refuse_foreign_to_artifact
 from ..runtime.build.staging import check_writable_target
 from ..runtime.errors import InputError
 from ..runtime.idf import check_power

@@ -1,4 +1,9 @@
-"""One writer at a time: a lock on a file, which the system lets go of when the process that holds it ends."""
+"""Locks between processes. The system releases a lock when the process that holds it ends.
+
+:func:`writer_lock` makes a process the one writer of an index: it locks the index's lock file, and the directory too
+where the file system allows. :func:`try_lock_directory` locks a directory alone, so that the working directory of a
+process that runs can be told from one that a killed process has left.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from .directory import AnyPath, Entry
 from .errors import IndexLockedError, StorageError
@@ -18,15 +24,23 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-# Windows locks ranges of bytes, and nobody else can read them: far behind the text.
+# Windows locks ranges of bytes, which nobody else can read then. This one is far behind the text.
 _BYTE = 1 << 30
 _ALLOW = "let this user write to the index, or change a copy of it"
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
 
 
 class WriterLock:
-    """A lock that is held. ``path`` is its file, open as ``fd``; ``exclusive``: the directory itself is locked too, so
-    that there is no second writer even where the file is removed (not on every file system).
+    """The lock of the writer of an index, held.
+
+    Parameters
+    ----------
+    path
+        The lock file.
+    fd
+        Its descriptor, locked.
+    directory
+        The descriptor of its directory, locked; None if the file system cannot lock directories.
     """
 
     def __init__(self, path: AnyPath, fd: int, directory: int | None) -> None:
@@ -37,27 +51,103 @@ class WriterLock:
 
     @property
     def exclusive(self) -> bool:
-        """Whether removing the file lets no other writer in."""
+        """Whether the directory is locked too, so that no second writer comes in even if the lock file is removed."""
         return self._directory is not None
 
     def is_in_place(self) -> bool:
-        """Whether the locked file is still the one at its path."""
+        """Whether the locked file is still the one at its path.
+
+        Returns
+        -------
+        bool
+            False if the file was removed or replaced.
+        """
         return _is_at(self.fd, self.path)
 
     def release(self) -> None:
-        """Let other writers in. A process that was forked from the holder only closes what it has of it."""
+        """Let other writers in. A process that was forked from the holder only closes its own descriptors."""
         for fd in (self._directory, self.fd):
             if fd is not None:
-                unlock(fd, self._owner)
+                _unlock(fd, self._owner)
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory, held until :meth:`release`.
+
+    Parameters
+    ----------
+    fd
+        The descriptor of the directory, which is locked already.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+        self._owner = Owner()
+
+    def release(self) -> None:
+        """Let other processes take the lock. Another call does nothing.
+
+        A process that was forked from the holder only closes its own descriptor.
+        """
+        if self._fd is not None:
+            _unlock(self._fd, self._owner)
+            self._fd = None
+
+
+def try_lock_directory(directory: Path) -> DirectoryLock | None:
+    """Lock a directory, without waiting.
+
+    Parameters
+    ----------
+    directory
+        An existing directory.
+
+    Returns
+    -------
+    DirectoryLock or None
+        None where another process holds the lock, or the file system or the operating system (Windows) has no locks on
+        directories.
+
+    Raises
+    ------
+    OSError
+        If the directory cannot be opened.
+    """
+    if sys.platform == "win32":
+        return None
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    private_descriptor(fd)
+    return DirectoryLock(fd)
 
 
 @contextmanager
 def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
-    """Hold the lock file ``path``, which is made if it is not there and stays, and its directory. The file begins with
-    the holder's process id.
+    """Hold the lock of the writer of an index.
 
-    Raises IndexLockedError if another process, or another writer of this one, holds it; StorageError where it cannot be
-    written, or the file system has no locks.
+    The lock file is made if it is not there, and stays. Its first line is the process id of the holder. Its directory
+    is locked too, if the file system allows.
+
+    Parameters
+    ----------
+    path
+        The lock file.
+
+    Yields
+    ------
+    WriterLock
+        The lock.
+
+    Raises
+    ------
+    IndexLockedError
+        If another process, or another writer of this one, holds the lock.
+    StorageError
+        If the file cannot be written, or the file system has no locks.
     """
     owner = Owner()
     while True:
@@ -70,7 +160,7 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
                 raise _locked(path, _holder(fd))
             directory = _try_directory(path)
         except BaseException:
-            unlock(fd, owner)
+            _unlock(fd, owner)
             raise
         lock = WriterLock(path, fd, directory)
         try:
@@ -83,9 +173,10 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
             lock.release()
 
 
-def unlock(fd: int, owner: Owner) -> None:
-    """Close a locked file, and let others have the lock even where something else still has its descriptor. In a child
-    of the ``owner`` the parent keeps the lock.
+def _unlock(fd: int, owner: Owner) -> None:
+    """Close a locked file and release its lock, even if something else still has the descriptor.
+
+    In a child of the ``owner`` the lock stays with the parent.
     """
     private_descriptor(fd, closed=True)
     if owner.is_here and sys.platform != "win32":
@@ -99,14 +190,14 @@ def _locked(path: AnyPath, holder: str = "") -> IndexLockedError:
 
 
 def _open(path: AnyPath) -> int:
-    """Open the lock file, through no link: what that leads to would get a process id."""
+    """Open the lock file. Links are refused, because a process id would be written into their target."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     name, dir_fd = path.directory.at(path.relative) if isinstance(path, Entry) else (str(path), None)
     return os.open(name, flags, 0o666, dir_fd=dir_fd)
 
 
 def _try_directory(path: AnyPath) -> int | None:
-    """Lock the directory of a lock file; None where the system cannot. Raises IndexLockedError."""
+    """Lock the directory of a lock file; None if the system cannot. Raises IndexLockedError."""
     if sys.platform == "win32":
         return None
     name, dir_fd = path.directory.at("") if isinstance(path, Entry) else (str(path.parent), None)
@@ -124,12 +215,12 @@ def _try_directory(path: AnyPath) -> int | None:
         os.close(fd)
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
             raise _locked(path) from None
-        return None  # NFS locks files alone
+        return None  # NFS locks only files
     return fd
 
 
 def _name_holder(fd: int) -> None:
-    """Put our process id into the first line, and leave the others (see index/record.py)."""
+    """Write our process id into the first line. The other lines stay (see update/record.py)."""
     os.lseek(fd, 0, os.SEEK_SET)
     with os.fdopen(fd, "rb", closefd=False) as file:
         _, end, rest = file.read().partition(b"\n")
@@ -137,7 +228,20 @@ def _name_holder(fd: int) -> None:
 
 
 def write_whole(fd: int, data: bytes) -> None:
-    """Let an open file hold just these bytes."""
+    """Replace the content of an open file.
+
+    Parameters
+    ----------
+    fd
+        Its descriptor, open for writing.
+    data
+        The new content.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
     os.lseek(fd, 0, os.SEEK_SET)
     while data:
         data = data[os.write(fd, data) :]
@@ -145,7 +249,7 @@ def write_whole(fd: int, data: bytes) -> None:
 
 
 def _try(fd: int, path: AnyPath) -> bool:
-    """Lock an open file; False where it is locked already."""
+    """Lock an open file; False if it is locked already."""
     try:
         if sys.platform == "win32":
             os.lseek(fd, _BYTE, os.SEEK_SET)
@@ -163,7 +267,7 @@ def _try(fd: int, path: AnyPath) -> bool:
 
 
 def _is_at(fd: int, path: AnyPath) -> bool:
-    """Whether the locked file is still the one at its path: the directory may have been replaced before we had it."""
+    """Whether the locked file is still the one at its path. It may have been replaced before we had the lock."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except OSError:
@@ -171,7 +275,7 @@ def _is_at(fd: int, path: AnyPath) -> bool:
 
 
 def _holder(fd: int) -> str:
-    """`` (process 123)``, where it is known."""
+    """`` (process 123)``; "" if it is not known."""
     with suppress(OSError, ValueError):
         os.lseek(fd, 0, os.SEEK_SET)
         return f" (process {int(os.read(fd, 32))})"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from splade_edge.runtime.build.index_writer import IndexWriter, PassageSpan
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.build.passages import PassageSpan
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.update.updater import IndexUpdater

@@ -47,7 +47,7 @@ class TrainCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Train; 130 after Ctrl-C, with the state kept."""
-        from ...runtime.cli.console import complain, finished, write_out
+        from ...runtime.cli.console import finished, warn, write_out
         from ...runtime.cli.progress import Progress
         from ...runtime.errors import InputError
         from ...runtime.files import storage_errors
@@ -83,7 +83,7 @@ class TrainCommand:
             run = Run(run_file, args.output, args.cache or args.output / "cache", phase)
             done = run.resume()
             if done:
-                complain("note", f"going on after step {done:,} of {run_file.training.steps:,}")
+                warn("note", f"going on after step {done:,} of {run_file.training.steps:,}")
 
             phase(f"training {run_file.name}")
 

@@ -1,4 +1,4 @@
-"""How much an approximate search misses, and how much time it saves, on queries at hand."""
+"""How much an approximate search misses, and how much time it saves, for given queries."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from ..vectors import SparseVector
 
 @dataclass(frozen=True)
 class Approximation:
-    """``recall``: mean share of the exact answer that the approximate answer has, where documents of equal score may
-    stand for one another; ``exact_ms`` and ``approximate_ms``: mean time a query on one thread.
+    """An approximate search compared with the exact one.
+
+    Attributes
+    ----------
+    recall
+        The mean share of the exact results that the approximate results have. Documents of equal score may stand for
+        one another.
+    exact_ms, approximate_ms
+        Mean time of a query on one thread, in milliseconds.
     """
 
     recall: float
@@ -28,9 +35,30 @@ class Approximation:
 def measure_approximation(
     index: Index, queries: Sequence[SparseVector], k: int, approximate: float, *, rounds: int = 3
 ) -> Approximation:
-    """Compare ``index.search_vector(…, approximate=…)`` with the exact search; a query counts by its fastest round.
+    """Compare ``index.search_vector(…, approximate=…)`` with the exact search.
 
-    Raises InputError where no query finds anything.
+    Parameters
+    ----------
+    index
+        The index.
+    queries
+        Query vectors.
+    k
+        Results of a query.
+    approximate
+        The pruning factor, above 0, up to 1.
+    rounds
+        A query counts with its fastest round.
+
+    Returns
+    -------
+    Approximation
+        Recall and times.
+
+    Raises
+    ------
+    InputError
+        If no query finds a document.
     """
     use_kernels()  # NumPy is always exact
     shares, seconds = [], np.zeros(2)

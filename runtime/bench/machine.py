@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine that figures were measured on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,26 @@ _PACKAGES = ("numpy", "numba", "onnxruntime", "openvino")
 
 @dataclass(frozen=True)
 class Machine:
-    """``cpus``: those this process may use, of ``cores``; ``load``: processes that wanted a CPU in the minute before
-    (None where the system does not tell); ``isa``: instruction sets that matter here.
+    """The machine that figures were measured on.
+
+    Attributes
+    ----------
+    cpu
+        The model of the CPU.
+    cores
+        Its cores.
+    cpus
+        CPUs that this process may use.
+    isa
+        Instruction sets that matter here.
+    load
+        Processes that wanted a CPU in the minute before; None if the system does not tell.
+    memory_gib
+        Memory in GiB.
+    system
+        Operating system, architecture and Python.
+    versions
+        Versions of this package and of the libraries it uses.
     """
 
     cpu: str
@@ -32,7 +50,13 @@ class Machine:
     versions: dict[str, str]
 
     def line(self) -> str:
-        """In one line, for under a table."""
+        """One line for under a table.
+
+        Returns
+        -------
+        str
+            The machine.
+        """
         load = "unknown" if self.load is None else f"{self.load:.1f}"
         parts = [
             f"{self.cpu}, {self.cpus} of {self.cores} cores, {self.memory_gib:.0f} GiB",
@@ -45,7 +69,13 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The machine as it is now."""
+    """Describe the machine as it is now.
+
+    Returns
+    -------
+    Machine
+        The machine.
+    """
     found = x86_features()
     return Machine(
         cpu=_cpu_model(),
@@ -60,7 +90,13 @@ def this_machine() -> Machine:
 
 
 def memory_mb() -> tuple[float, float]:
-    """Resident memory of this process now and at most, in MB (10^6); zeros where /proc does not tell."""
+    """Resident memory of this process.
+
+    Returns
+    -------
+    (float, float)
+        Now and at most, in MB (10^6 bytes); zeros if /proc does not tell.
+    """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Measuring graphs side by side, and an index: who is asked what, and for how long."""
+"""Measuring the graphs of an encoder side by side, and an index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import SpladeEdgeError
 from .process import Worker
 from .summary import Latency, length_range
 
-_TURN = 0.1  # seconds of calls before the next graph has its turn
+_TURN = 0.1  # seconds of calls before it is the turn of the next graph
 _SEED = 0
 
 Report = Callable[[str], None]
@@ -25,8 +25,24 @@ Report = Callable[[str], None]
 
 @dataclass
 class GraphReport:
-    """One graph: seconds to load it, latency by tokens of the text, texts and tokens a second in batches, and resident
-    memory (MB, 10^6) of a process with it alone, loaded and at most. ``missing``: why it could not be measured.
+    """The figures of one graph.
+
+    Attributes
+    ----------
+    side
+        ``query`` or ``document``.
+    backend, precision
+        The graph.
+    load_seconds
+        From the files to a session.
+    latency
+        By tokens of the text.
+    texts_a_second, tokens_a_second
+        In batches.
+    loaded_mb, peak_mb
+        Resident memory of a process with this graph alone, after loading and at most, in MB (10^6 bytes).
+    missing
+        Why the graph could not be measured; None if it was.
     """
 
     side: str
@@ -43,10 +59,28 @@ class GraphReport:
 
 @dataclass
 class IndexReport:
-    """An index with its query encoder: seconds to open both; latency of encoding by tokens, and for each k of scoring,
-    of reading the documents and of the whole; queries a second by number of clients; by share, what ``approximate``
-    search of the first k finds (recall, milliseconds of scoring, exact and approximate); resident memory (MB, 10^6)
-    after opening and at most.
+    """The figures of an index with its query encoder.
+
+    Attributes
+    ----------
+    documents
+        Documents of the index.
+    backend, precision
+        The graph of the query encoder.
+    open_seconds
+        To open index and encoder.
+    tokens, terms
+        Of a query, in the mean.
+    encode
+        Latency of encoding, by tokens of the query.
+    score, read, whole
+        Latency by k: of scoring, of reading the documents, and of encoding, scoring and reading together.
+    queries_a_second
+        By the number of clients.
+    approximate
+        By pruning factor: recall, and milliseconds of exact and approximate scoring.
+    opened_mb, peak_mb
+        Resident memory after opening and at most, in MB (10^6 bytes).
     """
 
     documents: int
@@ -76,11 +110,36 @@ def measure_encoder(
     seconds: float,
     report: Report = lambda _: None,
 ) -> list[GraphReport]:
-    """The graphs of one encoder, each in a process of its own, in turns.
+    """Measure the graphs of one encoder, each in a process of its own, in turns.
 
-    ``cases``: texts by name, encoded one at a time for about ``seconds`` a graph and case; ``bulk``: texts encoded in
-    batches. A case named "" is told apart by the texts' lengths. ``report`` hears what is done. A graph that cannot be
-    loaded (an engine that is not installed) is reported as missing.
+    Parameters
+    ----------
+    path
+        The artifact.
+    side
+        ``query`` or ``document``.
+    variants
+        The graphs.
+    cases
+        Texts by the name of a case, encoded one at a time. A case named "" is reported by the lengths of its texts.
+    bulk
+        Texts that are encoded in batches.
+    threads
+        Threads of each encoder.
+    seconds
+        About the time for each graph and case.
+    report
+        Receives the step that begins.
+
+    Returns
+    -------
+    list of GraphReport
+        One for each graph. A graph that cannot be loaded (its engine is not installed) is reported as missing.
+
+    Raises
+    ------
+    SpladeEdgeError
+        If a process that measures fails.
     """
     reports = [GraphReport(side, v.backend, v.precision) for v in variants]
     with ExitStack() as stack:
@@ -133,9 +192,40 @@ def measure_index(
     precision: str | None = None,
     report: Report = lambda _: None,
 ) -> IndexReport:
-    """An index with these queries: about ``seconds`` of single queries, then as many for each number of ``clients``
-    (threads that ask at once, each with an encoder of one thread), with the first of ``ks``; then approximate searches
-    with each of ``shares`` beside exact ones.
+    """Measure an index: single queries, then queries of several clients at once, then approximate search.
+
+    Parameters
+    ----------
+    path
+        The index directory.
+    queries
+        Texts of queries.
+    ks
+        Numbers of results. Clients and approximate search use the first.
+    clients
+        Numbers of threads that search at once, each with an encoder of one thread.
+    threads
+        Threads of the encoder while single queries are timed.
+    seconds
+        About the time for single queries, and for each number of clients.
+    shares
+        Pruning factors of approximate search.
+    query_encoder
+        Another query encoder; None: the index's own.
+    backend, precision
+        The graph of the query encoder; None: the default.
+    report
+        Receives the step that begins.
+
+    Returns
+    -------
+    IndexReport
+        The figures.
+
+    Raises
+    ------
+    SpladeEdgeError
+        If the process that measures fails.
     """
     settings = {"path": str(path), "query_encoder": query_encoder, "backend": backend, "precision": precision}
     order = [queries[i] for i in np.random.default_rng(_SEED).permutation(len(queries))]
@@ -177,8 +267,9 @@ def measure_index(
 
 
 def _in_turns(workers: Sequence[Worker], texts: Sequence[str], seconds: float) -> list[dict[str, list[Any]]]:
-    """What each worker measured: ``seconds`` and ``tokens`` of each call. All encode the same texts, in turns of about
-    a tenth of a second, so that a slow minute of the machine is everyone's.
+    """Let all workers encode the same texts; returns ``seconds`` and ``tokens`` of each call.
+
+    They take turns of about a tenth of a second, so that a slow minute of the machine affects all of them alike.
     """
     order = [texts[i] for i in np.random.default_rng(_SEED).permutation(len(texts))]
     found: list[dict[str, list[Any]]] = [{"seconds": [], "tokens": []} for _ in workers]

@@ -1,4 +1,4 @@
-"""The other end of a :mod:`.worker`."""
+"""The process that measures, as its parent sees it. worker.py is the other end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from ..errors import InputError, SpladeEdgeError
 
 
 class Worker:
-    """A process that measures; ended with the block. Raises what the process raised, as one line."""
+    """A process that measures, until the end of the block.
+
+    Parameters
+    ----------
+    what
+        What is measured, for error messages.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -21,7 +27,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            start_new_session=True,  # a terminal's interrupt goes to all of a session; it is ours to end the process
+            start_new_session=True,  # so that an interrupt from the terminal does not reach it: the parent ends it
         )
 
     def __enter__(self) -> Worker:
@@ -32,7 +38,25 @@ class Worker:
         self._process.communicate()
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """The answer to a command."""
+        """Send a command and wait for its answer.
+
+        Parameters
+        ----------
+        do
+            The name of a method of :class:`.worker.Bench`.
+        arguments
+            Its arguments, as JSON values.
+
+        Returns
+        -------
+        object
+            Its answer, as JSON values.
+
+        Raises
+        ------
+        InputError, SpladeEdgeError
+            What the command has raised, or that the process has ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

@@ -1,4 +1,4 @@
-"""From the times of single calls to the figures that are shown."""
+"""Percentiles of the times of single calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of ``calls`` calls: mean, percentiles (nearest rank: a time that was measured), and the longest."""
+    """The times of single calls, in milliseconds. Percentiles are times that were measured (nearest rank).
+
+    Attributes
+    ----------
+    calls
+        The number of calls.
+    mean, p50, p90, p99, longest
+        Mean, percentiles and maximum.
+    """
 
     calls: int
     mean: float
@@ -24,14 +32,36 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Latency:
-        """Of at least one call."""
+        """Summarise times.
+
+        Parameters
+        ----------
+        seconds
+            Times of at least one call.
+
+        Returns
+        -------
+        Latency
+            The summary.
+        """
         ms = 1e3 * np.asarray(seconds, np.float64)
         p50, p90, p99 = np.percentile(ms, (50, 90, 99), method="inverted_cdf").tolist()
         return cls(ms.size, float(ms.mean()), p50, p90, p99, float(ms.max()))
 
 
 def length_range(tokens: int) -> str:
-    """The range of token lengths that ``tokens`` falls into: ``1–8``, ``9–16``, …"""
+    """The range of token lengths that a text falls into.
+
+    Parameters
+    ----------
+    tokens
+        Tokens of the text.
+
+    Returns
+    -------
+    str
+        ``1–8``, ``9–16``, …
+    """
     low = 1
     for high in LENGTHS:
         if tokens <= high:

@@ -1,4 +1,4 @@
-"""What is measured with: texts of the user's, sampled from an index, or made of the tokenizer's own words."""
+"""Texts to measure with: the user's, sampled from an index, or made of the tokenizer's own words."""
 
 from __future__ import annotations
 
@@ -15,13 +15,30 @@ from ..errors import CorpusError, InputError
 from ..index import Index
 
 _SEED = 0
-_WORDS = (3, 12)  # of a query that is sampled from a text
+_WORDS = (3, 12)  # the fewest and most words of a sampled query
 
 
 def read_query_texts(source: str, limit: int) -> list[str]:
-    """The first queries of a file (``-``: stdin): BEIR JSON lines, TSV (the last column), or a text a line.
+    """Read the first queries of a file: BEIR JSON lines, TSV (the last column), or one text a line.
 
-    Raises InputError (no such file, no queries), CorpusError (a line that cannot be used).
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+    limit
+        The most queries.
+
+    Returns
+    -------
+    list of str
+        At least one query.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or has no queries.
+    CorpusError
+        For a line that cannot be used.
     """
     texts = list(islice(_query_texts(source), limit))
     if not texts:
@@ -45,7 +62,27 @@ def _query_texts(source: str) -> Iterator[str]:
 
 
 def read_document_texts(source: str, limit: int) -> list[str]:
-    """The first documents of a corpus as they are encoded. Raises InputError, CorpusError."""
+    """Read the first documents of a corpus, title and text joined as they are encoded.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+    limit
+        The most documents.
+
+    Returns
+    -------
+    list of str
+        At least one text.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or has no documents.
+    CorpusError
+        For a line that cannot be used.
+    """
     records = islice(read_corpus([source], BadLines("fail")), limit)
     texts = [join_title(record.document.title, record.document.text) for record in records]
     if not texts:
@@ -54,9 +91,24 @@ def read_document_texts(source: str, limit: int) -> list[str]:
 
 
 def sample_queries(index: Index, count: int) -> list[str]:
-    """Queries of 3 to 12 consecutive words from documents spread over an index, the same each time.
+    """Sample queries of 3 to 12 consecutive words from documents spread over an index. They are the same each time.
 
-    Raises InputError if no document has a text.
+    Parameters
+    ----------
+    index
+        The index.
+    count
+        The most queries.
+
+    Returns
+    -------
+    list of str
+        At least one query.
+
+    Raises
+    ------
+    InputError
+        If no document has a text.
     """
     rng = np.random.default_rng(_SEED)
     ordinals = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))
@@ -73,7 +125,24 @@ def sample_queries(index: Index, count: int) -> list[str]:
 
 
 def made_texts(tokenizer: TextTokenizer, vocab_size: int, tokens: int, count: int) -> list[str]:
-    """Texts of about ``tokens`` tokens (prompt and special tokens included), of words that are in the vocabulary."""
+    """Make texts of words that are in the vocabulary. They are the same each time.
+
+    Parameters
+    ----------
+    tokenizer
+        The tokenizer of the encoder.
+    vocab_size
+        The number of terms.
+    tokens
+        About how many tokens a text has, prompt and special tokens included.
+    count
+        How many texts.
+
+    Returns
+    -------
+    list of str
+        The texts.
+    """
     words = [term.lstrip("Ġ▁") for term in tokenizer.vocabulary(vocab_size)]
     words = sorted({word for word in words if len(word) > 2 and word.isalpha()}) or ["a"]
     rng = np.random.default_rng(_SEED)
@@ -81,7 +150,7 @@ def made_texts(tokenizer: TextTokenizer, vocab_size: int, tokens: int, count: in
 
 
 def _text_of(tokenizer: TextTokenizer, words: Sequence[str], rng: np.random.Generator, tokens: int) -> str:
-    """As many words as tokens are wanted; where some are more than one token, fewer."""
+    """As many words as tokens are wanted, or fewer if some words have several tokens."""
     chosen = [
         words[i]
         for i in rng.integers(0, len(words), max(1, tokens - tokenizer.special_tokens - tokenizer.prompt_tokens))
@@ -93,4 +162,4 @@ def _text_of(tokenizer: TextTokenizer, words: Sequence[str], rng: np.random.Gene
 
 def _length(tokenizer: TextTokenizer, words: Sequence[str]) -> int:
     encoded = tokenizer.encode(" ".join(words))
-    return len(encoded.ids) + encoded.truncated  # a text that is cut is too long
+    return len(encoded.ids) + encoded.truncated  # a truncated text is too long

@@ -1,7 +1,7 @@
-"""A process that opens one encoder or one index and times it: memory is its own, and several can take turns.
+"""A process that opens one encoder or one index and times it. Its memory is its own, and several can take turns.
 
-Commands and answers are JSON, a line each, on standard input and output: ``{"do": NAME, …}`` to ``{"answer": …}`` or
-``{"error": message, "exit_code": N}``. The process ends with its input.
+Commands and answers are JSON, one line each, on standard input and output: ``{"do": NAME, …}``, answered by
+``{"answer": …}`` or ``{"error": message, "exit_code": N}``. The process ends when its input ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .machine import memory_mb
 
 
 class Bench:
-    """What a command does; each method is one, and its arguments are the command's."""
+    """The commands. Each method is one, and its parameters are the command's. Answers are JSON values."""
 
     def __init__(self) -> None:
         self._encoder: Encoder | None = None
@@ -35,7 +35,24 @@ class Bench:
         self._searcher: Searcher | None = None
 
     def open_encoder(self, path: str, side: Side, backend: str, precision: str, threads: int) -> dict[str, Any]:
-        """Load a graph; seconds from the files to a session."""
+        """Load a graph.
+
+        Parameters
+        ----------
+        path
+            The artifact.
+        side
+            ``query`` or ``document``.
+        backend, precision
+            The graph.
+        threads
+            Threads of the encoder.
+
+        Returns
+        -------
+        dict
+            ``seconds`` from the files to a session.
+        """
         self._side = side
         start = time.perf_counter()
         self._encoder = Encoder.open(
@@ -46,7 +63,24 @@ class Bench:
     def open_index(
         self, path: str, query_encoder: str | None, backend: str | None, precision: str | None, threads: int
     ) -> dict[str, Any]:
-        """Open an index and load its query encoder; seconds, and which graph it is."""
+        """Open an index and load its query encoder.
+
+        Parameters
+        ----------
+        path
+            The index directory.
+        query_encoder
+            Another query encoder; None: the index's own.
+        backend, precision
+            The graph of the query encoder; None: the default.
+        threads
+            Threads of the encoder.
+
+        Returns
+        -------
+        dict
+            ``seconds``, the graph's ``backend`` and ``precision``, and the number of ``documents``.
+        """
         self._searcher = self._encoder = None
         start = time.perf_counter()
         self._searcher = Searcher.open(
@@ -60,7 +94,18 @@ class Bench:
         }  # fmt: skip
 
     def encode(self, texts: list[str]) -> dict[str, Any]:
-        """Seconds and tokens of each text, one at a time."""
+        """Encode texts one at a time.
+
+        Parameters
+        ----------
+        texts
+            The texts.
+
+        Returns
+        -------
+        dict
+            ``seconds`` and ``tokens`` of each text.
+        """
         assert self._encoder is not None
         seconds, tokens = [], []
         for text in texts:
@@ -71,15 +116,39 @@ class Bench:
         return {"seconds": seconds, "tokens": tokens}
 
     def encode_all(self, texts: list[str]) -> dict[str, Any]:
-        """Seconds of encoding all texts as an index does, in batches."""
+        """Encode texts in batches, as indexing does.
+
+        Parameters
+        ----------
+        texts
+            The texts.
+
+        Returns
+        -------
+        dict
+            ``seconds`` and ``tokens`` of all texts together.
+        """
         assert self._encoder is not None
         start = time.perf_counter()
         tokens = sum(encoded.tokens for encoded in self._encoder.encode(texts, self._side))
         return {"seconds": time.perf_counter() - start, "tokens": tokens}
 
     def search(self, texts: list[str], ks: Sequence[int]) -> dict[str, Any]:
-        """Seconds of encoding, of scoring and of reading the documents, for each text and each k: all three each time,
-        since what encoding leaves in the CPU's caches is part of the matter.
+        """Encode, score and read the documents, for each text and each k.
+
+        All three are done each time, because what encoding leaves in the CPU's caches changes the time of scoring.
+
+        Parameters
+        ----------
+        texts
+            Texts of queries.
+        ks
+            Numbers of results.
+
+        Returns
+        -------
+        dict
+            Seconds to ``encode``, to ``score`` and ``read`` and of the ``whole`` by k; ``tokens`` and ``terms``.
         """
         assert self._searcher is not None
         index, tokenizer = self._searcher.index, self._searcher.encoder.tokenizer_of("query")
@@ -91,7 +160,7 @@ class Bench:
             start = time.perf_counter()
             vector = self._searcher.encode_for_search(text)
             encoded = time.perf_counter()
-            ordinals, _, _ = index.search_units((vector.indices, vector.values), k)
+            ordinals, _, _ = index.search_units(vector, k)
             scored = time.perf_counter()
             index.documents(ordinals)
             done = time.perf_counter()
@@ -104,8 +173,21 @@ class Bench:
         return {"encode": encode, "score": score, "read": read, "whole": whole, "tokens": tokens, "terms": terms}
 
     def approximate(self, texts: list[str], k: int, shares: Sequence[float]) -> dict[str, Any]:
-        """Recall of approximate search with each share, and milliseconds of it and of exact search; none where no text
-        finds anything.
+        """Compare approximate search with the exact one.
+
+        Parameters
+        ----------
+        texts
+            Texts of queries.
+        k
+            Results of a query.
+        shares
+            Pruning factors.
+
+        Returns
+        -------
+        dict
+            By pruning factor the fields of :class:`.approximation.Approximation`; empty if no query finds a document.
         """
         assert self._searcher is not None
         queries = [self._searcher.encode_for_search(text) for text in texts]
@@ -116,7 +198,24 @@ class Bench:
         return found
 
     def serve(self, texts: list[str], k: int, clients: int, seconds: float) -> dict[str, Any]:
-        """Queries answered from so many threads at once in about so many seconds."""
+        """Search from several threads at once.
+
+        Parameters
+        ----------
+        texts
+            Texts of queries.
+        k
+            Results of a query.
+        clients
+            Threads.
+        seconds
+            About how long.
+
+        Returns
+        -------
+        dict
+            ``queries`` that were answered, and ``seconds``.
+        """
         assert self._searcher is not None
         searcher = self._searcher
         end = time.perf_counter() + seconds
@@ -136,7 +235,13 @@ class Bench:
         return {"queries": answered, "seconds": time.perf_counter() - start}
 
     def memory(self) -> dict[str, float]:
-        """Resident memory now and at most, MB."""
+        """Resident memory of this process.
+
+        Returns
+        -------
+        dict
+            ``now`` and at ``most``, in MB (10^6 bytes).
+        """
         now, most = memory_mb()
         return {"now": now, "most": most}
 
@@ -144,7 +249,7 @@ class Bench:
 def main() -> None:
     """Answer commands until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what an engine prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of an engine must not mix with the answers
     use_kernels()
     bench = Bench()
     for line in sys.stdin.buffer:

@@ -1,4 +1,8 @@
-"""Kernels that make sketches of vectors and put them into the order of a 2-means tree. See reorder.py."""
+"""Kernels that compute sketches of vectors and order them by the leaves of a 2-means tree. See reordering.py.
+
+A sketch is a random projection of a vector on ``DIMENSIONS`` directions of random signs (Achlioptas, "Database-friendly
+random projections", 2003), scaled to one length and rounded to int8.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,34 @@ from ..numba_support.cache import inline_kernel, kernel
 Sketches = npt.NDArray[np.int8]
 
 DIMENSIONS = 128
-LENGTH = 320.0  # of a sketch, so that a component rarely leaves its 8 bits
-LEAF = 24  # units that the tree does not split any further
-SPLIT_SAMPLE = 512  # units that a split is found with
+LENGTH = 320.0  # of a sketch, short enough that few components exceed 8 bits
+LEAF = 24  # a range of at most this many units is not split any further
+SPLIT_SAMPLE = 512  # units of the sample that a split is computed on
 ROUNDS = 6
-SMALLER = 8  # a split leaves at least one unit in so many on either side
+SMALLER = 8  # each side of a split has at least 1/SMALLER of the units
 
 
 @kernel
 def sketch(indptr: I64, indices: I32, values: F32, signs: Sketches, term_weights: F32, out: Sketches) -> None:
-    """``out[row]``: the sketch of each CSR row, of one length; zero where no term counts.
+    """Compute the sketch of each row of a CSR matrix.
 
-    A term counts by the square root of its weight, so that a few heavy terms do not drown the others.
+    The weight of a term is the square root of its value, times ``term_weights``. The root keeps a few large values from
+    dominating the others. A row without any weight has a sketch of zeros.
+
+    Parameters
+    ----------
+    indptr
+        int64 ``[rows + 1]``, CSR row pointers.
+    indices
+        int32 ``[nnz]``, term ids.
+    values
+        float32 ``[nnz]``, positive.
+    signs
+        int8 ``[vocab, DIMENSIONS]``, +1 or -1.
+    term_weights
+        float32 ``[vocab]``, see :func:`.reordering.term_weights`.
+    out
+        int8 ``[rows, DIMENSIONS]``, filled with the sketches.
     """
     total = np.empty(DIMENSIONS, np.float32)
     for row in range(indptr.size - 1):
@@ -48,8 +68,28 @@ def add_postings(
     low: int,
     sums: F32,
 ) -> None:
-    """:func:`sketch` from posting lists of terms from ``first_term`` on, before rounding: adds to ``sums[unit - low]``,
-    float32 ``[units, DIMENSIONS]``, what the units in this range have of the terms.
+    """Add to the sums of a range of units what posting lists contribute: :func:`sketch` by term, before rounding.
+
+    Parameters
+    ----------
+    list_ptr
+        int64 ``[lists + 1]``, the range of each posting list in ``units`` and ``impacts``.
+    units
+        uint32 ``[postings]``.
+    impacts
+        uint8 ``[postings]``.
+    scale
+        Weight of one impact step.
+    first_term
+        Term id of the first list; the others follow.
+    signs
+        int8 ``[vocab, DIMENSIONS]``, +1 or -1.
+    term_weights
+        float32 ``[vocab]``.
+    low
+        The first unit of the range.
+    sums
+        float32 ``[units of the range, DIMENSIONS]``, added to.
     """
     high = low + sums.shape[0]
     for j in range(list_ptr.size - 1):
@@ -64,14 +104,30 @@ def add_postings(
 
 @kernel
 def round_sketches(sums: F32, out: Sketches) -> None:
-    """The sketches of sums of :func:`add_postings`."""
+    """Compute sketches from the sums of :func:`add_postings`.
+
+    Parameters
+    ----------
+    sums
+        float32 ``[units, DIMENSIONS]``.
+    out
+        int8 ``[units, DIMENSIONS]``, filled.
+    """
     for row in range(sums.shape[0]):
         round_sketch(sums[row], out[row])
 
 
 @inline_kernel
 def round_sketch(total: F32, out: Sketches) -> None:
-    """Bring a sum to the length of a sketch; zero stays zero."""
+    """Scale a sum to the length of a sketch and round it. Zero stays zero.
+
+    Parameters
+    ----------
+    total
+        float32 ``[DIMENSIONS]``.
+    out
+        int8 ``[DIMENSIONS]``, filled.
+    """
     norm = np.float32(0.0)
     for d in range(DIMENSIONS):
         norm += total[d] * total[d]
@@ -82,14 +138,37 @@ def round_sketch(total: F32, out: Sketches) -> None:
 
 @inline_kernel
 def add_signed(total: F32, value: float, signs: Sketches) -> None:
-    """total += value * signs."""
+    """Add ``value * signs`` to ``total``.
+
+    Parameters
+    ----------
+    total
+        float32 ``[DIMENSIONS]``, added to.
+    value
+        The weight of a term.
+    signs
+        int8 ``[DIMENSIONS]``, +1 or -1.
+    """
     for d in range(DIMENSIONS):
         total[d] += value * np.float32(signs[d])
 
 
 @inline_kernel
 def dot(a: F32, b: Sketches) -> Any:
-    """Inner product of a direction and a sketch, summed in eight lanes so that it vectorises."""
+    """Inner product of a direction and a sketch. It is summed in eight parts, so that the loop is vectorised.
+
+    Parameters
+    ----------
+    a
+        float32 ``[DIMENSIONS]``.
+    b
+        int8 ``[DIMENSIONS]``.
+
+    Returns
+    -------
+    float32
+        The inner product.
+    """
     lanes = np.zeros(8, np.float32)
     for d in range(0, DIMENSIONS, 8):
         for i in range(8):
@@ -99,9 +178,24 @@ def dot(a: F32, b: Sketches) -> Any:
 
 @inline_kernel
 def split_direction(sketches: Sketches, low: int, high: int, direction: F32) -> Any:
-    """2-means on a sample of the range: ``direction`` from one mean to the other; returns where the middle lies."""
+    """Find the direction that splits a range of sketches in two, by 2-means on a sample of the range.
+
+    Parameters
+    ----------
+    sketches
+        int8 ``[units, DIMENSIONS]``.
+    low, high
+        The range of rows.
+    direction
+        float32 ``[DIMENSIONS]``, filled: from the second mean to the first.
+
+    Returns
+    -------
+    float32
+        Sketches whose inner product with ``direction`` is at least this are nearer to the first mean.
+    """
     step = max(1, (high - low) // SPLIT_SAMPLE)
-    # from a unit to the one least like it, twice: two ends of the range
+    # Start with two dissimilar units: twice from a unit to the one least like it.
     seed = low
     for _ in range(2):
         for d in range(DIMENSIONS):
@@ -140,9 +234,14 @@ def split_direction(sketches: Sketches, low: int, high: int, direction: F32) -> 
 
 @kernel
 def tree_order(sketches: Sketches, order: U32) -> None:
-    """Bring ``order`` (a permutation of the sketches' rows) into the order of a 2-means tree's leaves.
+    """Put sketches into the order of the leaves of a 2-means tree.
 
-    ``sketches`` int8 ``[units, DIMENSIONS]`` are permuted along with it.
+    Parameters
+    ----------
+    sketches
+        int8 ``[units, DIMENSIONS]``, permuted in place.
+    order
+        uint32 ``[units]``, a permutation of the rows, permuted along with them.
     """
     direction = np.empty(DIMENSIONS, np.float32)
     values = np.empty(order.size, np.float32)
@@ -161,22 +260,41 @@ def tree_order(sketches: Sketches, order: U32) -> None:
             least = max(1, (high - low) // SMALLER)
             if left < least or high - low - left < least:
                 middle = np.median(values[low:high])
-            cut = partition(sketches, order, values, low, high, middle)
-            if cut - low < least or high - cut < least:  # (nearly) all alike
-                cut = (low + high) >> 1
-            # go on with the smaller part, so that the stack stays within log2(units)
-            if cut - low <= high - cut:
-                stack[depth, 0], stack[depth, 1] = cut, high
-                high = cut
+            middle_row = partition(sketches, order, values, low, high, middle)
+            if middle_row - low < least or high - middle_row < least:  # the units are (nearly) all alike
+                middle_row = (low + high) >> 1
+            # Continue with the smaller part, so that the stack has at most log2(units) entries.
+            if middle_row - low <= high - middle_row:
+                stack[depth, 0], stack[depth, 1] = middle_row, high
+                high = middle_row
             else:
-                stack[depth, 0], stack[depth, 1] = low, cut
-                low = cut
+                stack[depth, 0], stack[depth, 1] = low, middle_row
+                low = middle_row
             depth += 1
 
 
 @inline_kernel
 def partition(sketches: Sketches, order: U32, values: F32, low: int, high: int, middle: float) -> int:
-    """Bring the units with ``values >= middle`` to the front of the range; returns where the others start."""
+    """Move the rows with ``values >= middle`` to the front of a range, as in quicksort.
+
+    Parameters
+    ----------
+    sketches
+        int8 ``[units, DIMENSIONS]``, permuted in place.
+    order
+        uint32 ``[units]``, permuted along with them.
+    values
+        float32 ``[units]``, permuted along with them.
+    low, high
+        The range of rows.
+    middle
+        The value to compare with.
+
+    Returns
+    -------
+    int
+        The position where the other rows begin.
+    """
     i, j = low, high - 1
     while True:
         while i <= j and values[i] >= middle:

@@ -1,4 +1,4 @@
-"""Documents, and reading them from BEIR JSON lines or TSV."""
+"""Reading documents from BEIR JSON lines or TSV."""
 
 from __future__ import annotations
 
@@ -17,22 +17,48 @@ _FIELDS = ("_id", "title", "text")
 
 
 class Record(NamedTuple):
-    """A document and where it was read, as ``file:line``."""
+    """A document with its location.
+
+    Attributes
+    ----------
+    document
+        The document.
+    location
+        Where it was read, as ``file:line``.
+    """
 
     document: Document
     location: str
 
 
 def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | None = None) -> Iterator[Record]:
-    """Read documents lazily from files, in order; ``-`` is stdin, ``.gz`` may be added to any name.
+    """Read documents lazily from files, in order.
 
-    ``.jsonl``: a BEIR object a line: ``_id`` (string), ``title`` (optional), ``text``; all other keys become metadata.
-    ``.tsv``: ``id<TAB>text`` or ``id<TAB>title<TAB>text``, without quoting, or columns as a header names them (see
-    :func:`tsv_header`). Stdin may be either. Blank lines are passed over; a document whose title and text are empty is
-    kept. Whether ids are unique is not checked here.
+    ``.jsonl`` holds one BEIR object a line: ``_id`` (string), ``title`` (optional) and ``text``; all other keys become
+    metadata. ``.tsv`` holds ``id<TAB>text`` or ``id<TAB>title<TAB>text`` without quoting, or the columns that a header
+    names (see :func:`tsv_header`). ``.gz`` may be added to any name. Blank lines are ignored. A document whose title
+    and text are empty is kept. Whether ids are unique is not checked here.
 
-    A line that cannot be used goes to ``bad_lines``; ``meter`` counts the bytes read. Raises InputError if a
-    file cannot be opened.
+    Parameters
+    ----------
+    sources
+        Names of files; ``-`` is standard input, in either format.
+    bad_lines
+        Receives the lines that cannot be used.
+    meter
+        Counts the bytes that were read.
+
+    Yields
+    ------
+    Record
+        A document and its location.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be opened, or its format is unknown.
+    CorpusError
+        If a line cannot be used and ``bad_lines`` does not skip it, or a gzip file is damaged.
     """
     formats = [format_of(source) for source in sources]
     for source, expected in zip(sources, formats, strict=True):
@@ -40,7 +66,7 @@ def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | 
         for line in read_lines(source, bad_lines, meter):
             if not line.data.strip():
                 continue
-            if parse is None:  # at the first line
+            if parse is None:  # this is the first line
                 if expected is None and looks_like_json(line.data):
                     parse = _from_json
                 elif header := tsv_header(line.data):
@@ -55,18 +81,39 @@ def read_corpus(sources: Sequence[str], bad_lines: BadLines, meter: ReadMeter | 
                 bad_lines.report(location, str(error))
                 continue
             finally:
-                del line  # it may be large, and so may what is made of it
+                del line  # a line may be large, and so may its document
             yield Record(document, location)
             del document
 
 
 def looks_like_json(first_line: bytes) -> bool:
-    """Whether a stream without a name is JSON lines. A broken first line counts as JSON, unless it has a tab."""
+    """Whether a stream without a name is JSON lines. A broken first line counts as JSON, unless it has a tab.
+
+    Parameters
+    ----------
+    first_line
+        The first line that is not blank.
+
+    Returns
+    -------
+    bool
+        True for JSON lines, False for TSV.
+    """
     return first_line.lstrip()[:1] == b"{" or b"\t" not in first_line
 
 
 class TsvHeader(NamedTuple):
-    """The columns of a TSV file by name: places of id, title (or None) and text; ``others`` are (name, place)."""
+    """The columns of a TSV file by name.
+
+    Attributes
+    ----------
+    columns
+        The number of columns.
+    id, title, text
+        The positions of these columns, from 0; None for a title that is not there.
+    others
+        Name and position of each other column.
+    """
 
     columns: int
     id: int
@@ -80,22 +127,50 @@ _TEXT_NAMES = {"text", "passage", "contents", "body", "query"}
 
 
 def tsv_header(first_line: bytes) -> TsvHeader | None:
-    """The header, if a first line is one: exactly one column is called ``id`` and one ``text`` (or a usual name of
-    theirs, in any case), and no two are called the same.
+    """Read a header, if the first line is one.
+
+    It is one if exactly one column has a usual name of the id, exactly one a usual name of the text (in any case), and
+    no two columns have the same name.
+
+    Parameters
+    ----------
+    first_line
+        The first line of a TSV file.
+
+    Returns
+    -------
+    TsvHeader or None
+        None if the line is not a header.
     """
     names = [name.strip() for name in first_line.decode("utf-8", "replace").split("\t")]
     known = [name.lower() for name in names]
-    ids = [place for place, name in enumerate(known) if name in _ID_NAMES]
-    texts = [place for place, name in enumerate(known) if name in _TEXT_NAMES]
+    ids = [position for position, name in enumerate(known) if name in _ID_NAMES]
+    texts = [position for position, name in enumerate(known) if name in _TEXT_NAMES]
     if len(ids) != 1 or len(texts) != 1 or len(set(known)) < len(known) or "" in known:
         return None
     title = known.index("title") if "title" in known else None
-    others = [(name, place) for place, name in enumerate(names) if place not in (ids[0], texts[0], title)]
+    others = [(name, position) for position, name in enumerate(names) if position not in (ids[0], texts[0], title)]
     return TsvHeader(len(names), ids[0], title, texts[0], others)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A line's JSON object. Raises ValueError with the reason."""
+    """Parse the JSON object of a line.
+
+    Parameters
+    ----------
+    data
+        The line, UTF-8.
+
+    Returns
+    -------
+    dict
+        The object.
+
+    Raises
+    ------
+    ValueError
+        If the line is not a JSON object; the message is the reason.
+    """
     try:
         value = msgspec.json.decode(data)
     except UnicodeDecodeError as error:
@@ -112,7 +187,27 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def text_field(value: dict[str, Any], name: str, default: str | None = None) -> str:
-    """A string field of a parsed line; null counts as absent. Raises ValueError with the reason."""
+    """A string field of a parsed line. Null counts as absent.
+
+    Parameters
+    ----------
+    value
+        The object of the line.
+    name
+        The key.
+    default
+        The value of a field that is absent; None: the field is required.
+
+    Returns
+    -------
+    str
+        The field.
+
+    Raises
+    ------
+    ValueError
+        If the field is absent and required, is not a string, or holds a NUL character.
+    """
     found = value.get(name)
     if found is None:
         found = default
@@ -129,7 +224,23 @@ def text_field(value: dict[str, Any], name: str, default: str | None = None) -> 
 
 
 def checked_id(found: str) -> str:
-    """An id that is not empty. Raises ValueError with the reason."""
+    """Check that an id is not empty.
+
+    Parameters
+    ----------
+    found
+        The id.
+
+    Returns
+    -------
+    str
+        The same id.
+
+    Raises
+    ------
+    ValueError
+        If the id is empty or white space.
+    """
     if not found.strip():
         raise ValueError("the id is empty")
     return found

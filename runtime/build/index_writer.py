@@ -1,4 +1,4 @@
-"""Writing a new index directory: one segment, its manifest last. What changes it later is in transaction.py."""
+"""Writing a new index directory of one segment; the manifest is written last. update/ changes an index later."""
 
 from __future__ import annotations
 
@@ -18,22 +18,46 @@ from ..version import MADE_BY
 from ..filters import parse_field
 from ..filters.formatting import spell_field
 from ..index.layout import INDEX_FORMAT, MANIFEST_NAME, VERSION, EncoderIdentity, IndexManifest, SegmentSettings, Statistics, TextSettings
-from ..update.merge_policy import SMALL
-from .segment_writer import PassageSpan, SegmentWriter, list_segment
-
-__all__ = ["IndexWriter", "PassageSpan"]
+from .limits import BLOCK_MAX_FROM, DEFAULT_MEMORY
+from .passages import PassageSpan
+from .segment_writer import SegmentWriter, list_segment
 
 _SEGMENT = "segments/00000001"
 
 
 class IndexWriter:
-    """Writes an index into an empty directory. Add documents and their vectors in the same order, then :meth:`finish`.
+    """Writes an index into an empty directory.
 
-    ``passages``: a document may have several vectors; then :meth:`add_vectors` takes their :class:`PassageSpan`.
-    ``fields``: names of stored fields that get an index, so that filters on them read no documents.
-    ``block_max``: write block-max data of the frequent terms; without it an index is smaller, and slower for few
-    results. ``block_max_from``: nor are there any for fewer units, where adding all postings up is as fast.
-    ``reorder``: put similar units next to each other, which changes nothing but speed and size.
+    Add documents and their vectors in the same order, then call :meth:`finish`.
+
+    Parameters
+    ----------
+    directory
+        An empty directory.
+    vocab_size
+        The number of terms.
+    passages
+        Whether a document may have several vectors; then :meth:`add_vectors` takes their spans.
+    fields
+        Names of stored fields that get an index, so that filters on them read no documents.
+    memory_bytes
+        Memory for postings, at least 8 MiB.
+    scale
+        Weight of one impact step; None: largest weight / 255.
+    block_max
+        Whether block-max data of the frequent terms is written. Without it an index is smaller, and slower for few
+        results.
+    block_max_from
+        With fewer units there is no block-max data, because term-at-a-time is as fast then.
+    reorder
+        Whether similar units are put next to each other, which changes nothing but speed and size.
+
+    Raises
+    ------
+    InputError
+        For a scale, a memory size or a field name that is not valid.
+    StorageError
+        If the directory cannot be written.
     """
 
     def __init__(
@@ -43,10 +67,10 @@ class IndexWriter:
         *,
         passages: bool = False,
         fields: Sequence[str] = (),
-        memory_bytes: int = 512 << 20,
+        memory_bytes: int = DEFAULT_MEMORY,
         scale: float | None = None,
         block_max: bool = True,
-        block_max_from: int = SMALL,
+        block_max_from: int = BLOCK_MAX_FROM,
         reorder: bool = False,
     ) -> None:
         self._root = directory
@@ -81,20 +105,68 @@ class IndexWriter:
         return self._segment.units
 
     def add_document(self, document: Document) -> int:
-        """Store a document; returns its ordinal. Raises DuplicateIdError if its id was used before."""
+        """Store one document.
+
+        Parameters
+        ----------
+        document
+            The document.
+
+        Returns
+        -------
+        int
+            Its ordinal, from 0.
+
+        Raises
+        ------
+        DuplicateIdError
+            If its id was used before.
+        InputError
+            If its metadata cannot be stored.
+        StorageError
+            If the document cannot be written.
+        """
         [result] = self.add_documents([document])
         if isinstance(result, InputError):
             raise result
         return result
 
     def add_documents(self, documents: Sequence[Document]) -> list[int | InputError]:
-        """Store documents, faster than one at a time; each place of the result is the ordinal, or why there is none."""
+        """Store documents. This is faster than one at a time.
+
+        Parameters
+        ----------
+        documents
+            The documents.
+
+        Returns
+        -------
+        list of int or InputError
+            For each document its ordinal, or the reason why it is not stored.
+
+        Raises
+        ------
+        StorageError
+            If the documents cannot be written.
+        """
         return self._segment.add_documents(documents)
 
     def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
-        """Append unit vectors; with passages ``spans`` has one entry a vector, documents ascending.
+        """Append the vectors of the next units.
 
-        Raises InputError for malformed vectors or spans.
+        Parameters
+        ----------
+        batch
+            The vectors.
+        spans
+            In an index of passages: one entry for each vector, documents ascending.
+
+        Raises
+        ------
+        InputError
+            For malformed vectors or spans.
+        StorageError
+            If postings cannot be written.
         """
         self._segment.add_vectors(batch, spans)
 
@@ -109,7 +181,35 @@ class IndexWriter:
         text: TextSettings | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> IndexManifest:
-        """Merge the postings, close the files, and write the manifest. Every document needs a unit."""
+        """Merge the postings, close the files and write the manifest. Every document needs a unit.
+
+        Parameters
+        ----------
+        statistics
+            What was counted while the documents were read.
+        vocabulary_sha256
+            Identifies the vocabulary of the encoders.
+        query_encoder, document_encoder
+            Directories of the encoders in the index, relative to it; None: the index does not carry one.
+        document_vectors
+            The graph that made the vectors.
+        text
+            How texts were joined and truncated.
+        progress
+            Receives the share of terms that are merged, 0 to 1.
+
+        Returns
+        -------
+        IndexManifest
+            The manifest as it was written.
+
+        Raises
+        ------
+        InputError
+            If documents and vectors do not fit together.
+        StorageError
+            If a file cannot be written.
+        """
         segment, counts = self._segment.finish(progress, block_max_from=self._block_max_from)
         manifest = IndexManifest(
             format=INDEX_FORMAT,
@@ -139,7 +239,7 @@ class IndexWriter:
         return manifest
 
     def _list_files(self) -> dict[str, FileEntry]:
-        """The segment's files, and of each encoder its manifest, which lists the rest."""
+        """The segment's files, and the manifest of each encoder, which lists the encoder's files."""
         with storage_errors(self._root):
             encoders = {
                 p.relative_to(self._root).as_posix(): describe_file(p)
@@ -148,5 +248,5 @@ class IndexWriter:
         return encoders | list_segment(self._root, _SEGMENT)
 
     def abort(self) -> None:
-        """Close open files without finishing; the caller removes the directory."""
+        """Close open files without finishing. The caller removes the directory."""
         self._segment.abort()

@@ -1,4 +1,4 @@
-"""From a stream of documents to an index directory: join, cut, encode, write, commit."""
+"""From a stream of documents to an index directory: join title and text, split into passages, encode, write, commit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..artifact import Artifact, copy_artifact, encoding_sha256, open_artifact
 from .corpus import BadLines, Record
@@ -20,25 +20,37 @@ from ..encoder.tokenizer import TextTokenizer, clean_text
 from ..errors import ArtifactError, InputError
 from ..files import storage_errors
 from ..index.layout import LOCK_NAME, MANIFEST_NAME, EncoderIdentity, IndexManifest, PassageSettings, Statistics, TextSettings
-from .index_writer import IndexWriter, PassageSpan
+from .limits import DEFAULT_MEMORY
 from ..locking import writer_lock
 from ..numerics import NUMERICS
-from .owned import refuse_foreign_to_index
-from .passages import Passages, split
-from .shards import Note, ShardStore, encode_in_shards
+from .foreign_files import refuse_foreign_to_index
+from .passages import Passages, PassageSpan, split
+from .checkpointing import Note, ShardStore, encode_in_shards
 from .staging import check_writable_target, staged_directory
 from ..vectors import SparseBatch, SparseVector
 
-DEFAULT_MEMORY = 512 << 20
+if TYPE_CHECKING:
+    from .index_writer import IndexWriter
+
 QUERY_ENCODER = "encoder/query"
 DOCUMENT_ENCODER = "encoder/document"
 JOIN = "title + ' ' + text"
-_BATCH = 32  # documents and vectors handed to the index writer at a time, and between two reports of progress
+_BATCH = 32  # documents and vectors that the writer receives at a time; progress is reported after each batch
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where indexing stands: documents and units (documents or passages) encoded, and 0..1 of the merge at the end."""
+    """The state of indexing.
+
+    Attributes
+    ----------
+    documents
+        Documents that are encoded.
+    units
+        Documents or passages that are encoded.
+    merged
+        The share of terms that are merged at the end, 0 to 1.
+    """
 
     documents: int
     units: int
@@ -46,7 +58,18 @@ class Progress:
 
 
 def join_title(title: str, text: str) -> str:
-    """What is encoded of a document: title and text with a blank between, or the one that is not empty."""
+    """The text that is encoded of a document.
+
+    Parameters
+    ----------
+    title, text
+        The document's title and text.
+
+    Returns
+    -------
+    str
+        Both with a blank between them, or the one that is not empty.
+    """
     return f"{title} {text}" if title and text else title or text
 
 
@@ -68,20 +91,63 @@ def build_index(
     note: Note | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> IndexManifest:
-    """Encode documents and write the index directory ``output`` in one step: on an error or a kill there is none.
+    """Encode documents and write an index directory in one step. After an error or a kill there is no index.
 
-    ``records``: documents, or :class:`Record` with their locations, in the order that breaks ties. ``query_encoder``:
-    the artifact that the index carries, with its graphs of the document encoder's precision (all, if it has none of
-    it). ``fields``: names of stored fields that get an index, for filters that read no documents.
-    ``bad_lines`` decides what happens to a duplicate id (default: an error). Encoding holds one look-ahead window of
-    texts; the postings are held to ``memory_bytes``. ``reorder`` and ``block_max``: see :class:`IndexWriter`.
-    ``resume``: a directory where encoded vectors are kept until the index is there; the same call after a kill or an
-    error encodes only what is missing, and ends with the same bytes. ``note`` is told in a line what is used again.
+    Encoding holds one look-ahead window of texts in memory.
 
-    Raises InputError (no documents, output exists, ``resume`` in use or something else), CorpusError (a bad line),
-    ArtifactError (encoders that do not fit together or of the wrong side), StorageError (disk full); there is no index
-    then.
+    Parameters
+    ----------
+    output
+        The index directory to make.
+    records
+        Documents, or :class:`Record` with their locations. Their order breaks ties between equal scores.
+    document_encoder
+        An encoder, or the directory of an artifact or a pair.
+    query_encoder
+        The artifact that the index carries. Only its graphs of the document encoder's precision are copied, or all if
+        it has none of that precision. None: the query side of ``document_encoder``.
+    passages
+        How documents are split; None: one vector a document.
+    fields
+        Names of stored fields that get an index, so that filters on them read no documents.
+    with_document_encoder
+        Whether the index carries the document encoder too, to add documents later.
+    bad_lines
+        Receives duplicate ids and documents that cannot be stored. None: these are errors.
+    memory_bytes
+        Memory for postings.
+    reorder, block_max
+        See :class:`.index_writer.IndexWriter`.
+    force
+        Whether an index that is there may be replaced.
+    resume
+        A directory where encoded vectors are kept until the index is written. The same call after a kill or an error
+        encodes only what is missing, and ends with the same bytes.
+    note
+        Receives one line about the vectors that are used again.
+    progress
+        Receives the state, some documents at a time.
+
+    Returns
+    -------
+    IndexManifest
+        The manifest of the index.
+
+    Raises
+    ------
+    InputError
+        If there are no documents, ``output`` exists, or ``resume`` is in use or something else.
+    CorpusError
+        For a bad line.
+    ArtifactError
+        For encoders that do not fit together or are of the wrong side.
+    IndexLockedError
+        If another process is changing the index that would be replaced.
+    StorageError
+        If the system refuses to write, for example because the disk is full.
     """
+    from .index_writer import IndexWriter  # loads Numba, which a delete does not need
+
     output = Path(output)
     check_writable_target(output, manifest=MANIFEST_NAME, force=force, refuse=refuse_foreign_to_index)
     document_encoder, query_encoder = _open_sides(document_encoder, query_encoder)
@@ -90,7 +156,7 @@ def build_index(
     if passages is not None:
         _check_passages(passages, document_encoder)
     with contextlib.ExitStack() as held:
-        # What a writer added meanwhile would be lost. (Windows cannot rename a directory with an open file in it.)
+        # Changes that a writer made meanwhile would be lost. (Windows cannot rename a directory with an open file.)
         if sys.platform != "win32" and (output / MANIFEST_NAME).is_file():
             held.enter_context(writer_lock(output / LOCK_NAME))
         shards = held.enter_context(_kept_shards(resume, document_encoder, note))
@@ -140,7 +206,7 @@ def build_index(
 
 @contextlib.contextmanager
 def _kept_shards(directory: str | Path | None, encoder: Encoder, note: Note | None) -> Iterator[ShardStore | None]:
-    """The vectors of an earlier call, or None; they are kept unless the block ends without an error."""
+    """The store of encoded vectors, or None. Its files are removed when the block ends without an error."""
     if directory is None:
         yield None
         return
@@ -154,17 +220,17 @@ def _kept_shards(directory: str | Path | None, encoder: Encoder, note: Note | No
 
 
 class Sink(Protocol):
-    """What takes documents and their vectors, in the same order: see :class:`IndexWriter`."""
+    """Takes documents and their vectors in the same order, as :class:`.index_writer.IndexWriter` does."""
 
     @property
     def units(self) -> int:
         """Vectors added so far."""
 
     def add_documents(self, documents: Sequence[Document]) -> list[int | InputError]:
-        """Store documents; each place of the result is the ordinal, or why there is none."""
+        """See :meth:`.index_writer.IndexWriter.add_documents`."""
 
     def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
-        """Append vectors."""
+        """See :meth:`.index_writer.IndexWriter.add_vectors`."""
 
 
 def encode_all(
@@ -176,7 +242,39 @@ def encode_all(
     progress: Callable[[Progress], None] | None,
     shards: ShardStore | None = None,
 ) -> int:
-    """Encode and write all documents; returns how many units were cut at the encoder's maximum length."""
+    """Encode and write all documents.
+
+    Parameters
+    ----------
+    writer
+        Receives documents and vectors.
+    records
+        Documents, or :class:`Record` with their locations.
+    encoder
+        The document encoder.
+    passages
+        How documents are split; None: one vector a document.
+    bad_lines
+        Receives documents that cannot be stored.
+    progress
+        Receives the state, some documents at a time.
+    shards
+        Where encoded vectors are kept; None: nowhere.
+
+    Returns
+    -------
+    int
+        How many units were truncated at the encoder's maximum length.
+
+    Raises
+    ------
+    CorpusError
+        For a document that cannot be stored, unless ``bad_lines`` skips it.
+    InputError
+        For a record that is not a document.
+    StorageError
+        If the system refuses to read or write.
+    """
     spans: deque[PassageSpan] = deque()
     tokenizer = encoder.tokenizer_of("document")
 
@@ -208,7 +306,7 @@ def encode_all(
 def _store(
     writer: Sink, records: Iterable[Record] | Iterable[Document], bad_lines: BadLines
 ) -> Iterator[tuple[Document, int]]:
-    """Store documents, some at a time; yields those that were stored, with their ordinals."""
+    """Store documents in batches; yields those that were stored, with their ordinals."""
     numbered = enumerate(records)
     while batch := list(islice(numbered, _BATCH)):
         documents, locations = [], []
@@ -230,10 +328,24 @@ def _store(
 
 
 def unit_spans(document: Document, tokenizer: TextTokenizer, passages: Passages | None) -> list[tuple[int, int]]:
-    """The parts of a document's text that are encoded, each behind the title: the whole, or its passages.
+    """The parts of a document's text that are encoded, each behind the title.
 
-    Where a title leaves too little room for a passage, the passages get shorter, down to a quarter; a title that needs
-    more than that is cut by the encoder's maximum length, and so counted.
+    If a title leaves too little room for a passage, the passages get shorter, down to a quarter of their size. A title
+    that needs more than that is truncated at the encoder's maximum length, and counted as truncated.
+
+    Parameters
+    ----------
+    document
+        The document.
+    tokenizer
+        The tokenizer of the document encoder.
+    passages
+        How documents are split; None: the whole text is one part.
+
+    Returns
+    -------
+    list of (int, int)
+        Start and end of each part, in characters of the text.
     """
     if passages is None:
         return [(0, len(document.text))]
@@ -243,7 +355,7 @@ def unit_spans(document: Document, tokenizer: TextTokenizer, passages: Passages 
 
 
 def _storable(document: Document) -> Document:
-    """The document with lone surrogates replaced, which neither UTF-8 nor SQLite can hold. Ids are never changed."""
+    """The document without lone surrogates, which neither UTF-8 nor SQLite can hold. Ids are never changed."""
     if clean_text(document.id) != document.id:
         raise InputError(f"the id {document.id!r} holds a lone surrogate; ids must be valid Unicode")
     return replace(document, title=clean_text(document.title), text=clean_text(document.text))
@@ -252,7 +364,7 @@ def _storable(document: Document) -> Document:
 def _open_sides(
     document_encoder: Encoder | str | Path, query_encoder: Artifact | str | Path | None
 ) -> tuple[Encoder, Artifact]:
-    """Open what was given as a directory."""
+    """Open encoders that were given as directories."""
     if query_encoder is None:
         query_encoder = (
             document_encoder.artifact

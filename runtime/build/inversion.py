@@ -1,8 +1,9 @@
-"""Kernels that turn vectors into postings: validate, invert a run, merge runs, cut blocks. See layout.py for the
-terms.
+"""Kernels that turn vectors into posting lists: validate, invert a run, merge runs, compute block-max data.
+
+layout.py defines the arrays of a segment. A *run* is a buffer of vectors in term order.
 """
 
-# Loop variables are unsigned where they index: Numba then leaves out the wrap-around test.
+# Loop variables that index are unsigned: Numba then omits the test for negative indices.
 
 from __future__ import annotations
 
@@ -13,14 +14,33 @@ from ..numba_support.arrays import F32, I32, I64, U8, U16, U32, U64
 from ..numba_support.cache import kernel
 
 CHUNKS_A_WINDOW = WINDOW // CHUNK
-# What validate_batch found: the code, and the row where.
+# The codes of validate_batch.
 OK, BAD_POINTERS, BAD_TERM, UNSORTED, BAD_WEIGHT = range(5)
 
 
 @kernel
 def validate_batch(indptr: I64, indices: I32, values: F32, vocab_size: int) -> tuple[int, int]:
-    """(code, row) of the first row whose terms are out of range or not strictly ascending, or whose weights are not
-    positive and finite; (OK, 0) if there is none."""
+    """Find the first row of a CSR matrix that is not valid.
+
+    A row is valid if its terms are in the vocabulary and strictly ascending, and its weights positive and finite.
+
+    Parameters
+    ----------
+    indptr
+        int64 ``[rows + 1]``.
+    indices
+        int32 ``[nnz]``, term ids.
+    values
+        float32 ``[nnz]``, weights.
+    vocab_size
+        The number of terms.
+
+    Returns
+    -------
+    (int, int)
+        A code (``BAD_POINTERS``, ``BAD_TERM``, ``UNSORTED`` or ``BAD_WEIGHT``) and the row; ``(OK, 0)`` if all are
+        valid.
+    """
     n = indptr.size - 1
     if n < 0 or indptr[0] != 0 or indptr[n] != indices.size or indices.size != values.size:
         return BAD_POINTERS, 0
@@ -42,8 +62,24 @@ def validate_batch(indptr: I64, indices: I32, values: F32, vocab_size: int) -> t
 
 @kernel
 def invert_run(indptr: I64, indices: I32, bits: U32, first_unit: int, term_ptr: I64, postings: U64) -> None:
-    """Counting sort of CSR rows by term, stable in the row: fills ``term_ptr[V+1]`` and ``postings[nnz]``, a unit in
-    the high half and the bits of its weight in the low one: writing to one place, not two, halves the cache misses.
+    """Invert CSR rows into a run: counting sort by term, stable in the row.
+
+    A posting is one number, because writing to one array and not to two halves the cache misses.
+
+    Parameters
+    ----------
+    indptr
+        int64 ``[rows + 1]``.
+    indices
+        int32 ``[nnz]``, term ids.
+    bits
+        uint32 ``[nnz]``, the bits of the float32 weights.
+    first_unit
+        The unit of row 0.
+    term_ptr
+        int64 ``[vocab + 1]``, filled: the range of each term in ``postings``.
+    postings
+        uint64 ``[nnz]``, filled: the unit in the high half, the bits of the weight in the low half.
     """
     vocab = term_ptr.size - 1
     term_ptr[:] = 0
@@ -58,15 +94,28 @@ def invert_run(indptr: I64, indices: I32, bits: U32, first_unit: int, term_ptr: 
             at = term_ptr[term]
             postings[np.uint64(at)] = unit | np.uint64(bits[i])
             term_ptr[term] = at + 1
-    for t in range(vocab, 0, -1):  # every pointer has moved to its successor's start: move back
+    for t in range(vocab, 0, -1):  # each pointer has moved to the start of the next term: move it back
         term_ptr[t] = term_ptr[t - 1]
     term_ptr[0] = 0
 
 
 @kernel
 def quantize(weights: F32, scale: float, impacts: U8) -> tuple[int, int]:
-    """impact = floor(weight / scale + 1/2) in float64, at most 255, of every other of ``weights`` (the low halves of
-    postings). Returns (rounded to 0, clipped).
+    """Quantize weights to impacts: ``floor(weight / scale + 1/2)`` in float64, at most 255.
+
+    Parameters
+    ----------
+    weights
+        float32 ``[2 * postings]``, the postings of a run seen as float32: every other number is a weight.
+    scale
+        Weight of one impact step.
+    impacts
+        uint8 ``[postings]``, filled.
+
+    Returns
+    -------
+    (int, int)
+        How many were rounded to 0, and how many were above 255.
     """
     dropped = 0
     clipped = 0
@@ -83,8 +132,18 @@ def quantize(weights: F32, scale: float, impacts: U8) -> tuple[int, int]:
 
 @kernel
 def count_kept(term_ptr: I64, impacts: U8, first: int, counts: I64) -> None:
-    """Add to ``counts[j]`` the non-zero impacts of term ``first + j`` in a run's slice that starts at term
-    ``first``.
+    """Count the impacts of each term that are not 0, in a range of terms of a run.
+
+    Parameters
+    ----------
+    term_ptr
+        int64 ``[vocab + 1]``, the range of each term in the run.
+    impacts
+        uint8 ``[postings of the range]``.
+    first
+        The first term of the range.
+    counts
+        int64 ``[terms of the range]``, added to.
     """
     base = term_ptr[first]
     for j in range(counts.size):
@@ -97,7 +156,25 @@ def count_kept(term_ptr: I64, impacts: U8, first: int, counts: I64) -> None:
 def place_run(
     term_ptr: I64, postings: U64, run_impacts: U8, first: int, position: I64, units: U32, impacts: U8
 ) -> None:
-    """Append a run's non-zero postings to each term's list at ``position[j]``, which moves on."""
+    """Append the postings of a run whose impact is not 0 to the posting lists of a range of terms.
+
+    Parameters
+    ----------
+    term_ptr
+        int64 ``[vocab + 1]``, the range of each term in the run.
+    postings
+        uint64 ``[postings of the range]``, a unit in the high half of each.
+    run_impacts
+        uint8 ``[postings of the range]``.
+    first
+        The first term of the range.
+    position
+        int64 ``[terms of the range]``: where the next posting of each list goes. Moved on.
+    units
+        uint32 ``[postings of all runs]``, filled.
+    impacts
+        uint8 ``[postings of all runs]``, filled.
+    """
     base = term_ptr[first]
     for j in range(position.size):
         at = np.uint64(position[j])
@@ -110,7 +187,7 @@ def place_run(
 
 
 @kernel
-def cut_blocks(
+def split_posting_lists(
     list_ptr: I64,
     units: U32,
     impacts: U8,
@@ -121,11 +198,33 @@ def cut_blocks(
     maxima: U8,
     blocks_of: I64,
 ) -> int:
-    """Cut each posting list where the window changes.
+    """Split each posting list into posting list segments, one for each docid range (window) with a posting in it.
 
-    Fills ``local[p]`` (unit within its window) and, a block each, ``windows``, ``starts`` (first posting) and
-    ``maxima``;
-    ``blocks_of[j]`` is the number of blocks of list j. Returns the number of blocks.
+    Parameters
+    ----------
+    list_ptr
+        int64 ``[lists + 1]``, the range of each list.
+    units
+        uint32 ``[postings]``, ascending in each list.
+    impacts
+        uint8 ``[postings]``.
+    window_bits
+        A docid range has ``2 ** window_bits`` units.
+    local
+        uint16 ``[postings]``, filled: the unit within its docid range.
+    windows
+        uint16 ``[segments]``, filled: the docid range of each posting list segment.
+    starts
+        uint64 ``[segments]``, filled: the first posting of each.
+    maxima
+        uint8 ``[segments]``, filled: the largest impact of each.
+    blocks_of
+        int64 ``[lists]``, filled: the number of posting list segments of each list.
+
+    Returns
+    -------
+    int
+        The number of posting list segments of all lists. The arrays may be longer.
     """
     mask = np.uint32((1 << window_bits) - 1)
     bits = np.uint32(window_bits)
@@ -148,9 +247,21 @@ def cut_blocks(
 
 
 @kernel
-def chunk_row(units: U32, impacts: U8, maxima: U8, bases: U16, offsets: U8) -> None:
-    """Block-max data of one posting list: ``maxima[c]`` is the largest impact in chunk c; of the postings in its
-    window, ``bases[s]`` come before its span s, and ``offsets[c]`` in the span before the chunk.
+def block_max_row(units: U32, impacts: U8, maxima: U8, bases: U16, offsets: U8) -> None:
+    """Compute the block-max data of one posting list (Ding & Suel 2011). On disk a block is a chunk, a superblock a span.
+
+    Parameters
+    ----------
+    units
+        uint32 ``[postings]``, ascending.
+    impacts
+        uint8 ``[postings]``.
+    maxima
+        uint8 ``[blocks]``, filled: the largest impact in each block.
+    bases
+        uint16 ``[superblocks]``, filled: postings of the same docid range before each superblock.
+    offsets
+        uint8 ``[blocks]``, filled: postings of the same superblock before each block.
     """
     p = np.uint64(0)
     window = p
@@ -171,7 +282,19 @@ def chunk_row(units: U32, impacts: U8, maxima: U8, bases: U16, offsets: U8) -> N
 
 @kernel
 def kth_impacts(list_ptr: I64, impacts: U8, levels: I64, out: U8) -> None:
-    """``out[j, l]``: the ``levels[l]``-th largest impact of list j, 0 where the list is shorter."""
+    """Find the k-th largest impacts of each posting list, for threshold estimation (Petri et al. 2019).
+
+    Parameters
+    ----------
+    list_ptr
+        int64 ``[lists + 1]``, the range of each list.
+    impacts
+        uint8 ``[postings]``.
+    levels
+        int64 ``[levels]``, the values of k.
+    out
+        uint8 ``[lists, levels]``, filled; 0 where a list has fewer than k postings.
+    """
     histogram = np.zeros(256, np.int64)
     for j in range(list_ptr.size - 1):
         histogram[:] = 0

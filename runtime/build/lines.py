@@ -18,23 +18,43 @@ _CHUNK = 1 << 20
 
 
 class Line(NamedTuple):
-    """One line: its ``data`` without the line end, and ``location`` as ``file:number``."""
+    """One line of a file.
+
+    Attributes
+    ----------
+    location
+        Where it is, as ``file:number``.
+    data
+        Its bytes without the line end.
+    """
 
     location: str
     data: bytes
 
 
 class ReadMeter:
-    """``bytes_read`` of all sources so far, as they lie on disk (compressed, if they are)."""
+    """Counts in ``bytes_read`` the bytes of all sources so far, as they are on disk (compressed, if they are)."""
 
     def __init__(self) -> None:
         self.bytes_read = 0
 
 
 class BadLines:
-    """What happens to a line that cannot be used: under ``fail`` it ends the run, under ``skip`` it is counted.
+    """What happens to a line that cannot be used.
 
-    ``count``: lines skipped; ``messages``: the first ``shown`` of them as ``file:line: reason``.
+    Attributes
+    ----------
+    count
+        Lines that were skipped.
+    messages
+        The first of them, as ``file:line: reason``.
+
+    Parameters
+    ----------
+    policy
+        ``fail``: it ends the run. ``skip``: it is counted.
+    shown
+        At most this many messages are kept.
     """
 
     def __init__(self, policy: Literal["fail", "skip"] = "fail", shown: int = 10) -> None:
@@ -44,7 +64,20 @@ class BadLines:
         self.messages: list[str] = []
 
     def report(self, location: str, reason: str) -> None:
-        """Count a bad line. Raises CorpusError under ``fail``."""
+        """Count a bad line.
+
+        Parameters
+        ----------
+        location
+            Where it is, as ``file:number``.
+        reason
+            Why it cannot be used.
+
+        Raises
+        ------
+        CorpusError
+            If the policy is ``fail``.
+        """
         if self.policy == "fail":
             raise CorpusError(f"{location}: {reason}")
         self.count += 1
@@ -53,12 +86,39 @@ class BadLines:
 
 
 def source_name(source: str) -> str:
-    """``source`` as it is shown to people: ``-`` is ``<stdin>``."""
+    """The name of a source for people.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+
+    Returns
+    -------
+    str
+        The same name, or ``<stdin>``.
+    """
     return "<stdin>" if source == "-" else source
 
 
 def format_of(source: str) -> Literal["jsonl", "tsv"] | None:
-    """The format a file's name promises; None for stdin. Raises InputError for a name that promises neither."""
+    """The format that a file's name promises.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+
+    Returns
+    -------
+    str or None
+        ``jsonl`` or ``tsv``; None for standard input.
+
+    Raises
+    ------
+    InputError
+        If the name promises neither.
+    """
     if source == "-":
         return None
     name = source.lower().removesuffix(".gz")
@@ -70,7 +130,18 @@ def format_of(source: str) -> Literal["jsonl", "tsv"] | None:
 
 
 def names_a_corpus(source: str) -> bool:
-    """Whether :func:`format_of` takes it."""
+    """Whether :func:`format_of` accepts a name.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+
+    Returns
+    -------
+    bool
+        False if the name promises no format that we read.
+    """
     try:
         format_of(source)
     except InputError:
@@ -79,7 +150,23 @@ def names_a_corpus(source: str) -> bool:
 
 
 def size_of(source: str) -> int | None:
-    """Bytes on disk, None for stdin. Raises InputError if it cannot be read."""
+    """The size of a file.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+
+    Returns
+    -------
+    int or None
+        Bytes on disk; None for standard input.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
     if source == "-":
         return None
     with _readable(source):
@@ -87,10 +174,30 @@ def size_of(source: str) -> int | None:
 
 
 def read_lines(source: str, bad_lines: BadLines, meter: ReadMeter | None = None) -> Iterator[Line]:
-    """The lines of a file, or of stdin for ``-``; gzip is recognised by its first bytes.
+    """Read the lines of a file. Gzip is recognised by its first bytes.
 
-    ``meter`` is kept up to date (files only). A line over 64 MiB is reported to ``bad_lines``. Raises InputError if the
-    file cannot be opened, CorpusError if it is damaged gzip (whatever the policy: the rest cannot be counted).
+    A line over 64 MiB is reported to ``bad_lines``.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+    bad_lines
+        Receives lines that are too long.
+    meter
+        Counts the bytes that were read, of files only.
+
+    Yields
+    ------
+    Line
+        The lines, without a byte-order mark.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened or read.
+    CorpusError
+        If it is damaged gzip, whatever the policy of ``bad_lines``: the lines that are lost cannot be counted.
     """
     name = source_name(source)
     with _readable(source):
@@ -113,7 +220,7 @@ def read_lines(source: str, bad_lines: BadLines, meter: ReadMeter | None = None)
                 continue
             if number == 1:
                 data = data.removeprefix(b"\xef\xbb\xbf")
-            # A line may have 64 MB: it is not held here while it is used.
+            # A line may have 64 MB, so no reference is kept here while the caller uses it.
             line = [Line(location, data.rstrip(b"\r\n"))]
             del data
             yield line.pop()
@@ -127,7 +234,23 @@ def read_lines(source: str, bad_lines: BadLines, meter: ReadMeter | None = None)
 
 
 def decode_line(data: bytes) -> str:
-    """UTF-8 text of a line. Raises ValueError whose message is a reason for :meth:`BadLines.report`."""
+    """Decode a line.
+
+    Parameters
+    ----------
+    data
+        The line.
+
+    Returns
+    -------
+    str
+        Its text.
+
+    Raises
+    ------
+    ValueError
+        If the line is not UTF-8, or holds a NUL byte. The message is a reason for :meth:`BadLines.report`.
+    """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -138,7 +261,18 @@ def decode_line(data: bytes) -> str:
 
 
 def invalid_utf8(error: UnicodeDecodeError) -> str:
-    """The reason, for a reader who has to find the byte."""
+    """The reason for a line that is not UTF-8, with the byte to look for.
+
+    Parameters
+    ----------
+    error
+        What decoding has raised.
+
+    Returns
+    -------
+    str
+        The reason.
+    """
     return f"invalid UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, e.g. with iconv"
 
 

@@ -1,10 +1,11 @@
-"""Cutting long documents into overlapping passages."""
+"""Splitting long documents into overlapping passages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from ..encoder.cutting import MOST_CHARACTERS, first_part
 from ..encoder.tokenizer import TextTokenizer, TokenSpans, clean_text
@@ -13,9 +14,19 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Passages:
-    """How documents are cut: at most ``max_tokens`` tokens a passage, ``overlap`` of them shared with the one before.
+    """How documents are split into passages. Special tokens and the title are not counted.
 
-    Special tokens and the title are not counted. Raises InputError unless ``0 <= overlap < max_tokens``.
+    Attributes
+    ----------
+    max_tokens
+        The most tokens of a passage.
+    overlap
+        Tokens that a passage shares with the one before.
+
+    Raises
+    ------
+    InputError
+        Unless ``0 <= overlap < max_tokens``.
     """
 
     max_tokens: int
@@ -30,15 +41,51 @@ class Passages:
             )
 
 
+class PassageSpan(NamedTuple):
+    """Which part of which document a vector stands for.
+
+    Attributes
+    ----------
+    document
+        The document's ordinal in its segment.
+    start, end
+        The range of characters in the document's text.
+    """
+
+    document: int
+    start: int
+    end: int
+
+
 def split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0) -> list[tuple[int, int]]:
-    """Passages of at most ``max_tokens`` tokens each, as (start, end) in characters of ``clean_text(text)``.
+    """Split a text into passages.
 
-    A text that fits is one passage. Every token is in at least one passage. Cuts fall at white space where the last
-    half of a passage has some, else between words, else (in a word longer than a passage) anywhere; so a passage may be
-    shorter, and may share fewer tokens than ``overlap`` with the one before. Raises InputError for sizes that
-    :class:`Passages` refuses.
+    A text that fits is one passage. Every token is in at least one passage. A passage ends at white space if the last
+    half of it has some, else between words, else (in a word longer than a passage) anywhere. So a passage may be
+    shorter than ``max_tokens``, and may share fewer tokens than ``overlap`` with the one before.
 
-    A text of more than :data:`MOST_CHARACTERS` is split in parts of about so many, which share no tokens.
+    A text of more than :data:`MOST_CHARACTERS` is split into parts of about that size, which share no tokens.
+
+    Parameters
+    ----------
+    text
+        The text; lone surrogates are replaced first, see :func:`clean_text`.
+    tokenizer
+        The tokenizer of the document encoder.
+    max_tokens
+        The most tokens of a passage.
+    overlap
+        Tokens that a passage shares with the one before.
+
+    Returns
+    -------
+    list of (int, int)
+        Start and end of each passage, in characters.
+
+    Raises
+    ------
+    InputError
+        For sizes that :class:`Passages` refuses.
     """
     Passages(max_tokens, overlap)
     text = clean_text(text)
@@ -61,7 +108,7 @@ def _split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int) -
 
 
 class Break(IntEnum):
-    """How good it is to cut before a token."""
+    """How good it is to end a passage before a token."""
 
     INSIDE_WORD = 0
     WORD = 1
@@ -69,7 +116,22 @@ class Break(IntEnum):
 
 
 def token_ranges(breaks: Sequence[Break], max_tokens: int, overlap: int) -> list[tuple[int, int]]:
-    """The (start, end) token positions of each passage. ``breaks``: one a token, and one for the end of the text."""
+    """Choose the tokens of each passage.
+
+    Parameters
+    ----------
+    breaks
+        One for each token, and one for the end of the text.
+    max_tokens
+        The most tokens of a passage.
+    overlap
+        Tokens that a passage shares with the one before.
+
+    Returns
+    -------
+    list of (int, int)
+        The range of tokens of each passage.
+    """
     tokens = len(breaks) - 1
 
     def end_of(start: int) -> int:
@@ -80,16 +142,16 @@ def token_ranges(breaks: Sequence[Break], max_tokens: int, overlap: int) -> list
     ranges = [(0, end_of(0))]
     while ranges[-1][1] < tokens:
         start, end = ranges[-1]
-        # A passage must reach further than the one before: where an overlap leaves no room for that, there is none.
-        reach = [cut for cut in range(max(end - overlap, start + 1), end) if end_of(cut) > end]
-        next_start = _first(breaks, Break.SPACE, reach) or _first(breaks, Break.WORD, reach) or end
+        # A passage must end behind the one before; if an overlap leaves no room for that, there is no overlap.
+        starts = [token for token in range(max(end - overlap, start + 1), end) if end_of(token) > end]
+        next_start = _first(breaks, Break.SPACE, starts) or _first(breaks, Break.WORD, starts) or end
         ranges.append((next_start, end_of(next_start)))
     return ranges
 
 
-def _first(breaks: Sequence[Break], least: Break, cuts: Iterable[int]) -> int | None:
-    """The first of ``cuts`` that is at least as good as ``least``; cuts are never 0."""
-    return next((cut for cut in cuts if breaks[cut] >= least), None)
+def _first(breaks: Sequence[Break], least: Break, tokens: Iterable[int]) -> int | None:
+    """The first of ``tokens`` (never 0) before which the break is at least as good as ``least``."""
+    return next((token for token in tokens if breaks[token] >= least), None)
 
 
 def _breaks(text: str, spans: TokenSpans) -> list[Break]:

@@ -1,9 +1,8 @@
-"""Writing one segment: its postings, its documents and their fields. Who lists it in a manifest is the caller."""
+"""Writing one segment: its postings, its documents and their fields. The caller lists it in a manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +17,33 @@ from ..filters import parse_field
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, SEGMENT_ARRAYS, SegmentEntry
 from .documents_writer import DocumentWriter
 from .fields_writer import FieldWriter
-from .postings import PostingCounts, PostingWriter
-
-
-class PassageSpan(NamedTuple):
-    """Whose passage a vector is: the document's ordinal in its segment, and (start, end) in characters of its text."""
-
-    document: int
-    start: int
-    end: int
+from .limits import DEFAULT_MEMORY
+from .passages import PassageSpan
+from .postings_writer import PostingCounts, PostingWriter
 
 
 class SegmentWriter:
-    """Writes the segment ``path`` (relative) of the index at ``root``. Options: see :class:`IndexWriter`.
+    """Writes one segment of an index.
 
-    ``unique``: False lets an id be used again; who does that must delete the earlier document.
+    Parameters
+    ----------
+    root
+        The directory of the index.
+    path
+        The segment's directory, relative to ``root``. It is made.
+    vocab_size
+        The number of terms.
+    passages, fields, memory_bytes, scale, block_max, reorder
+        See :class:`.index_writer.IndexWriter`.
+    unique
+        Whether an id may be used only once. If not, the caller must delete the earlier document.
+
+    Raises
+    ------
+    InputError
+        For options that are not valid.
+    StorageError
+        If the directory cannot be made.
     """
 
     def __init__(
@@ -43,7 +54,7 @@ class SegmentWriter:
         *,
         passages: bool = False,
         fields: Sequence[str] = (),
-        memory_bytes: int = 512 << 20,
+        memory_bytes: int = DEFAULT_MEMORY,
         scale: float | None = None,
         block_max: bool = True,
         reorder: bool = False,
@@ -74,7 +85,23 @@ class SegmentWriter:
         return self._postings.units
 
     def add_documents(self, documents: Sequence[Document]) -> list[int | InputError]:
-        """Store documents; each place of the result is the ordinal, or why there is none."""
+        """Store documents.
+
+        Parameters
+        ----------
+        documents
+            The documents.
+
+        Returns
+        -------
+        list of int or InputError
+            For each document its ordinal, or the reason why it is not stored.
+
+        Raises
+        ------
+        StorageError
+            If the documents cannot be written.
+        """
         ordinals: list[int | InputError] = []
         for result in self._documents.add(documents):
             if isinstance(result, InputError):
@@ -85,13 +112,36 @@ class SegmentWriter:
         return ordinals
 
     def latest(self, ids: Sequence[str]) -> dict[str, int]:
-        """Of the ids that were added, the ordinals; the last where an id was used again."""
+        """Find documents that were added by their ids.
+
+        Parameters
+        ----------
+        ids
+            Ids to look for, at most 500.
+
+        Returns
+        -------
+        dict of str to int
+            The ordinals of the ids that were found; the last one if an id was used again.
+        """
         return self._documents.latest(ids)
 
     def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
-        """Append unit vectors; with passages ``spans`` has one entry a vector, documents ascending.
+        """Append the vectors of the next units.
 
-        Raises InputError for malformed vectors or spans.
+        Parameters
+        ----------
+        batch
+            The vectors.
+        spans
+            In an index of passages: one entry for each vector, documents ascending.
+
+        Raises
+        ------
+        InputError
+            For malformed vectors or spans.
+        StorageError
+            If postings cannot be written.
         """
         if self._spans is not None:
             if spans is None or len(spans) != len(batch):
@@ -104,7 +154,24 @@ class SegmentWriter:
     ) -> tuple[SegmentEntry, PostingCounts]:
         """Merge the postings and close the files. Every document needs a unit.
 
-        ``block_max_from``: with fewer units there is no block-max data, for adding all postings up is as fast.
+        Parameters
+        ----------
+        progress
+            Receives the share of terms that are merged, 0 to 1.
+        block_max_from
+            With fewer units there is no block-max data, because term-at-a-time is as fast then.
+
+        Returns
+        -------
+        (SegmentEntry, PostingCounts)
+            The segment's entry for the manifest, and what was written.
+
+        Raises
+        ------
+        InputError
+            If documents and vectors do not fit together.
+        StorageError
+            If a file cannot be written.
         """
         self._documents.close()
         self._fields.close(self.documents)
@@ -137,7 +204,7 @@ class SegmentWriter:
 
 
 def _checked_spans(spans: Sequence[PassageSpan], documents: int) -> npt.NDArray[np.uint32]:
-    """Spans as uint32 ``[n, 3]``. Raises InputError for one that no reader would take."""
+    """Spans as uint32 ``[n, 3]``. Raises InputError for a span that no reader would accept."""
     for document, start, end in spans:
         if not 0 <= document < documents:
             raise InputError(f"a span is of document {document}; {documents} were added, counted from 0")
@@ -147,7 +214,22 @@ def _checked_spans(spans: Sequence[PassageSpan], documents: int) -> npt.NDArray[
 
 
 def write_spans(directory: AnyPath, owners: npt.NDArray[np.integer], spans: npt.NDArray[np.integer]) -> None:
-    """Write whose passages the units of a segment are, and where they are in the documents' texts."""
+    """Write which document and which part of its text each unit of a segment is.
+
+    Parameters
+    ----------
+    directory
+        The directory of the segment.
+    owners
+        Integers ``[units]``, ordinals of documents.
+    spans
+        Integers ``[units, 2]``, start and end in characters.
+
+    Raises
+    ------
+    StorageError
+        If a file cannot be written.
+    """
     with storage_errors(directory):
         for name, columns in (("unit_documents.u32", owners), ("unit_spans.u32", spans)):
             data = np.ascontiguousarray(columns, SEGMENT_ARRAYS[name].dtype)
@@ -156,7 +238,25 @@ def write_spans(directory: AnyPath, owners: npt.NDArray[np.integer], spans: npt.
 
 
 def list_segment(root: AnyPath, path: str) -> dict[str, FileEntry]:
-    """The files of a finished segment, as the manifest lists them."""
+    """The files of a finished segment, as the manifest lists them.
+
+    Parameters
+    ----------
+    root
+        The directory of the index.
+    path
+        The segment's directory, relative to ``root``.
+
+    Returns
+    -------
+    dict of str to FileEntry
+        Size and SHA-256 by name relative to ``root``.
+
+    Raises
+    ------
+    StorageError
+        If a file cannot be read.
+    """
     with storage_errors(root):
         names = sorted(p.name for p in safe_join(root, path).iterdir() if p.is_file())
         return {f"{path}/{name}": describe_file(safe_join(root, path) / name) for name in names}

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all: written under a temporary name beside their place, then renamed."""
+"""Directories that appear whole or not at all: they are written beside the target, then renamed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,11 +16,8 @@ from ..directory import EXCHANGE, NO_REPLACE
 from ..directory import renameat2 as _renameat2
 from ..errors import InputError
 from ..files import NOT_THERE, STAGING_PREFIX, fsync_path, reading, storage_errors
-from ..forking import Owner, private_descriptor
-from ..locking import unlock
-
-if sys.platform != "win32":
-    import fcntl
+from ..forking import Owner
+from ..locking import try_lock_directory
 
 
 @contextlib.contextmanager
@@ -33,16 +29,36 @@ def staged_directory(
     refuse: Callable[[Path], None] | None = None,
     keep: Path | None = None,
 ) -> Iterator[Path]:
-    """A new directory beside ``target`` that takes its place when the block ends without an error.
+    """Make a directory that takes its target's place when the block ends without an error.
 
-    Everything in it is fsynced before the rename. On an error the staging directory is removed and ``target`` is as it
-    was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target removes.
-    ``manifest`` is the file by which a directory of the same kind is known: only such a one is replaced, with
-    ``force``, and if ``refuse`` does not raise: what else lies in it would be lost (see owned.py). ``keep``: where the
-    one that was replaced goes, beside the target; None: it is removed.
+    Everything in it is flushed to the disk before the rename. After an error the temporary directory is removed and the
+    target is as it was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target
+    removes.
 
-    Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors
-    of the block itself pass through.
+    Parameters
+    ----------
+    target
+        Where the directory will be.
+    manifest
+        The file by which a directory of the same kind is recognised. Only such a directory is replaced.
+    force
+        Whether a directory that is there may be replaced.
+    refuse
+        Called with a directory that would be replaced; raises if it holds something else (see foreign_files.py).
+    keep
+        Where the directory that was replaced goes, beside the target; None: it is removed.
+
+    Yields
+    ------
+    pathlib.Path
+        The temporary directory, empty.
+
+    Raises
+    ------
+    InputError
+        If the target may not be replaced.
+    StorageError
+        If the system refuses one of our writes. Errors of the block itself pass through.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target itself
     check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
@@ -52,31 +68,49 @@ def staged_directory(
     staging = target.with_name(f"{STAGING_PREFIX}{target.name}.{secrets.token_hex(4)}")
     lock = None
     owner = Owner()
-    try:  # from here on: an interrupt right after mkdir() must not leave the directory
+    try:  # begins here, so that an interrupt right after mkdir() does not leave the directory
         with storage_errors(target):
             staging.mkdir()
-            lock = _try_lock(staging)
+            lock = try_lock_directory(staging)
         yield staging
         owner.refuse_child(f"the directory {target}, which is being written,")
         with storage_errors(target):
             _fsync_tree(staging)
-            # Hours may have passed since the first look.
+            # Hours may have passed since the first check.
             check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
             _take_place(staging, target, force=force, keep=keep)
-            _unlock(lock, owner)  # who waits for the target may become its writer now
-            lock = None
+            if lock is not None:
+                lock.release()  # a process that waits for the target may become its writer now
             fsync_path(target.parent)
     finally:
         if owner.is_here:
             shutil.rmtree(staging, ignore_errors=True)
-        _unlock(lock, owner)
+        if lock is not None:
+            lock.release()
 
 
 def check_writable_target(
     target: Path, *, manifest: str, force: bool, refuse: Callable[[Path], None] | None = None
 ) -> None:
-    """Refuse a target that may not be written or replaced; early, before hours of work. Raises InputError, StorageError
-    where it cannot be looked at. ``refuse`` may do so too, of a directory that would be replaced.
+    """Refuse a target that may not be written or replaced. Called early, before hours of work.
+
+    Parameters
+    ----------
+    target
+        Where a directory will be written.
+    manifest
+        The file by which a directory of the same kind is recognised.
+    force
+        Whether a directory that is there may be replaced.
+    refuse
+        Called with a directory that would be replaced; raises if it holds something else.
+
+    Raises
+    ------
+    InputError
+        If the target may not be written or replaced.
+    StorageError
+        If the target cannot be looked at.
     """
     if not os.path.lexists(target):
         return
@@ -95,7 +129,7 @@ def check_writable_target(
 
 
 def _mode(path: Path) -> int:
-    """What lies at a path, as :mod:`stat` tells it; 0 where nothing does."""
+    """The mode of a file, as in :mod:`stat`; 0 if there is none."""
     try:
         return path.stat().st_mode
     except NOT_THERE:
@@ -103,8 +137,9 @@ def _mode(path: Path) -> int:
 
 
 def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) -> None:
-    """Rename ``staging`` to ``target``; an old directory ends up at ``keep``, or under the staging name, which the
-    caller removes.
+    """Rename ``staging`` to ``target``.
+
+    The old directory goes to ``keep``, or to the name of ``staging``, which the caller removes.
     """
     if not target.exists() or not force:
         if not _renameat2(staging, target, NO_REPLACE):
@@ -114,23 +149,24 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
             try:
                 _rename_onto_nothing(staging, keep)
             except BaseException:
-                _renameat2(staging, target, EXCHANGE)  # or what was replaced would be removed with the staging
+                _renameat2(staging, target, EXCHANGE)  # else the old directory would be removed as the temporary one
                 raise
     else:
         # Two renames: a kill between them leaves the old directory under ``.old``; the next writer puts it back.
         old = keep or staging.with_name(staging.name + ".old")
-        lock = _try_lock(target)
+        lock = try_lock_directory(target)
         try:
             try:
                 _rename_onto_nothing(target, old)
                 staging.rename(target)
-            finally:  # also where an interrupt falls between the two
+            finally:  # also after an interrupt between the two
                 if old.exists() and not target.exists():
                     old.rename(target)
                 if keep is None:
                     shutil.rmtree(old, ignore_errors=True)
         finally:
-            _unlock(lock, Owner())
+            if lock is not None:
+                lock.release()
 
 
 def _rename_onto_nothing(staging: Path, target: Path) -> None:
@@ -144,31 +180,11 @@ def _rename_onto_nothing(staging: Path, target: Path) -> None:
         raise
 
 
-def _try_lock(directory: Path) -> int | None:
-    """Hold an flock on a directory until :func:`_unlock`, so that a dead writer's staging can be told from a live
-    one's; None where it is held by another process or the system has no flock."""
-    if sys.platform == "win32":
-        return None
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        return None
-    private_descriptor(fd)
-    return fd
-
-
-def _unlock(lock: int | None, owner: Owner) -> None:
-    if lock is not None:
-        unlock(lock, owner)
-
-
 def _remove_leftovers(target: Path) -> None:
     """Remove staging directories of killed writers; put back an old directory if a kill fell between two renames."""
     leftover = re.compile(re.escape(f"{STAGING_PREFIX}{target.name}.") + r"[0-9a-f]{8}(\.old)?")
     for path in sorted(target.parent.iterdir()):
-        if not leftover.fullmatch(path.name) or not path.is_dir() or (lock := _try_lock(path)) is None:
+        if not leftover.fullmatch(path.name) or not path.is_dir() or (lock := try_lock_directory(path)) is None:
             continue
         try:
             if path.name.endswith(".old") and not target.exists():
@@ -176,7 +192,7 @@ def _remove_leftovers(target: Path) -> None:
             else:
                 shutil.rmtree(path, ignore_errors=True)
         finally:
-            _unlock(lock, Owner())
+            lock.release()
 
 
 def _fsync_tree(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Answering a stream of queries, for search and eval."""
+"""Answering a stream of queries, for the commands search and eval."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from itertools import tee
 from typing import TYPE_CHECKING
 
-from .command import add_engine_arguments, power, share
-from .console import complain
+from .command import add_engine_arguments, exponent, share
+from .console import warn
 
 if TYPE_CHECKING:
     from ..evaluation.trec import Query
@@ -19,33 +19,77 @@ if TYPE_CHECKING:
 def answers(
     searcher: Searcher, queries: Iterable[Query], k: int, where: str | None = None
 ) -> Iterator[tuple[Query, list[Hit]]]:
-    """Each query with its hits, lazily and in order; warnings at the end say how many were cut or found nothing."""
+    """Search queries lazily, in order. At the end, warnings say how many were truncated or found nothing.
+
+    Parameters
+    ----------
+    searcher
+        The searcher.
+    queries
+        The queries.
+    k
+        Results of a query.
+    where
+        A filter; None: all documents.
+
+    Yields
+    ------
+    (Query, list of Hit)
+        Each query with its hits, best first.
+    """
     asked, searched = tee(queries)
-    cut = empty = 0
+    truncated = empty = 0
     for query, hits in zip(asked, searcher.search_many((q.text for q in searched), k, where=where), strict=True):
-        cut += is_cut(searcher, query.text)
+        truncated += is_truncated(searcher, query.text)
         empty += not hits
         yield query, hits
-    if cut:
-        warn_cut(searcher, f"{cut} of the queries: the text was")
+    if truncated:
+        warn_truncated(searcher, f"{truncated} of the queries: the text was")
     if empty:
-        complain("warning", f"{empty} of the queries found nothing")
+        warn("warning", f"{empty} of the queries found nothing")
 
 
-def is_cut(searcher: Searcher, text: str) -> bool:
-    """Whether the encoder reads only a part of a query."""
+def is_truncated(searcher: Searcher, text: str) -> bool:
+    """Whether the encoder reads only a part of a query.
+
+    Parameters
+    ----------
+    searcher
+        The searcher.
+    text
+        The query.
+
+    Returns
+    -------
+    bool
+        True if the query has more tokens than the encoder reads.
+    """
     return searcher.encoder.tokenizer_of("query").encode(text).truncated
 
 
-def warn_cut(searcher: Searcher, what: str) -> None:
-    """Say that the end of a query was not read, or its beginning."""
+def warn_truncated(searcher: Searcher, what: str) -> None:
+    """Warn that the end of a query was not read, or its beginning.
+
+    Parameters
+    ----------
+    searcher
+        The searcher.
+    what
+        The beginning of the message, up to its verb.
+    """
     tokenizer = searcher.encoder.tokenizer_of("query")
     where = "after" if tokenizer.truncation_side == "right" else "before its last"
-    complain("warning", f"{what} cut {where} {tokenizer.max_length} tokens; the rest was not searched for")
+    warn("warning", f"{what} cut {where} {tokenizer.max_length} tokens; the rest was not searched for")
 
 
 def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of :func:`open_searcher`, the filter, and the tag of a run."""
+    """Declare the options of :func:`open_searcher`, the filter, and the tag of a run.
+
+    Parameters
+    ----------
+    parser
+        The command's parser.
+    """
     parser.add_argument(
         "--where",
         metavar="FILTER",
@@ -67,7 +111,7 @@ def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idf",
         metavar="POWER",
-        type=power,
+        type=exponent,
         help="multiply query weights with this power of the terms' inverse document frequency in the index; 0 leaves "
         "them as the encoder gives them (default: what the query encoder states; info shows it)",
     )
@@ -75,7 +119,23 @@ def add_searcher_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_searcher(args: argparse.Namespace) -> Searcher:
-    """The searcher that the arguments ask for. A person at a terminal is told if kernels have to be compiled."""
+    """Open the searcher that the arguments ask for. A user at a terminal is told if kernels have to be compiled.
+
+    Parameters
+    ----------
+    args
+        Arguments of :func:`add_searcher_arguments`, and ``index``.
+
+    Returns
+    -------
+    Searcher
+        The searcher.
+
+    Raises
+    ------
+    SpladeEdgeError
+        What :meth:`Searcher.open` raises.
+    """
     from ..numba_support.backend import on_compile
     from ..searcher import Searcher
 
@@ -89,7 +149,5 @@ def open_searcher(args: argparse.Namespace) -> Searcher:
         idf=args.idf,
     )
     if sys.stderr.isatty():
-        on_compile.append(
-            lambda: complain("note", "compiling the kernels for this machine; later starts find them cached")
-        )
+        on_compile.append(lambda: warn("note", "compiling the kernels for this machine; later starts find them cached"))
     return searcher

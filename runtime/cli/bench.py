@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import BACKENDS, positive_int, positive_ints, positive_seconds, shares
-from .console import cell, complain, json_line, new_console, new_table, write_out
+from .console import cell, json_line, new_console, new_table, warn, write_out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,11 +42,11 @@ DEFAULT_KS = (10, 100, 1000)
 DEFAULT_SHARES = (0.9, 0.8)
 QUERY_LENGTHS, DOCUMENT_LENGTHS = (8, 16, 32), (64, 128, 256)
 MADE_TEXTS = 50  # of each length
-BULK = 64  # documents encoded at a time where none are given
+BULK = 64  # made-up documents of a batch
 
 
 class BenchCommand:
-    """Thin: measure_encoder or measure_index, then tables."""
+    """The command ``bench``: calls measure_encoder or measure_index and prints tables."""
 
     help = "measure an artifact, a pair or an index on this machine"
 
@@ -185,7 +185,7 @@ def _bench_encoders(path: Path, args: argparse.Namespace) -> tuple[list[GraphRep
                 if args.backend in (None, v.backend) and args.precision in (None, v.precision)
             ]  # fmt: skip
             if not variants:
-                artifact.variant(args.backend, args.precision)  # says what there is
+                artifact.variant(args.backend, args.precision)  # raises the list of graphs
             reports += measure_encoder(
                 artifact.path, side, variants, cases, bulk, threads=args.threads, seconds=args.seconds, report=steps.say
             )
@@ -221,7 +221,7 @@ def _texts(artifact: Artifact, side: Side, args: argparse.Namespace) -> tuple[di
 
 
 class Steps:
-    """What is being measured, on a terminal: one line on standard error that is replaced by the next and removed."""
+    """The step that is being measured, as one line of a terminal that the next step replaces. Removed at the end."""
 
     def __enter__(self) -> Steps:
         console = new_console(stderr=True)
@@ -235,7 +235,13 @@ class Steps:
             self._status.stop()
 
     def say(self, what: str) -> None:
-        """The step that begins."""
+        """Show the step that begins.
+
+        Parameters
+        ----------
+        what
+            The step.
+        """
         if self._status is not None:
             self._status.update(cell(what))
 
@@ -288,7 +294,7 @@ def _encoder_tables(graphs: list[GraphReport]) -> list[tuple[str, Table]]:
     for graph in graphs:
         name = f"{graph.side}, {graph.backend} {graph.precision}"
         if graph.missing:
-            complain("warning", f"{name} is left out: {graph.missing}")
+            warn("warning", f"{name} is left out: {graph.missing}")
             continue
         for case, times in graph.latency.items():
             latency.add_row(*_latency_row(f"{name}, {case}", times))

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command import add_json_argument, byte_size, positive_int
-from .console import complain, finished, human_bytes, human_seconds, json_line, key_values, new_console, write_out
-from .index import IndexingProgress
+from .console import finished, human_bytes, human_seconds, json_line, key_values, new_console, warn, write_out
+from .index import IndexingProgress, warn_of_skipped
 from .info import bytes_below
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from ..build.lines import BadLines
     from ..update.transaction import Commit
 
 _WHOLE = """\
@@ -25,7 +24,7 @@ _CORPUS = "corpus formats: as for splade-edge index (.jsonl, .tsv, .gz, - for st
 
 
 class AddCommand:
-    """Thin: IndexUpdater.add."""
+    """The command ``add``: calls :meth:`IndexUpdater.add`."""
 
     help = "add documents to an index"
     name = "add"
@@ -82,9 +81,9 @@ class AddCommand:
             change = updater.add if self.name == "add" else updater.update
             change(records, bad_lines=bad_lines, progress=partial(done.show, bar))
             commit = updater.commit()
-        _complain_of(bad_lines)
+        warn_of_skipped(bad_lines)
         if commit.clipped:
-            complain(
+            warn(
                 "warning",
                 f"{commit.clipped:,} weights are above the largest that the index's scale can tell apart, and were cut "
                 "to it; if more documents are like these, build the index anew",
@@ -94,7 +93,7 @@ class AddCommand:
 
 
 class UpdateCommand(AddCommand):
-    """Thin: IndexUpdater.update."""
+    """The command ``update``: calls :meth:`IndexUpdater.update`."""
 
     help = "replace documents of an index by id, and add those that are new"
     name = "update"
@@ -107,7 +106,7 @@ class UpdateCommand(AddCommand):
 
 
 class DeleteCommand:
-    """Thin: IndexUpdater.delete."""
+    """The command ``delete``: calls :meth:`IndexUpdater.delete`."""
 
     help = "delete documents of an index by id"
 
@@ -147,13 +146,13 @@ An id that begins with a dash goes behind --, as in: splade-edge delete index/ -
             commit = updater.commit()
         missing = len(ids) - found
         if missing:
-            complain("skipped", f"{missing:,} ids that no document has")
+            warn("skipped", f"{missing:,} ids that no document has")
         _report(args, commit, time.monotonic() - started, missing)
         return 0
 
 
 class CompactCommand:
-    """Thin: IndexUpdater.compact."""
+    """The command ``compact``: calls :meth:`IndexUpdater.compact`."""
 
     help = "merge an index into one segment without deleted documents"
 
@@ -203,13 +202,6 @@ def _read_ids(source: str) -> list[str]:
             if document_id.strip():
                 ids.append(document_id)
     return ids
-
-
-def _complain_of(bad_lines: BadLines) -> None:
-    for message in bad_lines.messages:
-        complain("skipped", message)
-    if bad_lines.count > len(bad_lines.messages):
-        complain("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
 
 
 def _report(args: argparse.Namespace, commit: Commit, seconds: float, skipped: int) -> None:

@@ -34,7 +34,7 @@ HOOK_GROUP, HOOK_NAME = "splade_edge.hooks", "repeat_parity"
 
 
 class CheckCommand:
-    """Checks hashes (and an index's contents); repairs an index; repeats parity through a hook of the export extra."""
+    """The command ``check``: verifies every byte, repairs an index, repeats the parity of an artifact."""
 
     help = "check every byte of an artifact, a pair or an index; repair an index"
 
@@ -72,7 +72,7 @@ class CheckCommand:
         add_json_argument(parser, "the checks")
 
     def run(self, args: argparse.Namespace) -> int:
-        """Print a line for each check made and each not made. A failed check raises."""
+        """Print one line for each check that was made and each that was not. A failed check raises."""
         from ..artifact import MANIFEST_NAME
         from ..errors import InputError, export_again
         from ..files import reading
@@ -112,7 +112,7 @@ class CheckCommand:
 
 
 def _repair(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from ..repair.repair import repair_index
+    from ..repair.recovery import repair_index
 
     repair = repair_index(path, args.output, fields=args.fields, without_unreadable=args.without_unreadable)
     return {
@@ -125,7 +125,7 @@ def _repair(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """A repair, for people."""
+    """The lines that report a repair to people."""
     if not report:
         return []
     if not report["damaged"]:
@@ -143,7 +143,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 def _check_index(path: Path) -> list[dict[str, Any]]:
     from ..artifact import open_artifact
     from ..files import safe_join
-    from ..repair.repair import check_index
+    from ..repair.check import check_index
 
     index = check_index(path)
     m = index.manifest
@@ -176,7 +176,25 @@ def _check_artifacts(path: Path, source: str | None, *, parity: bool) -> list[di
 
 
 def repeat_parity(artifact: Artifact, source: str | None) -> str | None:
-    """Ask the hook to repeat the parity; returns why it could not, None if it did. Raises ParityError."""
+    """Repeat the parity of an artifact with its checkpoint, by a hook of the export extra.
+
+    Parameters
+    ----------
+    artifact
+        The artifact.
+    source
+        Where the checkpoint is now; None: where the manifest says.
+
+    Returns
+    -------
+    str or None
+        Why the parity could not be repeated; None if it was.
+
+    Raises
+    ------
+    ParityError
+        If the artifact does not compute what the checkpoint does.
+    """
     from importlib.metadata import entry_points
 
     points = list(entry_points(group=HOOK_GROUP, name=HOOK_NAME))

@@ -1,4 +1,4 @@
-"""Printing: stored text is made harmless before it reaches a terminal, and nothing in it is taken for markup."""
+"""Printing. Stored text is made harmless before it reaches a terminal, and nothing in it is interpreted as markup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-# Joiners are format characters too, but scripts and emoji need them, and they move no cursor.
+# Joiners are format characters too. Scripts and emoji need them, and they do not move the cursor.
 _HARMLESS = {"\u200c", "\u200d", "\u00ad"}
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _NARROWEST = 20  # columns of a table
@@ -28,7 +28,18 @@ _NOT_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud80
 
 
 def printable(text: str) -> str:
-    """``text`` with white space collapsed and control, bidi and surrogate characters written as escapes (``\\x1b``)."""
+    """Collapse white space, and write control, bidi and surrogate characters as escapes (``\\x1b``).
+
+    Parameters
+    ----------
+    text
+        Any text.
+
+    Returns
+    -------
+    str
+        One line that is safe to print.
+    """
     text = " ".join(text.split())
     if _ASCII.fullmatch(text):
         return text
@@ -36,40 +47,92 @@ def printable(text: str) -> str:
 
 
 def json_line(value: Any) -> str:
-    """JSON on one line; characters that could steer a terminal are escaped, as JSON allows."""
+    """Format a value as JSON on one line. Characters that could control a terminal are escaped, as JSON allows.
+
+    Parameters
+    ----------
+    value
+        JSON values.
+
+    Returns
+    -------
+    str
+        The line, without a line end.
+    """
     return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def write_out(line: str) -> None:
-    """A line to standard output."""
+    """Write a line to standard output.
+
+    Parameters
+    ----------
+    line
+        The line, without a line end.
+
+    Raises
+    ------
+    OSError
+        If standard output is closed or does not take it.
+    """
     if sys.stdout is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     sys.stdout.write(line + "\n")
 
 
 def write_err(text: str) -> None:
-    """Text to standard error. That nobody can read it is no reason to end the work that it is about."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # full or gone; closed; absent
+    """Write text to standard error. Errors are ignored: that nobody can read it is no reason to end the work.
+
+    Parameters
+    ----------
+    text
+        The text, with its line ends.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the stream is full or gone, closed, absent
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
-def complain(kind: str, message: str) -> None:
-    """``splade-edge: kind: message`` to standard error, on one line. Of a very long one, the beginning and the end,
-    which names the fix.
+def warn(kind: str, message: str) -> None:
+    """Write ``splade-edge: kind: message`` to standard error, on one line.
+
+    Of a very long message the beginning and the end are written, because the end names the fix.
+
+    Parameters
+    ----------
+    kind
+        ``error``, ``warning``, ``note`` or ``skipped``.
+    message
+        The message.
     """
     write_err(f"splade-edge: {kind}: {printable(shortened(message))}\n")
 
 
 def shortened(message: str) -> str:
-    """A message without its middle, if it is longer than anyone reads."""
+    """Leave out the middle of a message that is longer than anyone reads.
+
+    Parameters
+    ----------
+    message
+        The message.
+
+    Returns
+    -------
+    str
+        At most about 700 characters, or the message if it has at most 1,000.
+    """
     return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 400]} … {message[-300:]}"
 
 
 @contextlib.contextmanager
 def finished(what: str | None) -> Iterator[None]:
-    """Printing about work that is done: ``what`` says so, should standard output not take it, and the exit code stays
-    that of success. None: what is printed is itself the work.
+    """Print about work that is done. If standard output does not take it, a warning says that the work is done.
+
+    Parameters
+    ----------
+    what
+        What is done, for the warning, and the exit code stays 0. None: what is printed is the work itself, so errors
+        pass through.
     """
     try:
         yield
@@ -79,14 +142,18 @@ def finished(what: str | None) -> Iterator[None]:
         if what is None:
             raise
         drop_output()
-        if not isinstance(error, BrokenPipeError):  # whose reader has gone, as after | head
+        if not isinstance(error, BrokenPipeError):  # the reader of a pipe has gone, as after | head
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else "interrupted"
-            complain("warning", f"{what}, but standard output does not take the summary: {reason}")
+            warn("warning", f"{what}, but standard output does not take the summary: {reason}")
 
 
 def drop_output(stream: TextIO | None = None) -> None:
-    """What is in the buffer of a stream (standard output), and whatever comes, goes nowhere; else Python tries again at
-    exit.
+    """Discard what is in the buffer of a stream and what comes later, which Python would write at exit.
+
+    Parameters
+    ----------
+    stream
+        The stream; None: standard output.
     """
     stream = stream or sys.stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -97,17 +164,19 @@ def drop_output(stream: TextIO | None = None) -> None:
 
 
 def drop_what_is_left() -> None:
-    """What no stream takes at the end was told before, where that was possible; Python would end with another code."""
+    """Discard what the standard streams do not take at the end. Python would end with another exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):  # told already; closed; absent
+        except (OSError, ValueError, AttributeError):  # reported already, closed, absent
             drop_output(stream)
 
 
 def prepare_streams() -> None:
-    """Never fail on a character the terminal cannot show; pipes and files get UTF-8 on every system. Streams that the
-    caller has closed get descriptors that refuse to be used, so that no file of ours takes their numbers.
+    """Make the standard streams safe to write to.
+
+    A character that the terminal cannot show is no error. Pipes and files get UTF-8 on every system. Streams that the
+    caller has closed get descriptors that refuse to be used, so that none of our files gets their numbers.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -124,9 +193,9 @@ def prepare_streams() -> None:
 def _refuse(number: int, name: str) -> None:
     with contextlib.suppress(OSError):
         os.fstat(number)
-        return  # something else has the number by now
+        return  # the number is in use
     with contextlib.suppress(OSError):
-        # opened the other way round: to read from it, or to write to it, is an error, as it is on a closed one
+        # Opened in the wrong mode, so that using it is an error, as on a closed descriptor.
         opened = os.open(os.devnull, os.O_WRONLY if name == "stdin" else os.O_RDONLY)
         if opened != number:
             os.close(opened)
@@ -136,14 +205,38 @@ def _refuse(number: int, name: str) -> None:
 
 
 def cell(text: str, style: str = "") -> Text:
-    """Stored text for a table cell."""
+    """Stored text for a cell of a table.
+
+    Parameters
+    ----------
+    text
+        Any text.
+    style
+        A style of rich.
+
+    Returns
+    -------
+    rich.text.Text
+        The text, safe to print.
+    """
     from rich.text import Text
 
     return Text(printable(text), style=style)
 
 
 def new_table(*columns: str) -> Table:
-    """A table without a frame; columns named with a leading ``>`` are right-aligned."""
+    """A table without a frame.
+
+    Parameters
+    ----------
+    columns
+        Names of columns. A column whose name begins with ``>`` is right-aligned.
+
+    Returns
+    -------
+    rich.table.Table
+        The table, without rows.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -153,7 +246,7 @@ def new_table(*columns: str) -> Table:
 
 
 class _Trimmed:
-    """A stream that leaves out blanks at the end of lines, with which tables are filled up."""
+    """A stream that drops the blanks at the end of lines, with which rich fills tables."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -166,11 +259,22 @@ class _Trimmed:
 
 
 def new_console(*, stderr: bool = False) -> Console:
-    """A console that interprets nothing in the text it is given; 120 columns where the output is not a terminal."""
+    """A console that interprets nothing in the text it is given. It has 120 columns if the output is not a terminal.
+
+    Parameters
+    ----------
+    stderr
+        Whether it writes to standard error; if not, to standard output.
+
+    Returns
+    -------
+    rich.console.Console
+        The console.
+    """
     from rich.console import Console
 
     class PlainConsole(Console):
-        def on_broken_pipe(self) -> None:  # rich would exit with 1; main answers for all output
+        def on_broken_pipe(self) -> None:  # rich would exit with 1; main handles errors of all output
             raise
 
     stream = sys.stderr if stderr else sys.stdout
@@ -187,7 +291,18 @@ def _columns() -> int | None:
 
 
 def key_values(pairs: list[tuple[str, str]]) -> Table:
-    """A two-column table of names and values."""
+    """A table of names and values.
+
+    Parameters
+    ----------
+    pairs
+        Names and values.
+
+    Returns
+    -------
+    rich.table.Table
+        The table.
+    """
     table = new_table("", "")
     table.show_header = False
     for key, value in pairs:
@@ -196,13 +311,37 @@ def key_values(pairs: list[tuple[str, str]]) -> Table:
 
 
 def plural(count: int, what: str) -> str:
-    """``1 document``, ``2,000 documents``."""
+    """A number with its noun.
+
+    Parameters
+    ----------
+    count
+        The number.
+    what
+        The noun, in the singular.
+
+    Returns
+    -------
+    str
+        Such as ``1 document`` or ``2,000 queries``.
+    """
     many = what[:-1] + "ies" if what.endswith("y") else what + "s"
     return f"{count:,} {what if count == 1 else many}"
 
 
 def human_bytes(size: float) -> str:
-    """``1.5 MiB``."""
+    """A size for people.
+
+    Parameters
+    ----------
+    size
+        Bytes.
+
+    Returns
+    -------
+    str
+        In binary units.
+    """
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
@@ -211,7 +350,18 @@ def human_bytes(size: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """``45 s``, ``3 min``, ``2.5 h``."""
+    """A time for people.
+
+    Parameters
+    ----------
+    seconds
+        Seconds.
+
+    Returns
+    -------
+    str
+        In seconds, minutes or hours.
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""An interrupt before anything is loaded. Imports nothing that takes time: until it is there, Ctrl-C is Python's."""
+"""Interrupts before anything is loaded. This module imports nothing that takes time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ LINE = b"splade-edge: error: interrupted\n"
 
 
 def leave() -> None:
-    """While modules are loaded: an interrupt ends the process at once, with one line."""
+    """From now on, while modules are loaded, an interrupt ends the process at once, with one line."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, on_interrupt)
 
 
 def on_interrupt(number: int, frame: object) -> None:
-    """The handler of :func:`leave`."""
+    """The signal handler of :func:`leave`.
+
+    Parameters
+    ----------
+    number, frame
+        As of any signal handler; not used.
+    """
     try:  # noqa: SIM105 - contextlib takes as long as the rest
         os.write(2, LINE)
     except OSError:  # standard error is closed

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation import DEFAULT_DEPTH, DEFAULT_MEASURES
 from .answers import add_searcher_arguments, answers, open_searcher
 from .command import add_json_argument, positive_int
 from .console import (
     cell,
-    complain,
     finished,
     json_line,
     key_values,
@@ -20,6 +20,7 @@ from .console import (
     new_table,
     plural,
     printable,
+    warn,
     write_out,
 )
 from .progress import Progress
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ..evaluation.trec import Qrels, Query
     from ..searcher import Searcher
 
-DEFAULT_MEASURES, DEFAULT_DEPTH = "nDCG@10 RR@10 R@100", 1000
 _DESCRIPTION = """\
 Search all queries that have judgements, and print measures (ir-measures names). With --from-run a TREC run of any
 engine is measured in place of an index. With --compare the measures of another run stand beside them, with p of a
@@ -50,8 +50,16 @@ examples:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is measured: the judgements of the queries that count, ``queries`` (None: those of the run), and counts of
-    those left out.
+    """What is measured.
+
+    Attributes
+    ----------
+    qrels
+        The judgements of the queries that count.
+    queries
+        These queries; None: those of the run.
+    unjudged, unasked
+        Queries without a judgement, and judged queries that were not given.
     """
 
     qrels: Qrels
@@ -61,7 +69,7 @@ class _Asked:
 
 
 class EvalCommand:
-    """Thin: Searcher.search_many or read_run, then the functions of evaluation.py."""
+    """The command ``eval``: searches queries or reads a run, then calls the functions of evaluation/measures.py."""
 
     help = "measure an index or a run against judged queries; compare two runs"
 
@@ -92,7 +100,7 @@ class EvalCommand:
         add_json_argument(parser, "the measures")
 
     def run(self, args: argparse.Namespace) -> int:
-        """Print the measures; counts of queries left out go to standard error."""
+        """Print the measures. Warnings say how many queries were left out."""
         from ..evaluation.measures import check_computable, evaluate, parse_measures
 
         _check_arguments(args)
@@ -126,7 +134,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _depth(measures: list[Any], k: int | None) -> int:
-    """Results a query. Raises InputError where ``k`` is less than a measure looks at."""
+    """The number of results of a query. Raises InputError if ``k`` is less than the cutoff of a measure."""
     from ..errors import InputError
     from ..evaluation.measures import depth_of
 
@@ -155,14 +163,14 @@ def _asked(args: argparse.Namespace) -> _Asked:
             )
         raise InputError(f"no query of {args.queries} has a judgement in {args.qrels}; do they belong together?")
     if unjudged:
-        complain("warning", f"{unjudged} of {len(queries)} queries have no judgement and are left out")
+        warn("warning", f"{unjudged} of {len(queries)} queries have no judgement and are left out")
     if unasked:
-        complain("warning", f"{unasked} of {len(qrels)} judged queries are not in {args.queries} and are left out")
+        warn("warning", f"{unasked} of {len(qrels)} judged queries are not in {args.queries} and are left out")
     return _Asked({query.id: qrels[query.id] for query in judged}, judged, unjudged, unasked)
 
 
 def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, list[str]]:
-    """The ids that a search finds, by query."""
+    """Search; returns the document ids by query id."""
     from ..evaluation.trec import write_run
     from ..staged_file import staged_file
 
@@ -183,7 +191,7 @@ def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, 
                 write_run(out, query.id, ((hit.id, hit.score) for hit in hits), args.tag)
             progress.update(len(results))
     if own:
-        complain(
+        warn(
             "warning",
             f"{plural(own, 'query')} found {'itself' if own == 1 else 'themselves'}, a document with its id and text; "
             "BEIR leaves these out: --exclude-self",
@@ -193,7 +201,7 @@ def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, 
 
 
 def _refuse_others(searcher: Searcher, asked: _Asked, results: dict[str, list[str]], args: argparse.Namespace) -> None:
-    """Raise InputError for judgements of documents that the index has not."""
+    """Raise InputError if the index has none of the judged documents."""
     from ..errors import InputError
 
     if any(document in asked.qrels[query] for query, found in results.items() for document in found):
@@ -204,11 +212,11 @@ def _refuse_others(searcher: Searcher, asked: _Asked, results: dict[str, list[st
             f"none of the {plural(len(judged), 'document')} judged in {args.qrels} is in {args.index}; "
             "do they belong together?"
         )
-    complain("warning", f"no document that was found is judged in {args.qrels}")
+    warn("warning", f"no document that was found is judged in {args.qrels}")
 
 
 def _from_run(source: str, asked: _Asked, depth: int, *, exclude_self: bool) -> dict[str, list[str]]:
-    """The ids that a run has found, by query."""
+    """The document ids of a run by query id."""
     from ..errors import InputError
     from ..evaluation.trec import read_run
 
@@ -221,11 +229,9 @@ def _from_run(source: str, asked: _Asked, depth: int, *, exclude_self: bool) -> 
     if absent == len(asked.qrels):
         raise InputError(f"{source} has none of the judged queries; do they belong together?")
     if absent:
-        complain(
-            "warning", f"{absent} of {plural(len(asked.qrels), 'judged query')} are not in {source} and count as 0"
-        )
+        warn("warning", f"{absent} of {plural(len(asked.qrels), 'judged query')} are not in {source} and count as 0")
     if not any(document in asked.qrels[query] for query, found in results.items() for document in found):
-        complain("warning", f"no document of {source} is judged")
+        warn("warning", f"no document of {source} is judged")
     return results
 
 
@@ -268,6 +274,6 @@ def _print(
     )
     for name, value in values.items():
         theirs, difference, p = (compared[key][name] for key in ("measures", "differences", "p"))
-        chance = f"{p:.4f}" if p >= 0.0001 else "<0.0001"  # which is never 0
+        chance = f"{p:.4f}" if p >= 0.0001 else "<0.0001"  # p is never 0
         table.add_row(cell(name, "bold"), f"{value:.4f}", f"{theirs:.4f}", f"{difference:+.4f}", chance)
     new_console().print(table)

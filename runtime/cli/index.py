@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .command import add_engine_arguments, add_json_argument, byte_size, non_negative_int, positive_int
 from .console import (
-    complain,
     finished,
     human_bytes,
     human_seconds,
@@ -19,6 +18,7 @@ from .console import (
     key_values,
     new_console,
     plural,
+    warn,
     write_out,
 )
 from .info import FIELDS_SHOWN, KINDS, bytes_below, describe
@@ -27,7 +27,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from ..build.corpus import Record
     from ..build.indexing import Progress as IndexState
-    from ..build.lines import ReadMeter
+    from ..build.lines import BadLines, ReadMeter
     from ..index.layout import IndexManifest
 
 _DESCRIPTION = """\
@@ -55,7 +55,7 @@ DEFAULT_PASSAGE_TOKENS = 128
 
 
 class IndexCommand:
-    """Thin: checks what can be checked early, calls build_index, prints the summary."""
+    """The command ``index``: checks early what can be checked, calls build_index, prints a summary."""
 
     help = "make an index directory from documents"
 
@@ -138,12 +138,12 @@ class IndexCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Build the index and print what was done."""
         from ..artifact import open_artifact
+        from ..build.checkpointing import partial_directory
         from ..build.corpus import read_corpus
+        from ..build.foreign_files import refuse_foreign_to_index
         from ..build.indexing import build_index
         from ..build.lines import BadLines, ReadMeter, format_of, size_of
-        from ..build.owned import refuse_foreign_to_index
         from ..build.passages import Passages
-        from ..build.shards import partial_directory
         from ..build.staging import check_writable_target
         from ..encoder import Encoder
         from ..errors import InputError
@@ -152,7 +152,7 @@ class IndexCommand:
 
         started = time.monotonic()
         output = Path(args.output)
-        # Whatever can be refused is refused before the encoders are loaded.
+        # All checks that need no encoder come before the encoders are loaded.
         if args.overlap is not None and not args.passages:
             raise InputError("--overlap is for passages; add --passages")
         if args.reorder and args.no_block_max:
@@ -190,14 +190,11 @@ class IndexCommand:
                 block_max=not args.no_block_max,
                 force=args.force,
                 resume=partial,
-                note=lambda line: complain("note", line),
+                note=lambda line: warn("note", line),
                 progress=lambda state: done.show(bar, state),
             )
         seconds = time.monotonic() - started
-        for message in bad_lines.messages:
-            complain("skipped", message)
-        if bad_lines.count > len(bad_lines.messages):
-            complain("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+        warn_of_skipped(bad_lines)
         about = describe(output)
         for name in args.fields:
             _warn_of_an_empty_field(name, about["fields"])
@@ -210,7 +207,7 @@ class IndexCommand:
 
 
 def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
-    """The artifact and the corpus files. A first argument that reads as a corpus file leaves the artifact out."""
+    """The artifact and the corpus files. If the first argument is a corpus file, the bundled pair is used."""
     from ..build.bundled import bundled_pair
     from ..build.lines import names_a_corpus
     from ..errors import InputError
@@ -225,19 +222,41 @@ def _inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
 
 @contextmanager
 def _kept(partial: Path | None) -> Iterator[None]:
-    """Say where the vectors are, should the command end early."""
-    from ..build.shards import KEPT_FILES
+    """Say where the encoded vectors are if the command ends early."""
+    from ..build.checkpointing import KEPT_FILES
 
     try:
         yield
     except BaseException:
         if partial is not None and any(partial.glob(KEPT_FILES)):
-            complain("note", f"what was encoded is kept in {partial}; the same command goes on from there")
+            warn("note", f"what was encoded is kept in {partial}; the same command goes on from there")
         raise
 
 
+def warn_of_skipped(bad_lines: BadLines) -> None:
+    """Name the first lines that were skipped, and say how many more there were.
+
+    Parameters
+    ----------
+    bad_lines
+        The lines.
+    """
+    for message in bad_lines.messages:
+        warn("skipped", message)
+    if bad_lines.count > len(bad_lines.messages):
+        warn("skipped", f"{bad_lines.count - len(bad_lines.messages):,} more lines")
+
+
 class IndexingProgress:
-    """What share of the corpus is encoded: the share of bytes read, less the documents read but not yet encoded."""
+    """The share of the corpus that is encoded: the share of bytes read, less the documents read but not yet encoded.
+
+    Parameters
+    ----------
+    total_bytes
+        The size of the corpus on disk; None: unknown.
+    meter
+        Counts the bytes that were read.
+    """
 
     def __init__(self, total_bytes: int | None, meter: ReadMeter) -> None:
         self._total = total_bytes
@@ -247,13 +266,32 @@ class IndexingProgress:
         self._merged: float | None = None
 
     def count(self, records: Iterable[Record]) -> Iterator[Record]:
-        """``records``, counted."""
+        """Count the records that are read.
+
+        Parameters
+        ----------
+        records
+            The records.
+
+        Yields
+        ------
+        Record
+            The same records.
+        """
         for record in records:
             self._read += 1
             yield record
 
     def show(self, bar: Progress, state: IndexState) -> None:
-        """Pass the state of build_index on to the bar."""
+        """Pass the state of build_index on to the bar.
+
+        Parameters
+        ----------
+        bar
+            The bar.
+        state
+            The state.
+        """
         self._encoded = state.documents
         if state.merged and self._merged is None:
             bar.phase("Merging postings")
@@ -261,7 +299,13 @@ class IndexingProgress:
         bar.update(state.documents)
 
     def fraction(self) -> float | None:
-        """0..1, None where the size of the input is unknown."""
+        """The share that is done.
+
+        Returns
+        -------
+        float or None
+            0 to 1; None if the size of the input is unknown.
+        """
         if self._merged is not None:
             return self._merged
         if not self._total or not self._read:
@@ -276,7 +320,7 @@ def _warn_of_an_empty_field(name: str, fields: dict[str, dict[str, Any]]) -> Non
     with_values = [field for field, counts in fields.items() if any(counts[kind] for kind in KINDS)]
     if spell_field(parse_field(name)) not in with_values:
         known = ", ".join(with_values[:FIELDS_SHOWN]) or "none"
-        complain("warning", f"no document has the field {name}; fields with values: {known}")
+        warn("warning", f"no document has the field {name}; fields with values: {known}")
 
 
 def _summary(manifest: IndexManifest, output: Path, seconds: float) -> list[tuple[str, str]]:

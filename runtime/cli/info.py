@@ -19,7 +19,7 @@ examples:
   splade-edge info index/ --json"""
 KINDS = ("numbers", "strings", "booleans")
 FIELDS_SHOWN = 40
-# What a table of an artifact leaves out.
+# The usual values, which the table of an artifact omits.
 _USUAL: dict[str, Any] = {
     "adds_special_tokens": True,
     "split_special_tokens": False,
@@ -31,7 +31,7 @@ _USUAL: dict[str, Any] = {
 
 
 class InfoCommand:
-    """Reads manifests; hashes are not checked (see check)."""
+    """The command ``info``: reads manifests. Hashes are not checked, see the command ``check``."""
 
     help = "show what an artifact, a pair or an index is"
 
@@ -53,7 +53,25 @@ class InfoCommand:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What ``path`` is, as JSON values. Raises InputError if it is none of ours, and what opening it raises."""
+    """Describe an artifact, a pair or an index.
+
+    Parameters
+    ----------
+    path
+        Its directory.
+
+    Returns
+    -------
+    dict
+        JSON values.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    SpladeEdgeError
+        What opening it raises.
+    """
     from ..artifact import MANIFEST_NAME, is_pair, open_artifact
     from ..errors import InputError
     from ..files import reading
@@ -133,7 +151,7 @@ def _index(index: Index) -> dict[str, Any]:
         "version": m.version,
         "generation": m.generation,
         "documents": m.live,
-        "passages": sum(live.units for live in index.segments) if any(s.passages for s in m.segments) else None,
+        "passages": sum(view.units for view in index.segments) if any(s.passages for s in m.segments) else None,
         "deleted": sum(s.deleted for s in m.segments),
         "segments": len(m.segments),
         "postings": sum(s.postings for s in m.segments),
@@ -159,12 +177,23 @@ def _index(index: Index) -> dict[str, Any]:
 
 
 def bytes_below(path: Path) -> int:
-    """Size of all files under a directory."""
+    """The size of all files under a directory.
+
+    Parameters
+    ----------
+    path
+        The directory.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
 def _without_defaults(about: dict[str, Any]) -> dict[str, Any]:
-    """What is worth a row of a table: of how texts are read only what is not as usual."""
+    """What a table shows: settings of how texts are read only if they are unusual."""
     kept: dict[str, Any] = {}
     for key, value in about.items():
         if isinstance(value, dict) and key == "sides":

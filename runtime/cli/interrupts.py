@@ -1,6 +1,6 @@
-"""What Ctrl-C does while a command runs, and when it is done (before: early.py). It is one line, and exit code 130.
+"""What Ctrl-C does while a command runs, and when it is done: one line, and exit code 130. (Before that: early.py.)
 
-An interrupt that falls into an import may come out of it as another error, or not at all: so it is remembered.
+An interrupt within an import may come out of it as another error, or not at all. So it is remembered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ _came = False
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """While a command runs: an interrupt is a KeyboardInterrupt, whatever comes of it on the way."""
+    """While a command runs, an interrupt is a KeyboardInterrupt, even if it comes out of the block as another error.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If there was an interrupt and the block ends with an error.
+    """
     global _came
     _came = False
     if not (_is_ours(signal.default_int_handler) or _is_ours(on_interrupt)):
@@ -41,13 +47,13 @@ def raised() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """When all is done: an interrupt comes too late."""
+    """Ignore interrupts from now on, because all work is done."""
     if _is_ours(signal.default_int_handler):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _is_ours(handler: object) -> bool:
-    """Whether interrupts go to ``handler`` now; not where the caller has them ignored, or treats them itself."""
+    """Whether ``handler`` receives interrupts. False if the caller ignores them or has a handler of its own."""
     return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is handler
 
 
@@ -58,7 +64,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """An interrupt that fell where nothing can be raised (a finalizer, a callback) comes again a little later."""
+    """Repeat an interrupt a little later that fell where nothing can be raised (a finalizer, a callback)."""
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
         return
@@ -69,7 +75,7 @@ def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 
 def _again() -> None:
     main = threading.main_thread().ident
-    if main is not None and hasattr(signal, "pthread_kill"):  # which wakes what waits, too
+    if main is not None and hasattr(signal, "pthread_kill"):  # this wakes a thread that waits, too
         signal.pthread_kill(main, signal.SIGINT)
     else:
         _thread.interrupt_main()

@@ -16,12 +16,12 @@ from . import bench, change, check, index, info, interrupts, search
 from . import eval as eval_command
 from .command import Command
 from .console import (
-    complain,
     drop_output,
     drop_what_is_left,
     prepare_streams,
     printable,
     shortened,
+    warn,
     write_err,
     write_out,
 )
@@ -54,10 +54,21 @@ BROKEN_PIPE = 141
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and where help is; exit with 2."""
+        """Print the message and where the help is, and exit with 2.
+
+        Parameters
+        ----------
+        message
+            The message of argparse.
+
+        Raises
+        ------
+        SystemExit
+            Always.
+        """
         self.exit(2, f"{self.prog}: error: {printable(shortened(message))} (see {self.prog} --help)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -68,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _ShowVersion(argparse.Action):
-    """``--version``. The version is looked up when it is asked for."""
+    """The action of ``--version``. The version is looked up only when it is asked for."""
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         from ..version import VERSION
@@ -78,7 +89,7 @@ class _ShowVersion(argparse.Action):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of examples, and shows defaults that the help does not name itself."""
+    """Keeps the line breaks of examples, and shows defaults that a help text does not name itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
@@ -88,12 +99,18 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the console script."""
+    """The console script: run a command line and end the process.
+
+    Parameters
+    ----------
+    argv
+        The arguments; None: those of the process.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = main(arguments)
-    finally:  # also where argparse leaves
-        interrupts.ignore()  # all is done and said
+    finally:  # also when argparse exits
+        interrupts.ignore()  # all work is done and reported
         drop_what_is_left()
     if arguments and arguments[0] in BUILT_IN and not _watched():
         _leave_at_once(code)
@@ -101,15 +118,15 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """End the process without taking the interpreter apart, which costs a search 0.2 s of CPU.
+    """End the process without finalizing the interpreter, which would cost a search 0.2 s of CPU.
 
-    A command of ours that has returned has closed, synced and renamed what it wrote.
+    When a command of ours returns, everything that it wrote is closed, flushed and renamed.
     """
     os._exit(code)
 
 
 def _watched() -> bool:
-    """Whether something waits for the interpreter's own end: a debugger, a profiler, coverage, a prompt, a thread."""
+    """Whether something needs the interpreter to end properly: a debugger, a profiler, coverage, a prompt, a thread."""
     monitoring = getattr(sys, "monitoring", None)  # from Python 3.12
     return (
         sys.gettrace() is not None
@@ -121,13 +138,40 @@ def _watched() -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code. Errors raised on purpose become one line on standard error."""
+    """Run a command line. Our own errors become one line on standard error.
+
+    Parameters
+    ----------
+    argv
+        The arguments; None: those of the process.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    SystemExit
+        By argparse, after ``--help`` and for wrong arguments.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _run(arguments))
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """The exit code of ``action``, with streams, warnings and errors treated as every command treats them."""
+    """Run an action with streams, warnings and errors treated as every command treats them.
+
+    Parameters
+    ----------
+    action
+        Returns the exit code.
+
+    Returns
+    -------
+    int
+        The exit code of the action, or that of its error.
+    """
     prepare_streams()
     warnings.simplefilter("always", SpladeEdgeWarning)
     warnings.showwarning = _show_warning
@@ -140,10 +184,10 @@ def guarded(action: Callable[[], int]) -> int:
                 raise
             _flush()
     except SpladeEdgeError as error:
-        complain("error", str(error))
+        warn("error", str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        complain("error", "interrupted")
+        warn("error", "interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         drop_output()  # the reader has gone (| head)
@@ -156,10 +200,10 @@ def guarded(action: Callable[[], int]) -> int:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "standard output"
         too_long = error.errno == errno.ENAMETOOLONG
         remedy = "use a shorter name" if too_long else error.filename and remedy_of(error)
-        complain("error", f"{name}: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
+        warn("error", f"{name}: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
         return 2 if too_long else 1
     except MemoryError:
-        complain("error", "out of memory; close other programs, or give a smaller --memory")
+        warn("error", "out of memory; close other programs, or give a smaller --memory")
         return 1
     return code
 
@@ -190,7 +234,7 @@ def _run(arguments: list[str]) -> int:
             commands.add_parser(plug_in, help=about)
     args, rest = parser.parse_known_args(arguments)
     if name == "search" and len(rest) == 1 and args.query is None and (rest[0] == "-" or rest[0][:1] != "-"):
-        args.query = rest.pop()  # argparse has settled for no QUERY before the options that stand in front of it
+        args.query = rest.pop()  # argparse takes QUERY for absent if options precede it
     if rest:
         hint = "; put a QUERY of several words in quotes" if name == "search" else ""
         command_parser: Parser = commands.choices.get(name or "", parser)
@@ -214,14 +258,14 @@ def _add(commands: argparse._SubParsersAction[Parser], name: str, command: Comma
 
 
 def _plug_ins() -> dict[str, EntryPoint]:
-    # Imported here: it takes a tenth of what a small search does.
+    # Imported here, because it takes a tenth of the time of a small search.
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _load(name: str, point: EntryPoint | None) -> Command:
-    """A plug-in's command. Raises MissingExtraError where what it imports is not installed."""
+    """A plug-in's command. Raises MissingExtraError if a module that it imports is not installed."""
     if point is None:
         raise MissingExtraError(f"splade-edge {name}", KNOWN_PLUG_INS[name][1])
     try:
@@ -236,7 +280,7 @@ def _says_nothing(default: object) -> bool:
 
 
 def _missing(name: str | None, error: ModuleNotFoundError) -> Exception:
-    """The install command for a module that is absent; the error itself if that module is our own (a defect)."""
+    """The error that names the extra to install; ``error`` itself if the missing module is our own (a defect)."""
     if name not in KNOWN_PLUG_INS or (error.name or "").startswith("splade_edge.runtime"):
         return error
     return MissingExtraError(f"splade-edge {name} (no module {error.name})", KNOWN_PLUG_INS[name][1])
@@ -251,7 +295,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, SpladeEdgeWarning):
-        complain("warning", str(message))
+        warn("warning", str(message))
     else:
         write_err(warnings.formatwarning(message, category, filename, lineno, line))
 

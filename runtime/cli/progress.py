@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work on standard error: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts items of a ``unit`` (in the singular); estimates the end from ``fraction``, a function that says what
-    share is done (None: unknown). A context manager.
+    """Counts items and estimates the end. A context manager.
+
+    Parameters
+    ----------
+    what
+        What is being done.
+    unit
+        The noun of an item, in the singular.
+    fraction
+        Returns the share that is done, 0 to 1; None if it is unknown.
     """
 
     def __init__(self, what: str, unit: str, fraction: Callable[[], float | None]) -> None:
@@ -50,7 +58,13 @@ class Progress:
                 self._bar.stop()
 
     def update(self, done: int) -> None:
-        """``done`` items so far."""
+        """Show how many items are done.
+
+        Parameters
+        ----------
+        done
+            Items so far.
+        """
         if self._bar is not None:
             fraction = self._fraction()
             with self._visible():
@@ -62,7 +76,13 @@ class Progress:
             write_err(f"{self._what}: {self._state(done)}\n")
 
     def phase(self, what: str) -> None:
-        """Name the next step; its items are counted by the same :meth:`update`."""
+        """Name the next step. Its items are counted by :meth:`update` too.
+
+        Parameters
+        ----------
+        what
+            What is being done now.
+        """
         self._what = what
         if self._bar is not None:
             with self._visible():
@@ -70,7 +90,7 @@ class Progress:
 
     @contextlib.contextmanager
     def _visible(self) -> Iterator[None]:
-        """Drawing of the bar; where its terminal has gone, the work goes on without it."""
+        """Draw the bar. If its terminal has gone, the work goes on without it."""
         try:
             yield
         except OSError:

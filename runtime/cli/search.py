@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .answers import add_searcher_arguments, answers, is_cut, open_searcher, warn_cut
+from .answers import add_searcher_arguments, answers, is_truncated, open_searcher, warn_truncated
 from .command import positive_int
 from .console import cell, json_line, new_console, new_table, plural, write_out
 from .progress import Progress
@@ -44,12 +44,12 @@ from an index; for others the documents are read (--explain shows it).
 
 A query that begins with a dash goes behind --, as in: splade-edge search index/ -- "-1 as an exponent\""""
 _SNIPPET = 300
-_COLLAPSED = 1 << 20  # characters of a query whose white space is collapsed: the words of a longer one take much memory
+_COLLAPSED = 1 << 20  # characters of a query; in a longer one white space stays, because splitting it takes much memory
 _TERMS_SHOWN = 8
 
 
 class SearchCommand:
-    """Thin: Searcher.search, search_many and explain."""
+    """The command ``search``: calls search_many, search_vector and explain of the searcher."""
 
     help = "search an index"
 
@@ -63,7 +63,7 @@ class SearchCommand:
         )
         parser.add_argument("-k", type=positive_int, default=10, metavar="K", help="results a query")
         parser.add_argument(
-            "--explain", action="store_true", help="show the query's terms, and which earned each score"
+            "--explain", action="store_true", help="show the query's terms, and which contributed to each score"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object a query, each on a line")
         parser.add_argument(
@@ -77,7 +77,7 @@ class SearchCommand:
         add_searcher_arguments(parser)
 
     def run(self, args: argparse.Namespace) -> int:
-        """Answer; finding nothing is an answer too."""
+        """Search and print. Finding nothing is no error."""
         from ..errors import InputError
         from ..evaluation.trec import Query, read_queries
         from ..filters import parse_where
@@ -93,7 +93,7 @@ class SearchCommand:
             if args.run and args.explain:
                 raise InputError("a TREC run cannot carry --explain; use --json")
         if args.where is not None:
-            parse_where(args.where)  # a slip is told before anything is read or loaded
+            parse_where(args.where)  # syntax errors are reported before anything is loaded
         queries: Iterable[Query]
         if args.queries is None:
             args.query = _query_from_stdin() if args.query == "-" else args.query
@@ -111,7 +111,7 @@ class SearchCommand:
 
 
 def _query_from_stdin() -> str:
-    """One query, on as many lines as it has."""
+    """One query from standard input, which may have several lines."""
     from ..build.lines import BadLines, decode_line, read_lines
     from ..errors import InputError
 
@@ -145,7 +145,7 @@ def _write_json(searcher: Searcher, queries: Iterable[Query], args: argparse.Nam
     for query, hits in answers(searcher, queries, args.k, args.where):
         answer: dict[str, Any] = {} if args.queries is None else {"id": query.id}
         answer["query"] = query.text
-        answer["cut"] = is_cut(searcher, query.text)
+        answer["cut"] = is_truncated(searcher, query.text)
         if args.explain:
             answer["encoded_text"] = searcher.read_query(query.text).text
         vector = searcher.encode_query(query.text) if args.explain else None
@@ -185,7 +185,7 @@ def _explain_filter(console: Console, selection: Selection) -> None:
 
 
 def _explain_text(console: Console, searcher: Searcher, query: str) -> None:
-    """The text that was encoded: with the prompt, and without what was cut."""
+    """The text that was encoded: with the prompt, and without what was truncated."""
     read, tokenizer = searcher.read_query(query), searcher.encoder.tokenizer_of("query")
     note = f" (cut at {tokenizer.max_length} tokens)" if read.truncated else ""
     console.print(cell(f"encoded{note}: {_shorten(read.text)}"))
@@ -200,10 +200,10 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     console = new_console()
     query, explain = args.query, args.explain
     selection = None if args.where is None else searcher.index.select(args.where)
-    # All of the query's terms are of interest only to a reader.
+    # Only --explain shows terms that no document has.
     vector = searcher.encode_query(query) if explain else searcher.encode_for_search(query)
-    if is_cut(searcher, query):
-        warn_cut(searcher, "the query was")
+    if is_truncated(searcher, query):
+        warn_truncated(searcher, "the query was")
     if explain and selection is not None:
         _explain_filter(console, selection)
     if explain:
@@ -230,9 +230,9 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
     table.expand = True
     score, identifier, title, text = table.columns
     score.no_wrap = True
-    identifier.overflow = "fold"  # an id is of use only if it is whole
+    identifier.overflow = "fold"  # an id must be shown whole
     title.max_width = 40
-    text.ratio = 1  # takes what the others leave
+    text.ratio = 1  # takes the rest of the width
     text.no_wrap = not explain
     for hit in hits:
         snippet = hit.text if hit.passage is None else hit.passage
@@ -243,7 +243,7 @@ def _print_table(searcher: Searcher, args: argparse.Namespace) -> None:
 
 
 def _shorten(text: str) -> str:
-    """The beginning of a text, cut behind a word if there is one."""
+    """The beginning of a text, up to a word's end if there is one."""
     if len(text) <= _SNIPPET:
         return text
     head = text[:_SNIPPET]
@@ -251,7 +251,7 @@ def _shorten(text: str) -> str:
 
 
 def _shares(explanation: Explanation, score: float) -> str:
-    """``wing 2.10 (40 %), flow 1.00 (19 %), …``: the terms that earned most of a document's score."""
+    """``wing 2.10 (40 %), flow 1.00 (19 %), …``: the terms that contributed most to a document's score."""
     shown, rest = explanation.contributions[:_TERMS_SHOWN], explanation.contributions[_TERMS_SHOWN:]
     parts = [f"{c.term} {c.score:.2f} ({c.score / score:.0%})" for c in shown]
     if rest:

@@ -1,4 +1,4 @@
-"""The console script: interrupts are one line from here on, also while the command line itself is loaded."""
+"""The console script. From here on an interrupt is one line, also while the command line itself is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run() -> NoReturn:
-    """Run ``splade-edge`` with the arguments of the process."""
+    """Run ``splade-edge`` with the arguments of the process, and end the process."""
     from .main import run as run_command
 
     run_command()

@@ -74,7 +74,6 @@ class TextTokenizer:
         self.max_length = max_length
         self.prompt = clean_text(prompt)
         self.truncation_side = truncation_side
-        self._adds_special_tokens = adds_special_tokens
         self._split_special_tokens = split_special_tokens
         self._tokenizer = self._load()
         with tokenizers_errors(path):

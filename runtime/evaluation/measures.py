@@ -1,4 +1,4 @@
-"""Measures of runs against judgements, by ir-measures, and whether two runs differ by more than chance."""
+"""Measures of runs against judgements, by ir-measures, and a test of whether two runs differ by more than chance."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, MissingExtraError
+from . import DEFAULT_MEASURES
 
-DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
-DEFAULT_DEPTH = 1000
 ROUNDS = 100_000  # random assignments of signs
-_EXACT = 16  # with so many queries, all assignments are tried
+_EXACT = 16  # up to this many queries, all assignments are tried
 _TOGETHER = 256
 _SEED = 0
 
@@ -24,7 +23,25 @@ Judged = Mapping[str, Mapping[str, int]]
 
 
 def parse_measures(names: str) -> list[Any]:
-    """Measures of ir-measures by name, separated by white space. Raises MissingExtraError, InputError."""
+    """Parse names of measures.
+
+    Parameters
+    ----------
+    names
+        Names of ir-measures such as ``nDCG@10``, separated by white space.
+
+    Returns
+    -------
+    list of ir_measures.Measure
+        At least one measure.
+
+    Raises
+    ------
+    MissingExtraError
+        If ir-measures is not installed.
+    InputError
+        For an unknown measure or a cutoff below 1, or if no measure is named.
+    """
     try:
         import ir_measures
     except ModuleNotFoundError:
@@ -36,7 +53,7 @@ def parse_measures(names: str) -> list[Any]:
         except Exception as error:  # noqa: BLE001 - whatever a name makes of it
             raise InputError(f"unknown measure {name!r} ({_reason(error)}); try {DEFAULT_MEASURES!r}") from None
         cutoff = measure.params.get("cutoff", 1)
-        if not isinstance(cutoff, int) or cutoff < 1:  # at 0 the library ends the process
+        if not isinstance(cutoff, int) or cutoff < 1:  # a cutoff of 0 makes the library end the process
             raise InputError(f"{name} has a cutoff of {cutoff!r}; give a whole number of at least 1")
         measures.append(measure)
     if not measures:
@@ -45,26 +62,68 @@ def parse_measures(names: str) -> list[Any]:
 
 
 def depth_of(measure: Any) -> int | None:
-    """How many documents a measure looks at; None for all of them."""
+    """How many documents a measure looks at.
+
+    Parameters
+    ----------
+    measure
+        A measure of ir-measures.
+
+    Returns
+    -------
+    int or None
+        Its cutoff; None: all documents.
+    """
     cutoff = measure.params.get("cutoff")
     return None if measure.params.get("judged_only") else cutoff
 
 
 def check_computable(measures: Sequence[Any], qrels: Judged) -> None:
-    """Raise InputError for a measure that the library cannot compute here, before any query is searched."""
+    """Check that the library can compute measures, before any query is searched.
+
+    Parameters
+    ----------
+    measures
+        Measures of ir-measures.
+    qrels
+        Grades by query id and document id.
+
+    Raises
+    ------
+    InputError
+        If the library cannot compute one of them.
+    """
     query, judged = next(iter(qrels.items()))
     for measure in measures:
         try:
             _computed([measure], {query: judged}, {query: list(judged)[:1]})
         except InputError as error:
-            if not isinstance(error.__cause__, ArithmeticError):  # of a run of one document
+            # Some measures divide by 0 for this run of one document.
+            if not isinstance(error.__cause__, ArithmeticError):
                 raise
 
 
 def evaluate(measures: Sequence[Any], qrels: Judged, results: Ranked) -> dict[str, float]:
-    """Measures over the queries of ``qrels`` of ranked document ids; a query without results counts as 0.
+    """Compute the means of measures over all judged queries. A query without results counts as 0.
 
-    Raises InputError for a measure that the library cannot compute.
+    Parameters
+    ----------
+    measures
+        Measures of ir-measures.
+    qrels
+        Grades by query id and document id.
+    results
+        Document ids by query id, best first.
+
+    Returns
+    -------
+    dict of str to float
+        The mean by the name of each measure.
+
+    Raises
+    ------
+    InputError
+        If the library cannot compute a measure.
     """
     values: dict[Any, float] = {}
     for measure in measures:
@@ -73,7 +132,27 @@ def evaluate(measures: Sequence[Any], qrels: Judged, results: Ranked) -> dict[st
 
 
 def by_query(measure: Any, qrels: Judged, results: Ranked) -> npt.NDArray[np.float64]:
-    """A measure of each query, float64 ``[queries]`` in the order of ``qrels``; 0 for a query without results."""
+    """Compute a measure of each query.
+
+    Parameters
+    ----------
+    measure
+        A measure of ir-measures.
+    qrels
+        Grades by query id and document id.
+    results
+        Document ids by query id, best first.
+
+    Returns
+    -------
+    ndarray
+        float64 ``[queries]`` in the order of ``qrels``; 0 for a query without results.
+
+    Raises
+    ------
+    InputError
+        If the library cannot compute the measure.
+    """
     import ir_measures
 
     values = dict.fromkeys(qrels, 0.0)
@@ -84,10 +163,23 @@ def by_query(measure: Any, qrels: Judged, results: Ranked) -> npt.NDArray[np.flo
 
 
 def randomisation_test(differences: npt.NDArray[np.float64]) -> float:
-    """The two-sided p of the paired randomisation test (Fisher; Smucker, Allan & Carterette 2007) that the mean of the
-    ``differences``, float64 ``[queries]``, is 0: how often random signs give a mean at least as far from 0.
+    """The two-sided p of the paired randomisation test that the mean of differences is 0.
 
-    All signs are tried for up to 16 queries, else ``ROUNDS`` random ones, the same each time.
+    It is the share of random signs that give a mean at least as far from 0. All signs are tried for up to 16 queries,
+    else :data:`ROUNDS` random ones, the same each time.
+
+    Source: R. A. Fisher, "The Design of Experiments", 1935; Smucker, Allan & Carterette, "A comparison of statistical
+    significance tests for information retrieval evaluation", CIKM 2007.
+
+    Parameters
+    ----------
+    differences
+        float64 ``[queries]``.
+
+    Returns
+    -------
+    float
+        p, above 0 and at most 1.
     """
     queries = differences.size
     observed = abs(float(differences.sum()))
@@ -119,22 +211,22 @@ def _run(results: Ranked) -> dict[str, dict[str, float]]:
 
 @contextlib.contextmanager
 def _library(measure: Any) -> Iterator[None]:
-    """What the tools behind ir-measures throw, as an InputError; what they write to standard error is dropped."""
+    """Turn errors of the tools behind ir-measures into InputError, and drop what they write to standard error."""
     try:
         with _quiet():
             yield
     except MemoryError:
         raise
-    except Exception as error:  # they raise whatever comes, also of programs that they start
+    except Exception as error:  # they raise any type, also for programs that they start
         raise InputError(f"ir-measures cannot compute {measure} here ({_reason(error)}); leave it out") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard error of this process and of those it starts goes nowhere."""
+    """Discard standard error of this process and of those that it starts."""
     try:
         kept = os.dup(2)
-    except OSError:  # there is none
+    except OSError:  # there is no standard error
         yield
         return
     try:
@@ -148,6 +240,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """An error on one line; of what is long, the beginning."""
+    """An error on one line, shortened to 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:200] + " …"

@@ -1,4 +1,4 @@
-"""Queries, qrels and runs: BEIR and TREC files."""
+"""Queries, judgements (qrels) and runs, in BEIR and TREC files. The only reader of each in the project."""
 
 from __future__ import annotations
 
@@ -15,17 +15,41 @@ Run = dict[str, list[tuple[str, float]]]
 
 
 class Query(NamedTuple):
-    """A query and its id."""
+    """A query.
+
+    Attributes
+    ----------
+    id
+        Its id.
+    text
+        Its text, which may be empty.
+    """
 
     id: str
     text: str
 
 
 def read_queries(source: str) -> Iterator[Query]:
-    """Queries of a BEIR ``queries.jsonl(.gz)`` (``_id``, ``text``) or a TSV ``id<TAB>text``; ``-`` is stdin.
+    """Read queries from BEIR ``queries.jsonl(.gz)`` (``_id``, ``text``) or TSV ``id<TAB>text``.
 
-    A header is passed over (see :func:`~splade_edge.runtime.build.corpus.tsv_header`).
-    An empty text is kept. Raises CorpusError with file and line for a line that cannot be used or an id used twice.
+    A header of a TSV file is skipped, see :func:`~splade_edge.runtime.build.corpus.tsv_header`.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+
+    Yields
+    ------
+    Query
+        The queries, in order.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    CorpusError
+        For a line that cannot be used, or an id that is used twice.
     """
     as_json = {"jsonl": True, "tsv": False, None: None}[format_of(source)]
     seen: set[str] = set()
@@ -50,11 +74,27 @@ def read_queries(source: str) -> Iterator[Query]:
 
 
 def read_qrels(source: str) -> Qrels:
-    """Judgements: query id -> document id -> grade.
+    """Read judgements.
 
-    BEIR: tab-separated ``query-id corpus-id score``, without a header or in the order that it names; TREC: ``query 0
-    document grade`` separated by white space. Raises CorpusError with file and line, also for a pair that is judged
-    twice with different grades.
+    BEIR: tab-separated ``query-id corpus-id score``, without a header or in the order that a header names. TREC:
+    ``query 0 document grade``, separated by white space.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+
+    Returns
+    -------
+    dict of str to dict of str to int
+        Grades by query id and document id.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    CorpusError
+        For a line that cannot be used, a pair that is judged twice with different grades, or a file without judgements.
     """
     qrels: Qrels = {}
     order: tuple[int, ...] = (0, 1, 2)
@@ -72,7 +112,7 @@ def read_qrels(source: str) -> Qrels:
             elif first and (header := _qrels_header(columns)):
                 order = header
                 continue
-            query, document, grade = (columns[place] for place in order)
+            query, document, grade = (columns[position] for position in order)
             _judge(qrels.setdefault(checked_id(query), {}), checked_id(document), grade)
         except ValueError as error:
             raise CorpusError(f"{line.location}: {error}") from None
@@ -91,11 +131,11 @@ _HEADER = (
 
 
 def _qrels_header(columns: list[str]) -> tuple[int, ...] | None:
-    """Where the columns of query, document and grade are, if a first line names them."""
+    """The positions of query, document and grade, if the first line is a header."""
     names = [name.strip().lower() for name in columns]
-    places = [[place for place, name in enumerate(names) if name in known] for known in _HEADER]
-    if all(len(found) == 1 for found in places):
-        return tuple(found[0] for found in places)
+    positions = [[position for position, name in enumerate(names) if name in known] for known in _HEADER]
+    if all(len(found) == 1 for found in positions):
+        return tuple(found[0] for found in positions)
     return (0, 1, 2) if names[2] == "score" else None
 
 
@@ -111,10 +151,26 @@ def _judge(judged: dict[str, int], document: str, grade: str) -> None:
 
 
 def read_run(source: str) -> Run:
-    """A TREC run, ``query Q0 document rank score tag``: query id -> (document id, score), best first.
+    """Read a TREC run: ``query Q0 document rank score tag``.
 
-    Scores decide the order, as in trec_eval; equal ones are in the order of the ranks. Raises CorpusError with file and
-    line.
+    Scores decide the order, as in trec_eval. Equal scores are ordered by rank.
+
+    Parameters
+    ----------
+    source
+        The name of a file; ``-`` is standard input.
+
+    Returns
+    -------
+    dict of str to list of (str, float)
+        Document ids and scores by query id, best first.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    CorpusError
+        For a line that cannot be used, or a file without a run.
     """
     found: dict[str, dict[str, tuple[float, int]]] = {}
     for line in read_lines(source, BadLines("fail")):
@@ -151,9 +207,23 @@ def _number(text: str, what: str) -> float:
 
 
 def write_run(out: IO[str], query_id: str, hits: Iterable[tuple[str, float]], tag: str) -> None:
-    """Append one query's (document id, score), best first, to a TREC run: ``query Q0 document rank score tag``.
+    """Append the results of one query to a TREC run: ``query Q0 document rank score tag``.
 
-    Raises InputError for an id or tag with white space, which the six columns cannot carry.
+    Parameters
+    ----------
+    out
+        The run, open for writing.
+    query_id
+        The query's id.
+    hits
+        Document ids and scores, best first.
+    tag
+        The last column.
+
+    Raises
+    ------
+    InputError
+        If an id or the tag is empty or has white space, which the six columns cannot carry.
     """
     for name, value in (("query id", query_id), ("tag", tag)):
         _check_token(name, value)

@@ -1,8 +1,8 @@
-"""Which postings of a damaged segment are as they were written, and a segment's posting files made of them.
+"""Which postings of a damaged segment are as they were written, and new posting files made of them.
 
-A posting list is proven by its CRC-32. To know where it lies takes the pointers, which are proven by their file's
-SHA-256 alone; where they are damaged, one window's worth of units (every index of up to 65,536) needs less of them.
-Arrays are read with NumPy alone: no kernel follows an unchecked pointer.
+A posting list is verified by its CRC-32. Its position follows from pointers, which only the SHA-256 of their file
+verifies. If these are damaged, a segment of one docid range (up to 65,536 units) can do with fewer of them. Arrays are
+read with NumPy alone: no kernel follows an unchecked pointer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..build.postings import SegmentFiles
+from ..build.postings_writer import SegmentFiles
 from ..errors import IntegrityError
 from ..files import NOT_THERE, reading
 from ..index.checksum import checksum
@@ -30,16 +30,26 @@ _POSTINGS = 4 << 20  # written at a time
 
 
 class UnusableSegmentError(IntegrityError):
-    """A segment of which nothing can be searched any more."""
+    """Nothing of a segment can be searched any more."""
 
 
-class PostingSalvage:
-    """The readable postings of the segment in ``directory``. ``damaged``: names of its files that are not whole;
-    ``unreadable``: those among them that are not to be read.
+class PostingRecovery:
+    """The readable postings of a segment.
 
-    ``readable`` bool ``[V]``: terms whose postings are as they were written; ``counts`` int64 ``[V]``: postings of each
-    term, as far as known, at least 1 for a term that had some. Methods raise UnusableSegmentError where a file is
-    missing without which postings cannot be told apart.
+    Methods raise UnusableSegmentError if a file is missing without which postings cannot be told apart.
+
+    Parameters
+    ----------
+    directory
+        The segment's directory.
+    entry
+        Its entry in the manifest.
+    vocab_size
+        The number of terms.
+    damaged
+        Names of its files that are damaged.
+    unreadable
+        Names among them that must not be read.
     """
 
     def __init__(
@@ -66,7 +76,7 @@ class PostingSalvage:
         if "term_blocks.u64" not in self._damaged:
             blocks = self.array("term_blocks.u64").astype(np.int64)
         elif self._one_window and "term_impacts.u8" not in self._damaged:
-            # within one window a term with postings has one block
+            # in one docid range, a term with postings has one posting list segment
             present = self.array("term_impacts.u8")[:, 0] > 0
             blocks = np.concatenate([[0], np.cumsum(present)]).astype(np.int64)
         else:
@@ -79,7 +89,7 @@ class PostingSalvage:
     def _block_postings(self) -> I64:
         pointers = self.array("block_postings.u64")
         if "block_postings.u64" in self._damaged:
-            # A term's first and last pointer are proven by its checksum; one in between by nothing.
+            # The checksum of a term verifies its first and last pointer, and none in between.
             if not self._one_window:
                 raise self.unusable("block_postings.u64")
             pointers = np.minimum(pointers, np.uint64(self._entry.postings))
@@ -95,7 +105,7 @@ class PostingSalvage:
 
     @cached_property
     def _ranges(self) -> tuple[I64, I64]:
-        """First and last posting of each term; both 0 where they cannot be."""
+        """First and last posting of each term; both 0 if the pointers are impossible."""
         first = self._block_postings[self._term_blocks[:-1]]
         last = self._block_postings[self._term_blocks[1:]]
         possible = (first <= last) & (last <= self._entry.postings)
@@ -103,14 +113,14 @@ class PostingSalvage:
 
     @cached_property
     def counts(self) -> I64:
-        """Postings of each term, as far as known; at least 1 for a term that has a block."""
+        """int64 ``[vocab]``: postings of each term, as far as known; at least 1 for a term with some."""
         first, last = self._ranges
         counts: I64 = np.maximum(last - first, np.diff(self._term_blocks) > 0)
         return counts
 
     @cached_property
     def readable(self) -> Bools:
-        """bool ``[V]``: terms whose postings are as they were written."""
+        """bool ``[vocab]``: terms whose postings are as they were written."""
         terms = np.zeros(self._vocab_size, np.bool_)
         whole = not {"posting_units.u16", "posting_impacts.u8"} & self._damaged
         if "term_checksums.u32" in self._damaged and not whole:
@@ -123,40 +133,57 @@ class PostingSalvage:
                 continue
             if "term_checksums.u32" not in self._damaged and checksum(units[a:b], impacts[a:b]) != sums[term]:
                 continue
-            places = self._places(term)
+            docids = self._docids(term)
             terms[term] = (
-                places is not None
+                docids is not None
                 and int(impacts[a:b].min()) > 0
-                and int(places[-1]) < self._entry.units
-                and bool((np.diff(places) > 0).all())
+                and int(docids[-1]) < self._entry.units
+                and bool((np.diff(docids) > 0).all())
             )
         return terms
 
-    def _places(self, term: int) -> I64 | None:
-        """The units of a term in the segment's own order; None where blocks and postings do not fit together."""
+    def _docids(self, term: int) -> I64 | None:
+        """The docids of a term; None if its pointers do not fit its postings."""
         a, b = int(self._term_blocks[term]), int(self._term_blocks[term + 1])
         lengths = np.diff(self._block_postings[a : b + 1])
         first, last = int(self._ranges[0][term]), int(self._ranges[1][term])
         if (lengths <= 0).any() or int(lengths.sum()) != last - first:
             return None
         windows = np.repeat(self._block_windows[a:b], lengths)
-        places: I64 = (windows << WINDOW_BITS) + self.array("posting_units.u16")[first:last]
-        return places
+        docids: I64 = (windows << WINDOW_BITS) + self.array("posting_units.u16")[first:last]
+        return docids
 
     def write(self, directory: Path, keep: Bools) -> SegmentEntry:
-        """Write the readable postings of the units that are kept, bool ``[units]``, renumbered.
+        """Write the readable postings of the units that are kept.
 
-        Returns the entry of the new segment; its number of documents is still the old one.
+        Parameters
+        ----------
+        directory
+            The new segment's directory.
+        keep
+            bool ``[units]``. The units that are kept are renumbered.
+
+        Returns
+        -------
+        SegmentEntry
+            The new segment's entry. Its number of documents is still the old one.
+
+        Raises
+        ------
+        UnusableSegmentError
+            If the order of the units is lost.
+        OSError
+            If a file cannot be written.
         """
         terms = self.readable
         order = self._order()
-        place_kept = keep if order is None else keep[order]
-        place = np.cumsum(place_kept) - 1
-        units = int(place_kept.sum())
+        kept_docids = keep if order is None else keep[order]
+        new_docids = np.cumsum(kept_docids) - 1
+        units = int(kept_docids.sum())
         if order is not None:
-            original = (np.cumsum(keep) - 1)[order[place_kept]].astype(SEGMENT_ARRAYS["original_units.u32"].dtype)
+            original = (np.cumsum(keep) - 1)[order[kept_docids]].astype(SEGMENT_ARRAYS["original_units.u32"].dtype)
             (directory / "original_units.u32").write_bytes(original.tobytes())
-        everything = bool(place_kept.all())
+        everything = bool(kept_docids.all())
         impacts = self.array("posting_impacts.u8")
         frequent = max(1, units // FREQUENT) if self._entry.rows else None
         with SegmentFiles(directory, units, frequent) as files:
@@ -164,15 +191,15 @@ class PostingSalvage:
                 list_ptr = np.zeros(last - first + 1, np.int64)
                 parts: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
                 for term in range(first, last):
-                    places = self._places(term) if terms[term] else None
-                    if places is None:
+                    docids = self._docids(term) if terms[term] else None
+                    if docids is None:
                         list_ptr[term - first + 1] = list_ptr[term - first]
                         continue
                     own = impacts[self._ranges[0][term] : self._ranges[1][term]]
                     if not everything:
-                        own, places = own[place_kept[places]], place[places[place_kept[places]]]
-                    parts.append((places.astype(np.uint32), np.asarray(own)))
-                    list_ptr[term - first + 1] = list_ptr[term - first] + places.size
+                        own, docids = own[kept_docids[docids]], new_docids[docids[kept_docids[docids]]]
+                    parts.append((docids.astype(np.uint32), np.asarray(own)))
+                    list_ptr[term - first + 1] = list_ptr[term - first] + docids.size
                 files.append(
                     list_ptr,
                     np.concatenate([np.empty(0, np.uint32), *(part[0] for part in parts)]),
@@ -198,7 +225,23 @@ class PostingSalvage:
         return order
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """An array of the size it should have, whatever its file holds: zeros stand for what is missing."""
+        """An array of the size that it should have, whatever its file holds. Zeros stand for what is missing.
+
+        Parameters
+        ----------
+        name
+            The name of a file in ``SEGMENT_ARRAYS``.
+
+        Returns
+        -------
+        ndarray
+            Its dtype and shape are those of ``SEGMENT_ARRAYS``.
+
+        Raises
+        ------
+        StorageError
+            If the system refuses to read the file.
+        """
         if name not in self._loaded:
             spec = SEGMENT_ARRAYS[name]
             shape = array_shape(spec, self._entry, self._vocab_size)
@@ -213,12 +256,23 @@ class PostingSalvage:
         return self._loaded[name]
 
     def unusable(self, name: str) -> UnusableSegmentError:
-        """The error for a file without which nothing can be told."""
+        """The error for a file without which no posting can be told.
+
+        Parameters
+        ----------
+        name
+            The name of the file.
+
+        Returns
+        -------
+        UnusableSegmentError
+            The error, to be raised.
+        """
         return UnusableSegmentError(f"{self._directory / name} is damaged, and no posting can be told without it")
 
 
 def _fitted(path: Path | None, dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:
-    """The first ``size`` values of a file, zeros where it has none. Raises StorageError."""
+    """The first ``size`` values of a file; zeros stand for missing ones. Raises StorageError."""
     data = b""
     with contextlib.suppress(*NOT_THERE):
         if path is not None:
@@ -228,7 +282,7 @@ def _fitted(path: Path | None, dtype: np.dtype[Any], size: int) -> npt.NDArray[A
 
 
 def _batches(counts: I64) -> Iterator[tuple[int, int]]:
-    """Ranges of terms of about so many postings, at least one term each."""
+    """Ranges of terms with about _POSTINGS postings and at least one term each."""
     ends = np.cumsum(counts)
     first = 0
     while first < counts.size:

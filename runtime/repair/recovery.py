@@ -1,15 +1,12 @@
-"""What can still be read of a damaged segment, and a new segment made of it.
-
-Only what a checksum vouches for is taken: a whole file by its SHA-256, a term's postings by their CRC-32, a document by
-its own. Nothing is guessed. What follows from these is computed again (maxima, block-max data, checksums, the indexes
-of fields), so damage there costs nothing.
-"""
+"""Recovery of a damaged index: a new index of everything that can be saved takes its place."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,247 +14,373 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ..build.documents_writer import Added, DocumentWriter
-from ..build.fields_writer import FieldWriter
+from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
+from ..artifact import Artifact, ArtifactManifest, copy_artifact, open_artifact, variant_files
+from ..build.foreign_files import refuse_foreign_to_index
+from ..build.staging import staged_directory
 from ..document import Document
-from ..errors import InputError, IntegrityError
-from ..files import NOT_THERE, safe_join
-from ..filters.parser import parse_field
-from ..filters.predicate import Field
-from ..filters.values import all_keys
-from ..index.documents import LEAST_ROW, DocumentReader
-from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, SEGMENT_ARRAYS, IndexManifest, SegmentEntry, segment_arrays
-from ..index.sqlite import SqliteReader
-from .postings_recovery import Bools, PostingSalvage, UnusableSegmentError
+from ..encoder.tokenizer import TextTokenizer
+from ..errors import InputError, IntegrityError, SpladeEdgeError, StorageError
+from ..files import reading, safe_join, storage_errors
+from ..index.index import Index
+from ..index.layout import DOCUMENTS_FILE, LOCK_NAME, MANIFEST_NAME, IndexManifest, SegmentEntry
+from ..index.segment import refuse_future, segment_files
+from ..index.tombstones import read_tombstones
+from ..locking import writer_lock
+from ..manifest import FileEntry, describe_file, write_manifest
+from ..staged_file import staged_file
+from .check import find_damage, read_index_manifest
+from .postings_recovery import Bools, UnusableSegmentError
+from .segment_recovery import SegmentRecovery, documents_of
 
-_DOCUMENTS = 1000  # read and written at a time
-_NAMED = 5  # of what was lost, so many are named
+RESCUED_SUFFIX = ".rescued.jsonl"
+ORIGINAL_SUFFIX = ".damaged"
+_SIDES = ("query", "document")
+
+
+class BeyondRepairError(IntegrityError):
+    """Nothing of an index can be searched any more. The message says where the saved documents are."""
 
 
 @dataclass(frozen=True)
-class NewSegment:
-    """A segment made again: its entry, the damaged files that were ``rebuilt``, and what was ``lost``, a line each."""
+class Repair:
+    """What a repair has done.
 
-    entry: SegmentEntry
+    Attributes
+    ----------
+    damaged
+        The reason by the name of each damaged file, relative to the index.
+    rebuilt
+        Names of the damaged files that were rebuilt.
+    lost
+        What was lost, one line each. If nothing was, the index answers as before.
+    rescued
+        A file of documents, in BEIR form, that could be read but are not in the index any more; None if there are none.
+    original
+        Where the damaged index is now; None if it was not replaced.
+    """
+
+    damaged: dict[str, str]
     rebuilt: list[str]
     lost: list[str]
+    rescued: Path | None
+    original: Path | None = None
 
 
-class SegmentSalvage:
-    """The readable parts of a segment. ``damaged``: files of the index that are not as its manifest lists them;
-    ``unreadable``: those among them that the system does not let us read;
-    ``deleted``: bool ``[documents]``, or None; ``term_name``: what a term is called where one is lost.
+def repair_index(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    fields: Sequence[str] | None = None,
+    without_unreadable: bool = False,
+) -> Repair:
+    """Write an index of everything that can be saved of another, checked in full.
+
+    It replaces the damaged index in one step, or goes to ``output``. The index that is replaced stays beside it, under
+    its name with ``.damaged``, until the user deletes it. An index without damage is left alone, and none is written.
+
+    A file that the system refuses to read may be whole. So nothing is repaired then, unless ``without_unreadable`` is
+    true.
+
+    Parameters
+    ----------
+    path
+        The index directory.
+    output
+        Where the new index goes; None: it replaces the damaged one.
+    fields
+        Names of stored fields that get an index where that has to be made again; None: those that had one.
+    without_unreadable
+        Whether a file that the system refuses to read counts as damaged.
+
+    Returns
+    -------
+    Repair
+        What was done.
+
+    Raises
+    ------
+    BeyondRepairError
+        If no segment can be searched. Its documents are saved as far as they can be read.
+    InputError
+        If ``output`` exists, or files of an earlier repair do.
+    IndexFormatError
+        If there is no index, or one that this release cannot read.
+    IndexLockedError
+        If another process is changing the index.
+    StorageError
+        If the system refuses to read or write.
     """
+    path = Path(path)
+    target = Path(output) if output is not None else path
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `.` has no name to add to; a link stays one
+    rescue = target.with_name(target.name + RESCUED_SUFFIX)
+    original = absolute.with_name(absolute.name + ORIGINAL_SUFFIX)
+    if rescue.exists():
+        raise InputError(f"{rescue} exists, of an earlier repair; move it away")
+    unreadable: dict[str, StorageError] = {}
+    try:
+        manifest = read_index_manifest(path)
+    except IntegrityError as error:
+        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
+    except StorageError as error:
+        if not without_unreadable:
+            raise _refused([error]) from error
+        raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
+    refuse_future(manifest, path)
+    damaged = find_damage(path, manifest, unreadable)
+    if unreadable and not without_unreadable:
+        raise _refused(list(unreadable.values())) from next(iter(unreadable.values())).__cause__
+    damaged |= {name: f"is left out ({error})" for name, error in unreadable.items()}
+    if not damaged:
+        with Index.open(path) as index:
+            index.check()
+        return Repair({}, [], [], None)
+    if output is None and os.path.lexists(original):
+        raise InputError(f"{original} exists, of an earlier repair; move it away, or delete it if it is not needed")
+    if output is not None and os.path.lexists(target):
+        raise InputError(f"{target} exists; move it away, or choose another output")
+    with contextlib.ExitStack() as held:
+        if output is None and sys.platform != "win32":  # changes that a writer made meanwhile would be lost
+            held.enter_context(writer_lock(path / LOCK_NAME))
+            if read_index_manifest(path) != manifest:
+                raise IntegrityError(f"{path} was changed while it was read; run the command again")
+        kept = original if output is None else None
+        staging = held.enter_context(
+            staged_directory(
+                target, manifest=MANIFEST_NAME, force=output is None, refuse=refuse_foreign_to_index, keep=kept
+            )
+        )
+        repair = _Repairing(path, manifest, damaged, unreadable.keys(), staging, fields)
+        repair.segments()
+        if manifest.segments and not repair.kept:
+            raise _beyond_repair(path, "; ".join(repair.reasons), rescue, unreadable, without_unreadable)
+        repair.encoders()
+        repair.commit()
+        with Index.open(staging) as index:
+            index.check()
+        rescued = 0
+        if repair.unusable:
+            rescued = _write_documents(rescue, (document for one in repair.unusable for _, document in one.documents()))
+            if not rescued:
+                rescue.unlink()
+    return Repair(damaged, repair.rebuilt, repair.lost, rescue if rescued else None, kept)
+
+
+def _refused(errors: Sequence[StorageError]) -> StorageError:
+    """The error for files that the system refuses to read."""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return StorageError(f"{errors[0]}{more}; nothing is repaired, for it may be whole: --without-unreadable drops it")
+
+
+class _Repairing:
+    """One repair, which writes the new index into ``staging``."""
 
     def __init__(
         self,
-        root: Path,
+        path: Path,
         manifest: IndexManifest,
-        entry: SegmentEntry,
-        damaged: Collection[str],
-        unreadable: Collection[str] = (),
-        deleted: Bools | None = None,
-        term_name: Callable[[int], str] = str,
+        damaged: Mapping[str, str],
+        unreadable: Collection[str],
+        staging: Path,
+        fields: Sequence[str] | None,
     ) -> None:
-        self._root = root
+        self._path = path
         self._manifest = manifest
-        self._entry = entry
-        self._damaged = {name for name in (*segment_arrays(entry), DOCUMENTS_FILE, FIELDS_FILE) if
-                         f"{entry.path}/{name}" in damaged}  # fmt: skip
-        self._term_name = term_name
-        self._deleted = np.zeros(entry.documents, np.bool_) if deleted is None else deleted
-        self._directory = safe_join(root, entry.path)
-        self._unreadable = {name for name in self._damaged if f"{entry.path}/{name}" in unreadable}
-        self._postings = PostingSalvage(
-            self._directory, entry, manifest.vocab_size, self._damaged, self._unreadable
-        )  # fmt: skip
+        self._damaged = damaged
+        self._unreadable = unreadable
+        self._staging = staging
+        self._fields = fields
+        self._files: dict[str, FileEntry] = {}
+        self.kept: list[SegmentEntry] = []
+        self.unusable: list[SegmentRecovery] = []
+        self.reasons: list[str] = []
+        self.rebuilt: list[str] = []
+        self.lost: list[str] = []
+        self._sides: dict[str, str | None] = {}
 
-    def documents(self) -> Iterator[tuple[int, Document]]:
-        """The documents that can be read and are not deleted, by ordinal. Raises StorageError."""
-        if DOCUMENTS_FILE in self._unreadable:
-            return
-        for ordinal, document in documents_of(self._directory / DOCUMENTS_FILE, self._entry.documents):
-            if not self._deleted[ordinal]:
-                yield ordinal, document
+    def segments(self) -> None:
+        """Copy undamaged segments, rebuild damaged ones, leave out those that cannot be searched."""
+        for position, entry in enumerate(self._manifest.segments):
+            names = list(segment_files(self._manifest, entry))
+            names += [entry.tombstones] if entry.tombstones else []
+            if not self._damaged.keys() & set(names):
+                for name in names:
+                    self._copy(name)
+                self.kept.append(entry)
+                continue
+            deleted = self._deleted(position)
+            recovered = SegmentRecovery(
+                self._path, self._manifest, entry, self._damaged.keys(), self._unreadable, deleted, self._term_name
+            )  # fmt: skip
+            directory = safe_join(self._staging, entry.path)
+            try:
+                with storage_errors(self._staging):
+                    new = recovered.write(directory, self._fields)
+            except UnusableSegmentError as error:
+                shutil.rmtree(directory, ignore_errors=True)
+                self.unusable.append(recovered)
+                self.reasons.append(str(error))
+                self.lost.append(f"{entry.path}, {entry.live:,} documents: {error}")
+                continue
+            self.kept.append(new.entry)
+            self.rebuilt += new.rebuilt
+            self.lost += new.lost
+            for file in sorted(directory.iterdir()):
+                self._files[f"{entry.path}/{file.name}"] = describe_file(file)
+
+    def _deleted(self, position: int) -> Bools | None:
+        """The deleted documents of a segment. If their file is damaged: those that a later document has replaced."""
+        entry = self._manifest.segments[position]
+        if entry.tombstones not in self._damaged:
+            return read_tombstones(self._path, self._manifest, entry)
+        later: set[str] = set()
+        for other in self._manifest.segments[position + 1 :]:
+            later.update(document.id for _, document in self._documents_of(other))
+        deleted = np.zeros(entry.documents, np.bool_)
+        own = [(ordinal, document.id) for ordinal, document in self._documents_of(entry)]
+        for ordinal, document_id in reversed(own):
+            deleted[ordinal] = document_id in later
+            later.add(document_id)
+        unknown = entry.deleted - int(deleted.sum())
+        if unknown > 0:
+            self.lost.append(
+                f"which {unknown:,} of the {entry.documents:,} documents of {entry.path} were deleted: they are in "
+                "the index again; delete them again"
+            )
+        return deleted
+
+    def _documents_of(self, entry: SegmentEntry) -> Iterator[tuple[int, Document]]:
+        """The documents of a segment that can be read."""
+        name = f"{entry.path}/{DOCUMENTS_FILE}"
+        return iter(()) if name in self._unreadable else documents_of(safe_join(self._path, name), entry.documents)
+
+    def _term_name(self, term: int) -> str:
+        return repr(self._vocabulary[term]) if self._vocabulary else str(term)
 
     @cached_property
-    def _readable_documents(self) -> Bools:
-        mask = np.ones(self._entry.documents, np.bool_)
-        if DOCUMENTS_FILE in self._damaged:
-            mask[:] = False
-            mask[[ordinal for ordinal, _ in self.documents()]] = True
-        return mask
+    def _vocabulary(self) -> list[str]:
+        """The terms by id, from an encoder's tokenizer; empty if none can be read."""
+        for relative in (self._manifest.query_encoder, self._manifest.document_encoder):
+            if relative is not None:
+                with contextlib.suppress(SpladeEdgeError):
+                    path = safe_join(self._path, f"{relative}/tokenizer.json")
+                    tokenizer = TextTokenizer(path, 1 << 20)
+                    return tokenizer.vocabulary(self._manifest.vocab_size)
+        return []
 
-    def write(self, directory: Path, fields: Sequence[str] | None = None) -> NewSegment:
-        """Write what can be saved as the files of a segment. ``fields``: names of those that get an index; None: those
-        that had one. Raises UnusableSegmentError where nothing can be searched, StorageError.
-        """
-        rebuilt, lost = [], []
-        keep = self._readable_documents & ~self._deleted
-        if not keep.any():
-            why = "is left out" if DOCUMENTS_FILE in self._unreadable else "holds no document that can be read"
-            raise UnusableSegmentError(f"{self._directory / DOCUMENTS_FILE} {why}")
-        units_kept = self._units_kept(keep)
-        counts, readable = self._postings.counts, self._postings.readable
-        gone = np.flatnonzero((counts > 0) & ~readable)
-        if gone.size and not readable.any():
-            raise UnusableSegmentError(f"{self._directory} holds no postings that can be read")
-        if gone.size:
-            lost.append(
-                f"{int(counts[gone].sum()):,} postings of {_plural(gone.size, 'term')} "
-                f"({_some([self._term_name(term) for term in gone[: _NAMED + 1].tolist()], gone.size)}): documents are "
-                "not found by these any more, until they are indexed again"
-            )
-        missing = np.flatnonzero(~keep & ~self._deleted)
-        if missing.size:
-            lost.append(
-                f"{_plural(missing.size, 'document')} "
-                f"(numbers {_some(missing[: _NAMED + 1].tolist(), missing.size)} of {self._entry.path}, from 0)"
-            )
-        directory.mkdir(parents=True)
-        entry = msgspec.structs.replace(
-            self._postings.write(directory, units_kept), documents=int(keep.sum()), tombstones=None, deleted=0
-        )
-        if self._entry.passages and not self._write_spans(directory, keep, units_kept):
-            lost.append("where passages are in their documents' texts; the whole text is shown instead")
-        indexed, known = self._indexed(fields)
-        if not known:
-            lost.append("which fields had an index, if any; name them with --field, or filters on them read documents")
-        self._write_documents(directory, keep, indexed)
-        rebuilt += [f"{self._entry.path}/{name}" for name in sorted(self._damaged)]
-        return NewSegment(entry, rebuilt, lost)
-
-    def _units_kept(self, documents: Bools) -> Bools:
-        if not self._entry.passages:
-            return documents
-        if "unit_documents.u32" in self._damaged:
-            raise self._postings.unusable("unit_documents.u32")
-        owners = self._postings.array("unit_documents.u32")
-        if owners.size and int(owners.max()) >= documents.size:
-            raise self._postings.unusable("unit_documents.u32")
-        return np.asarray(documents[owners])
-
-    def _write_spans(self, directory: Path, keep: Bools, units_kept: Bools) -> bool:
-        """Write whose passages the units are, and where; False where the latter is lost."""
-        owners = self._postings.array("unit_documents.u32")[units_kept]
-        known = "unit_spans.u32" not in self._damaged
-        if known:
-            spans = self._postings.array("unit_spans.u32")[units_kept]
-        else:
-            lengths = np.zeros(keep.size, np.uint32)
-            for ordinal, document in self.documents():
-                lengths[ordinal] = len(document.text)
-            spans = np.stack([np.zeros(owners.size, np.uint32), lengths[owners]], axis=1)
-        renumbered = (np.cumsum(keep) - 1)[owners]
-        for name, values in (("unit_documents.u32", renumbered), ("unit_spans.u32", spans)):
-            (directory / name).write_bytes(np.ascontiguousarray(values, SEGMENT_ARRAYS[name].dtype).tobytes())
-        return known
-
-    def _indexed(self, names: Sequence[str] | None) -> tuple[list[Field], bool]:
-        """The fields that get an index, and whether it is known which had one."""
-        if names is not None:
-            return [parse_field(name) for name in names], True
-        if self._manifest.settings is not None:
-            return [parse_field(name) for name in self._manifest.settings.fields], True
-        path = self._directory / FIELDS_FILE
-        if FIELDS_FILE in self._unreadable:
-            return [], False
-        if not path.exists() and FIELDS_FILE not in self._damaged:
-            return [], True
-        with contextlib.suppress(IntegrityError, InputError):
-            reader = SqliteReader(path)
+    def encoders(self) -> None:
+        """Copy the encoders, with their undamaged graphs."""
+        for side in _SIDES:
+            relative = getattr(self._manifest, f"{side}_encoder")
+            self._sides[f"{side}_encoder"] = None
+            if relative is None:
+                continue
+            prefix = f"{relative}/"
+            damaged = {name.removeprefix(prefix) for name in self._damaged if name.startswith(prefix)}
             try:
-                rows = reader.query("SELECT name FROM names WHERE field IS NOT NULL ORDER BY field")
-                return [parse_field(str(name)) for (name,) in rows], True
-            finally:
-                reader.close()
-        return [], False
+                kept = self._copy_encoder(relative, damaged)
+            except StorageError:
+                raise
+            except SpladeEdgeError as error:
+                shutil.rmtree(self._staging / relative, ignore_errors=True)
+                remedy = ": search with --query-encoder PAIR" if side == "query" else ""
+                self.lost.append(f"the {side} encoder ({error}){remedy}")
+                continue
+            self.lost += [f"{prefix}{name}" for name in sorted(kept)]
+            self._sides[f"{side}_encoder"] = relative
+            name = f"{prefix}{ARTIFACT_MANIFEST}"
+            self._files[name] = describe_file(self._staging / name)
 
-    def _write_documents(self, directory: Path, keep: Bools, indexed: Sequence[Field]) -> None:
-        whole = bool(keep.all())
-        copied = whole and DOCUMENTS_FILE not in self._damaged
-        documents = None if copied else DocumentWriter(directory / DOCUMENTS_FILE)
-        fields = None
-        if copied:
-            shutil.copyfile(self._directory / DOCUMENTS_FILE, directory / DOCUMENTS_FILE)
-        if copied and FIELDS_FILE not in self._damaged:
-            if (self._directory / FIELDS_FILE).exists():
-                shutil.copyfile(self._directory / FIELDS_FILE, directory / FIELDS_FILE)
-            return
-        try:
-            fields = FieldWriter(directory / FIELDS_FILE, indexed)
-            batch: list[Document] = []
-            ordinal = 0
-            for _, document in self.documents():
-                if documents is None:
-                    fields.add(Added(ordinal, document, all_keys(document.metadata)))
-                    ordinal += 1
-                    continue
-                batch.append(document)
-                if len(batch) == _DOCUMENTS:
-                    _store(documents, fields, batch)
-            if documents is not None:
-                _store(documents, fields, batch)
-                documents.close()
-            fields.close(int(keep.sum()))
-        except BaseException:
-            for writer in (documents, fields):
-                if writer is not None:
-                    writer.abandon()
-            raise
+    def _copy_encoder(self, relative: str, damaged: set[str]) -> set[str]:
+        """Copy an encoder without its damaged graphs; returns the files that are left out."""
+        directory = safe_join(self._path, relative)
+        for name in (ARTIFACT_MANIFEST, "tokenizer.json"):
+            if name in damaged:
+                raise IntegrityError(f"{directory / name} {self._damaged[f'{relative}/{name}']}")
+        manifest: ArtifactManifest = open_artifact(directory, check=False).manifest
+        left_out = {name for v in manifest.variants if damaged & set(variant_files(v)) for name in variant_files(v)}
+        left_out |= damaged
+        whole = {name: entry for name, entry in manifest.files.items() if name not in left_out}
+        variants = [v for v in manifest.variants if not left_out & set(variant_files(v))]
+        copy = safe_join(self._staging, relative)
+        with storage_errors(self._staging):
+            copy.mkdir(parents=True)
+            copy_artifact(
+                Artifact(directory, msgspec.structs.replace(manifest, files=whole, variants=variants)),
+                copy,
+                lambda _: True,
+            )
+        return left_out
+
+    def commit(self) -> None:
+        """Write the manifest of the new index."""
+        manifest = msgspec.structs.replace(
+            self._manifest,
+            files=dict(sorted(self._files.items())),
+            generation=self._manifest.generation + 1,
+            segments=self.kept,
+            **self._sides,
+        )
+        write_manifest(self._staging / MANIFEST_NAME, manifest)
+
+    def _copy(self, name: str) -> None:
+        target = safe_join(self._staging, name)
+        with storage_errors(self._staging):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(safe_join(self._path, name), target)
+            self._files[name] = describe_file(target)
+        if self._files[name] != self._manifest.files[name]:
+            raise IntegrityError(f"{safe_join(self._path, name)} changed while it was copied; run the command again")
 
 
-def documents_of(file: Path, count: int | None = None) -> Iterator[tuple[int, Document]]:
-    """The documents of a file that are as they were written, by ordinal; ``count`` of them were (None: unknown). Raises
-    StorageError where the system does not let it be read.
+def _beyond_repair(
+    path: Path, reason: str, rescue: Path, unreadable: Mapping[str, StorageError], without_unreadable: bool
+) -> BeyondRepairError:
+    """Save all documents that can be read, and return the error that says where they are.
+
+    Raises StorageError if the system refuses to read some, and they must not be left out.
     """
-    try:
-        if count is None:
-            count = _documents_in(file)
-        reader = DocumentReader(file, count)
-    except (IntegrityError, *NOT_THERE):
-        return
-    try:
-        for start in range(0, count, _DOCUMENTS):
-            yield from _readable(reader, start, min(start + _DOCUMENTS, count))
-    finally:
-        reader.close()
+
+    def saved() -> Iterator[Document]:
+        for file in sorted(path.glob(f"segments/*/{DOCUMENTS_FILE}")):
+            if file.relative_to(path).as_posix() in unreadable:
+                continue
+            try:
+                yield from (document for _, document in documents_of(file))
+            except StorageError as error:
+                if not without_unreadable:
+                    raise _refused([error]) from error.__cause__
+
+    if (path / "segments").exists() and not without_unreadable:
+        with reading(path / "segments"):  # glob() takes a directory that it may not read for an empty one
+            for segment in (path / "segments").iterdir():
+                if segment.is_dir():
+                    next(segment.iterdir(), None)
+    count = _write_documents(rescue, saved())
+    if not count:
+        rescue.unlink()
+        if unreadable:  # these files may be whole
+            more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+            return BeyondRepairError(
+                f"{path} is beyond repair without what cannot be read: {next(iter(unreadable.values()))}{more}"
+            )
+        return BeyondRepairError(
+            f"{path} is beyond repair, and none of its documents can be read ({reason}): copy it again from where it "
+            "is whole, or index the documents anew"
+        )
+    return BeyondRepairError(
+        f"{path} is beyond repair ({reason}); its {count:,} documents that can be read are in {rescue}: "
+        "index them again"
+    )
 
 
-def _documents_in(file: Path) -> int:
-    reader = SqliteReader(file)
-    try:
-        [(last,)] = reader.query("SELECT MAX(ordinal) FROM documents")
-    finally:
-        reader.close()
-    # A damaged ordinal may be any number; a row takes more bytes than this.
-    return min(last + 1, file.stat().st_size // LEAST_ROW) if isinstance(last, int) else 0
-
-
-def _readable(reader: DocumentReader, start: int, stop: int) -> Iterator[tuple[int, Document]]:
-    """The documents of a range that can be read, found by halving it."""
-    ordinals = list(range(start, stop))
-    try:
-        yield from zip(ordinals, reader.get(ordinals), strict=True)
-    except IntegrityError:
-        if len(ordinals) > 1:
-            middle = (start + stop) // 2
-            yield from _readable(reader, start, middle)
-            yield from _readable(reader, middle, stop)
-
-
-def _store(documents: DocumentWriter, fields: FieldWriter, batch: list[Document]) -> None:
-    for result in documents.add(batch):
-        if isinstance(result, InputError):  # an id that is there twice: no checksum can say whose it is
-            raise UnusableSegmentError(f"two documents have the same id ({result})")
-        fields.add(result)
-    batch.clear()
-
-
-def _some(names: Sequence[object], count: int) -> str:
-    more = f" and {count - _NAMED:,} more" if count > _NAMED else ""
-    return ", ".join(map(str, names[:_NAMED])) + more
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+def _write_documents(path: Path, documents: Iterable[Document]) -> int:
+    """Write documents in BEIR form; returns how many."""
+    count = 0
+    with staged_file(path) as file:
+        for document in documents:
+            line = {**document.metadata, "_id": document.id, "title": document.title, "text": document.text}
+            file.write(msgspec.json.encode(line).decode() + "\n")
+            count += 1
+    return count

@@ -1,4 +1,4 @@
-"""One segment of several: what is not deleted of them, in their order. Impacts are copied, so answers stay the same."""
+"""Merging segments into one: the documents that are not deleted, in their order. Impacts are copied, so scores stay."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..build import clustering
-from ..build import inversion as invert
+from ..build import clustering, inversion
 from ..build.documents_writer import DocumentWriter
 from ..build.fields_writer import FieldWriter
-from ..build.postings import BYTES_A_POSTING, SegmentFiles, move, term_range, write_array
+from ..build.limits import BLOCK_MAX_FROM
+from ..build.postings_writer import BYTES_A_POSTING, SegmentFiles, move, term_range, write_array
 from ..build.reordering import directions, similar_first, term_weights
 from ..build.segment_writer import write_spans
 from ..directory import AnyPath
@@ -23,13 +23,20 @@ from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, FREQUENT, SegmentEntry, 
 from ..index.segment import Segment
 from ..numba_support.arrays import U32, Bools
 from ..scorer import WINDOW_BITS
-from .merge_policy import SMALL
 
-_SKETCH_BYTES = 4 * clustering.DIMENSIONS  # of a unit's sums
+_SKETCH_BYTES = 4 * clustering.DIMENSIONS  # of the sums of a unit
 
 
 class Source(NamedTuple):
-    """A segment to merge, and which of its documents are deleted, bool ``[documents]``; None: none."""
+    """A segment to merge.
+
+    Attributes
+    ----------
+    segment
+        The segment, open.
+    deleted
+        bool ``[documents]``, which of its documents are deleted; None: none.
+    """
 
     segment: Segment
     deleted: Bools | None
@@ -43,7 +50,35 @@ def merge_segments(
     scale: float,
     memory_bytes: int,
 ) -> SegmentEntry:
-    """Write the segment ``path`` of the index at ``root``. Raises IntegrityError for a damaged source, StorageError."""
+    """Write one segment of several.
+
+    Parameters
+    ----------
+    root
+        The directory of the index.
+    path
+        The new segment's directory, relative to ``root``. It is made.
+    sources
+        The segments to merge, in order.
+    settings
+        The settings of the index.
+    scale
+        Weight of one impact step, the same in all sources.
+    memory_bytes
+        Memory for postings.
+
+    Returns
+    -------
+    SegmentEntry
+        The new segment's entry for the manifest.
+
+    Raises
+    ------
+    IntegrityError
+        If a source is damaged.
+    StorageError
+        If the system refuses to read or write.
+    """
     directory = root / path
     for source in sources:
         source.segment.check_posting_files()
@@ -53,14 +88,14 @@ def merge_segments(
     merge = _PostingMerge(sources, memory_bytes // BYTES_A_POSTING)
     if settings.passages:
         _merge_spans(directory, sources)
-    large = merge.units >= SMALL
+    large = merge.units >= BLOCK_MAX_FROM
     with storage_errors(directory):
-        place = _write_order(directory, merge, scale, memory_bytes) if settings.reorder and large else None
+        new_units = _write_order(directory, merge, scale, memory_bytes) if settings.reorder and large else None
         frequent = max(1, merge.units // FREQUENT) if settings.block_max and large else None
         with SegmentFiles(directory, merge.units, frequent) as out:
             for _, list_ptr, units, impacts in merge:
-                if place is not None:
-                    move(list_ptr, units, impacts, place)
+                if new_units is not None:
+                    move(list_ptr, units, impacts, new_units)
                 elif any(source.segment.original.size for source in sources):
                     move(list_ptr, units, impacts, np.arange(merge.units, dtype=np.uint32))
                 out.append(list_ptr, units, impacts)
@@ -74,12 +109,12 @@ def merge_segments(
         rows=out.rows,
         occupied=out.occupied,
         passages=settings.passages,
-        reordered=place is not None,
+        reordered=new_units is not None,
     )
 
 
 def _merge_documents(directory: AnyPath, sources: Sequence[Source], settings: SegmentSettings) -> int:
-    """Copy the documents that are left; returns how many."""
+    """Copy the documents that are not deleted; returns how many."""
     documents = DocumentWriter(directory / DOCUMENTS_FILE)
     fields = FieldWriter(directory / FIELDS_FILE, [parse_field(name) for name in settings.fields])
     try:
@@ -112,16 +147,16 @@ def _merge_spans(directory: AnyPath, sources: Sequence[Source]) -> None:
 
 
 class _PostingMerge:
-    """The postings of all sources, some terms at a time: (first term, list_ptr int64, units uint32, impacts uint8).
+    """Iterates over the postings of all sources, a range of terms at a time, any number of times.
 
-    Units are numbered by insertion, among those that are left; ``units`` says how many. In each list they ascend,
-    unless a source has an order of its own. May be gone through again.
+    Items are (first term, list_ptr int64, units uint32, impacts uint8). Units are numbered in the order of insertion,
+    without those that are deleted; ``units`` is their number. They ascend in each list, unless a source is reordered.
     """
 
     def __init__(self, sources: Sequence[Source], capacity: int) -> None:
         self._segments = [source.segment for source in sources]
         self._capacity = capacity
-        self._numbers: list[tuple[U32, Bools | None]] = []  # by place in a source: the unit's number, and if it is left
+        self._numbers: list[tuple[U32, Bools | None]] = []  # by docid of a source: the new unit, and whether it is left
         self.units = 0
         for segment, deleted in sources:
             alive = np.ones(segment.units, np.bool_)
@@ -149,40 +184,40 @@ class _PostingMerge:
         counts = np.zeros(last - first, np.int64)
         parts = []
         for segment, (numbers, alive), pointers in zip(self._segments, self._numbers, self._pointers, strict=True):
-            places, impacts = _postings(segment, first, last)
+            docids, impacts = _postings(segment, first, last)
             if alive is not None:
-                impacts[~alive[places]] = 0  # which place_run leaves out
-            invert.count_kept(pointers, impacts, first, counts)
-            postings = numbers[places].astype(np.uint64)
-            postings <<= np.uint64(32)  # as runs have them
+                impacts[~alive[docids]] = 0  # place_run omits them
+            inversion.count_kept(pointers, impacts, first, counts)
+            postings = numbers[docids].astype(np.uint64)
+            postings <<= np.uint64(32)  # the form that runs have
             parts.append((postings, impacts, pointers))
         list_ptr = np.zeros(counts.size + 1, np.int64)
         np.cumsum(counts, out=list_ptr[1:])
         units, merged = np.empty(int(list_ptr[-1]), np.uint32), np.empty(int(list_ptr[-1]), np.uint8)
         position = list_ptr[:-1].copy()
         for postings, impacts, pointers in parts:
-            invert.place_run(pointers, postings, impacts, first, position, units, merged)
+            inversion.place_run(pointers, postings, impacts, first, position, units, merged)
         return list_ptr, units, merged
 
 
 def _postings(segment: Segment, first: int, last: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    """The postings of terms first..last-1, in the segment's own order: places uint32, impacts (a copy)."""
+    """The postings of terms first..last-1, in the segment's own order: docids uint32, impacts (a copy)."""
     a, b = int(segment.term_blocks[first]), int(segment.term_blocks[last])
     lengths = np.diff(segment.block_postings[a : b + 1]).astype(np.int64)
     start, end = int(segment.block_postings[a]), int(segment.block_postings[b])
-    places = np.repeat(segment.block_windows[a:b].astype(np.uint32) << np.uint32(WINDOW_BITS), lengths)
-    places |= segment.posting_units[start:end]
-    if places.size and int(places.max()) >= segment.units:
+    docids = np.repeat(segment.block_windows[a:b].astype(np.uint32) << np.uint32(WINDOW_BITS), lengths)
+    docids |= segment.posting_units[start:end]
+    if docids.size and int(docids.max()) >= segment.units:
         raise IntegrityError(f"{segment.root / segment.entry.path} has postings of units beyond the last")
-    return places, segment.posting_impacts[start:end].copy()
+    return docids, segment.posting_impacts[start:end].copy()
 
 
 def _write_order(directory: AnyPath, merge: _PostingMerge, scale: float, memory_bytes: int) -> U32:
-    """Put similar units next to each other, see reorder.py; returns where each unit comes."""
+    """Write the docid permutation of reordering.py; returns its inverse: the new number of each unit."""
     weights = term_weights(merge.sizes, merge.units, merge.units // FREQUENT)
     signs = directions(merge.vocab_size)
     path = directory / "sketches"
-    at_once = max(SMALL, memory_bytes // _SKETCH_BYTES)
+    at_once = max(BLOCK_MAX_FROM, memory_bytes // _SKETCH_BYTES)
     with operations.create(path) as file:
         for low in range(0, merge.units, at_once):
             sums = np.zeros((min(at_once, merge.units - low), clustering.DIMENSIONS), np.float32)
@@ -196,6 +231,6 @@ def _write_order(directory: AnyPath, merge: _PostingMerge, scale: float, memory_
     operations.remove(path)
     with operations.create(directory / "original_units.u32") as file:
         write_array(file, original)
-    place = np.empty_like(original)
-    place[original] = np.arange(original.size, dtype=np.uint32)
-    return place
+    new_units = np.empty_like(original)
+    new_units[original] = np.arange(original.size, dtype=np.uint32)
+    return new_units

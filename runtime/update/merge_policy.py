@@ -1,15 +1,29 @@
-"""Which segments are merged at a commit. FORMAT.md tells it in prose."""
+"""The merge policy: which segments are merged at a commit.
+
+It is a tiered policy over neighbouring segments, so that the order of documents stays. FORMAT.md describes it in prose.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-FACTOR = 4  # so many neighbouring segments of one tier become one
-SMALL = 4096  # documents; smaller segments are all of the lowest tier
+FACTOR = 4  # this many neighbouring segments of one tier become one segment
+SMALL = 4096  # documents; all smaller segments are in the lowest tier
 
 
 def tier(documents: int) -> int:
-    """0 below 4,096 documents, 1 below 16,384, 2 below 65,536…"""
+    """The tier of a segment: 0 below 4,096 documents, 1 below 16,384, 2 below 65,536, …
+
+    Parameters
+    ----------
+    documents
+        Documents of the segment that are not deleted.
+
+    Returns
+    -------
+    int
+        The tier.
+    """
     found = 0
     while documents >= SMALL:
         documents //= FACTOR
@@ -18,11 +32,22 @@ def tier(documents: int) -> int:
 
 
 def to_merge(live: Sequence[int], deleted: Sequence[int]) -> list[range]:
-    """The runs of neighbouring segments that become one segment each, ascending; a run of one is written anew.
+    """Choose the segments to merge.
 
-    ``live``, ``deleted``: documents of each segment that are left, and that are deleted. Tier by tier, from the lowest:
-    where a run of segments of at most this tier has FACTOR of just this tier, it is merged. A segment of which no more
-    is left than is deleted is written anew.
+    Tier by tier from the lowest: if a run of neighbouring segments of at most this tier has ``FACTOR`` segments of
+    exactly this tier, the run is merged. A segment with at least as many deleted documents as others is rewritten.
+
+    Parameters
+    ----------
+    live
+        Documents of each segment that are not deleted.
+    deleted
+        Documents of each segment that are deleted.
+
+    Returns
+    -------
+    list of range
+        Runs of segments that become one segment each, ascending. A run of one is rewritten.
     """
     runs = [range(i, i + 1) for i in range(len(live))]
     sizes = list(live)

@@ -1,4 +1,4 @@
-"""What a commit is made of: the segments of the next generation."""
+"""The segments of the next generation, which a commit lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,19 @@ from ..numba_support.arrays import Bools
 
 @dataclass
 class Part:
-    """A segment of the next generation: its entry and files, which documents are deleted, and if that is news."""
+    """A segment of the next generation.
+
+    Attributes
+    ----------
+    entry
+        Its entry in the manifest.
+    files
+        Its files, as the manifest lists them.
+    deleted
+        bool ``[documents]``, which of its documents are deleted; None: none.
+    changed
+        Whether the segment is new, or more of its documents are deleted than in the last generation.
+    """
 
     entry: SegmentEntry
     files: dict[str, FileEntry]
@@ -29,12 +41,23 @@ class Part:
 
     @property
     def live(self) -> int:
-        """How many documents are left."""
+        """How many documents are not deleted."""
         return self.entry.documents - self.dead
 
 
 def settings_of(segment: Segment) -> SegmentSettings:
-    """The settings of an index of version 1, from the one segment it has."""
+    """The settings of an index of format version 1, which did not store them.
+
+    Parameters
+    ----------
+    segment
+        Its one segment.
+
+    Returns
+    -------
+    SegmentSettings
+        What can be read from the segment.
+    """
     fields = {} if segment.fields is None else segment.fields.counts
     indexed = sorted((counts.number, field) for field, counts in fields.items() if counts.number is not None)
     return SegmentSettings(

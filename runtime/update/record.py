@@ -1,9 +1,9 @@
-"""What a writer is about to write, or will leave behind: noted in the lock file before it happens, so that whoever is
-the writer next removes what came of it, and nothing else.
+"""The record of what a writer is about to write or to remove, in the lock file, before it happens.
 
-Behind the line with the process id the lock file has a line for each file or directory that no manifest names, or none
-will: new segments and tombstones and the next manifest's temporary name; and, with the digest of that manifest behind
-the name, what is not needed once it is there. A line counts once it has its end.
+The next writer removes what a killed writer has left, and nothing else. Behind the line with the process id, the lock
+file has one line for each file or directory that no manifest names: new segments, new tombstones, and the temporary
+name of the next manifest. A name with a digest behind it is not needed any more once the manifest of that digest is
+there. A line counts only if it is complete.
 """
 
 from __future__ import annotations
@@ -26,7 +26,20 @@ _SEGMENT_FILES = (*SEGMENT_ARRAYS, DOCUMENTS_FILE, FIELDS_FILE, *SCRATCH)
 
 
 class Record:
-    """The lines of a lock file. ``root``: the index directory."""
+    """The lines of a lock file.
+
+    Parameters
+    ----------
+    root
+        The index directory.
+    lock
+        The lock, held.
+
+    Raises
+    ------
+    StorageError
+        If the lock file cannot be read.
+    """
 
     def __init__(self, root: Entry, lock: WriterLock) -> None:
         self._root = root
@@ -36,12 +49,24 @@ class Record:
             with os.fdopen(lock.fd, "rb", closefd=False) as file:
                 self._written = file.read()
         lines = self._written.decode("utf-8", "replace").split("\n")[1:-1]
-        # name -> the digest of the manifest that does without it; "": it is of a writer that died
+        # name -> the digest of the manifest that does without it; "": a writer that died has left it
         self._names = {match[1]: (match[2] or "").strip() for line in lines if (match := _LINE.fullmatch(line))}
 
     def add(self, names: Mapping[str, str]) -> None:
-        """Note names (below the index) on the disk, before anything is done to them, each with the digest of the
-        manifest that does without it; "": it is about to be made. Raises StorageError, IndexReplacedError.
+        """Note names on the disk before anything is done to them.
+
+        Parameters
+        ----------
+        names
+            By name, relative to the index: the digest of the manifest that does without it; "" if it is about to be
+            made.
+
+        Raises
+        ------
+        StorageError
+            If the lock file cannot be written.
+        IndexReplacedError
+            If the lock file was removed.
         """
         new = {name: digest for name, digest in names.items() if self._names.get(name) != digest}
         if not new:
@@ -49,7 +74,7 @@ class Record:
         assert all(_LINE.fullmatch(_line(*item)) for item in new.items())
         with storage_errors(self._lock.path):
             os.lseek(self._lock.fd, 0, os.SEEK_END)
-            self._written = b""  # until it is known what is there
+            self._written = b""  # unknown until the write has succeeded
             with os.fdopen(self._lock.fd, "wb", closefd=False) as file:
                 operations.write(file, "".join(f"{_line(*item)}\n" for item in new.items()).encode())
             try:
@@ -61,15 +86,21 @@ class Record:
         self._names |= new
 
     def clear(self, used: Collection[str], digest: Callable[[], str]) -> None:
-        """Remove what was noted and is not ``used``: what the manifest lists that is there now, of this ``digest``.
-        What cannot be removed now stays noted.
+        """Remove what was noted and is not used. What cannot be removed now stays noted.
+
+        Parameters
+        ----------
+        used
+            The names that the manifest that is there uses, see :func:`in_use`.
+        digest
+            Returns the digest of that manifest.
         """
         left = {}
         for name, without in self._names.items():
             if name not in used and (not without or without == digest()):
                 try:
                     operations.remove(self._root / name, _SEGMENT_FILES)
-                except OSError:  # open, on Windows, or with a file in it that is not ours
+                except OSError:  # it is open (on Windows), or holds a file that is not ours
                     left[name] = without
         self._names = left
         lines = "".join(f"{line}\n" for line in (os.getpid(), *(_line(*item) for item in left.items()))).encode()
@@ -84,5 +115,16 @@ def _line(name: str, digest: str) -> str:
 
 
 def in_use(files: Collection[str]) -> set[str]:
-    """Which names a :class:`Record` may have are those of a manifest's ``files``, or hold one of them."""
+    """The names that a :class:`Record` must not remove.
+
+    Parameters
+    ----------
+    files
+        The files that a manifest lists.
+
+    Returns
+    -------
+    set of str
+        These files, or the segment directories that they are in.
+    """
     return {"/".join(name.split("/")[:2]) for name in files}

@@ -1,23 +1,26 @@
 """Changing an index directory: what is added and deleted becomes visible in one step, by a new manifest.
 
-The only writer of what writer.py has made. Everything new goes into files that the manifest does not list yet; they
-are flushed to the disk, then the manifest is replaced, and only then what no manifest lists any more is removed. So
-whenever a writer dies, the index is that of the last manifest; what else lies there is removed by the next writer.
+A transaction is the only writer of an index. New data goes into files that the manifest does not list yet. These files
+are flushed to the disk, then the manifest is replaced, and only then files that no manifest lists any more are removed.
+So if a writer dies at any point, the index is that of the last manifest, and the next writer removes the rest.
+
+The modules that write postings load Numba. They are imported where they are needed, so that a delete starts fast.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from ..build.documents_writer import DuplicateIdError
-from ..build.segment_writer import PassageSpan, SegmentWriter, list_segment
+from ..build.limits import BLOCK_MAX_FROM, DEFAULT_MEMORY
 from ..build.tombstones_writer import pack_tombstones, write_tombstones
 from ..document import Document
 from ..errors import InputError
@@ -30,17 +33,31 @@ from ..manifest import FileEntry, encode_manifest
 from ..vectors import SparseBatch
 from ..version import MADE_BY
 from .hold import WriterHold
-from .merge import Source, merge_segments
-from .merge_policy import SMALL, to_merge
+from .merge_policy import to_merge
 from .parts import Part, settings_of
 from .record import in_use
+
+if TYPE_CHECKING:
+    from ..build.passages import PassageSpan
+    from ..build.segment_writer import SegmentWriter
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What a commit did: its ``generation`` (the one before, where there was nothing to do), documents ``added`` under
-    new ids, ``updated`` and ``deleted``, and the ``documents`` and ``segments`` there are now. ``merged``: segments
-    that were written anew. ``clipped``: weights above 255 steps of the index's scale.
+    """What a commit has done.
+
+    Attributes
+    ----------
+    generation
+        The generation of the index; the same as before if there was nothing to do.
+    added, updated, deleted
+        Documents that were added under new ids, replaced, and deleted.
+    documents, segments
+        Documents and segments of the index now.
+    merged
+        Segments that were merged or rewritten.
+    clipped
+        Weights above 255 steps of the index's scale.
     """
 
     generation: int
@@ -56,10 +73,26 @@ class Commit:
 class Transaction:
     """The one writer of an index directory, until :meth:`close`. Nothing is visible before :meth:`commit`.
 
-    Raises IndexLockedError where there is another, IndexFormatError, IntegrityError, StorageError.
+    Parameters
+    ----------
+    path
+        The index directory.
+    memory_bytes
+        Memory for postings.
+
+    Raises
+    ------
+    IndexLockedError
+        If there is another writer.
+    IndexFormatError
+        If there is no index, or one that this release cannot read.
+    IntegrityError
+        If the index is damaged.
+    StorageError
+        If the system refuses to read or write.
     """
 
-    def __init__(self, path: str | Path, *, memory_bytes: int = 512 << 20) -> None:
+    def __init__(self, path: str | Path, *, memory_bytes: int = DEFAULT_MEMORY) -> None:
         self._memory_bytes = memory_bytes
         self._owner = Owner()
         self._closed = self._broken = False
@@ -69,19 +102,16 @@ class Transaction:
             stack.callback(self._hold.close)
             self.path, self._root = self._hold.directory.path, self._hold.root
             self.index = Index.of(self._hold.directory)
-            stack.callback(self._close_index)
+            stack.callback(lambda: self.index.close())  # the index of the last commit
             self._hold.clean()
             self._begin()
             self._closing = stack.pop_all()
 
-    def _close_index(self) -> None:
-        self.index.close()
-
     def _begin(self) -> None:
         manifest = self.index.manifest
         self.settings = manifest.settings or settings_of(self.index.segments[0].segment)
-        self._deleted = [live.deleted for live in self.index.segments]  # replaced by a copy when one is deleted
-        # Nothing has a scale yet where nothing has a weight: the first that come set it.
+        self._deleted = [view.deleted for view in self.index.segments]  # copied before the first delete
+        # An index without weights has no scale yet. The first weights that are added set it.
         self._scale = manifest.scale if manifest.has_scale else None
         self._pending = None
         self._pending_deleted: set[int] = set()
@@ -94,17 +124,32 @@ class Transaction:
         """Vectors added since the last commit."""
         return 0 if self._pending is None else self._pending.units
 
-    @property
-    def documents(self) -> int:
-        """Documents stored since the last commit."""
-        return 0 if self._pending is None else self._pending.documents
-
     def add_documents(self, documents: Sequence[Document], *, replace: bool = False) -> list[int | InputError]:
-        """Store documents (at most 500); each place of the result is an ordinal for :meth:`add_vectors`, or why there
-        is none. ``replace``: delete the document that has the id; else such an id is refused.
+        """Store documents. Their vectors must follow, see :meth:`add_vectors`.
+
+        Parameters
+        ----------
+        documents
+            At most 500 documents.
+        replace
+            Whether a document replaces the one that has its id; if not, such an id is refused.
+
+        Returns
+        -------
+        list of int or InputError
+            For each document its ordinal in the new segment, or the reason why it is not stored.
+
+        Raises
+        ------
+        InputError
+            If the writer is closed, or an earlier change failed.
+        StorageError
+            If the documents cannot be written.
         """
         self._refuse_broken()
         if self._pending is None:
+            from ..build.segment_writer import SegmentWriter
+
             self._pending = SegmentWriter(
                 self._root,
                 self._next_segment(),
@@ -131,7 +176,7 @@ class Transaction:
                 else:
                     used.add(document.id)
                     fresh.append(document)
-                    results.append(len(fresh))  # to be replaced by the ordinal
+                    results.append(len(fresh))  # replaced by the ordinal below
             new = iter(self._pending.add_documents(fresh))
             results = [r if isinstance(r, InputError) else next(new) for r in results]
             self.added += sum(not isinstance(r, InputError) for r in results)
@@ -151,17 +196,48 @@ class Transaction:
         return results
 
     def add_vectors(self, batch: SparseBatch, spans: Sequence[PassageSpan] | None = None) -> None:
-        """The vectors of the documents that :meth:`add_documents` stored; see :meth:`IndexWriter.add_vectors`."""
+        """Append the vectors of the documents that :meth:`add_documents` has stored.
+
+        Parameters
+        ----------
+        batch
+            The vectors.
+        spans
+            In an index of passages: one entry for each vector, documents ascending.
+
+        Raises
+        ------
+        InputError
+            For malformed vectors or spans, or more units than an index holds.
+        StorageError
+            If postings cannot be written.
+        """
         if self._pending is None:
             if len(batch):
                 raise InputError("add documents before their vectors")
             return
-        if sum(live.segment.units for live in self.index.segments) + self.units + len(batch) > MAX_UNITS:
+        if sum(view.segment.units for view in self.index.segments) + self.units + len(batch) > MAX_UNITS:
             raise InputError(f"an index holds at most {MAX_UNITS} documents or passages; begin another")
         self._pending.add_vectors(batch, spans)
 
     def delete(self, ids: Sequence[str]) -> list[str]:
-        """Delete documents by id; returns the ids that no document has."""
+        """Delete documents by id.
+
+        Parameters
+        ----------
+        ids
+            Ids of documents.
+
+        Returns
+        -------
+        list of str
+            The ids that no document has.
+
+        Raises
+        ------
+        InputError
+            If the writer is closed, or an earlier change failed.
+        """
         self._refuse_broken()
         missing = []
         for start in range(0, len(ids), 500):
@@ -180,7 +256,18 @@ class Transaction:
         return missing
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Which of these ids no document has."""
+        """Find the ids that no document has.
+
+        Parameters
+        ----------
+        ids
+            Ids to look for.
+
+        Returns
+        -------
+        list of str
+            Those that no document has, each once.
+        """
         found = set(self._find(ids))
         if self._pending is not None:
             for start in range(0, len(ids), 500):
@@ -189,39 +276,67 @@ class Transaction:
         return [document_id for document_id in dict.fromkeys(ids) if document_id not in found]
 
     def count(self, *, truncated: int = 0, bad_lines: int = 0) -> None:
-        """Add to the statistics of the index."""
+        """Add to the statistics of the index.
+
+        Parameters
+        ----------
+        truncated
+            Units that were truncated.
+        bad_lines
+            Lines that were skipped.
+        """
         s = self._statistics
         self._statistics = msgspec.structs.replace(
             s, truncated=s.truncated + truncated, bad_lines=s.bad_lines + bad_lines
         )
 
     def _find(self, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Of these ids, (segment, ordinal) of the committed documents that are not deleted."""
+        """(segment, ordinal) by id, of the committed documents that are not deleted."""
         found = {}
-        for place, live in enumerate(self.index.segments):
-            deleted = self._deleted[place]
-            for document_id, ordinal in live.segment.documents.find(ids):
+        for position, view in enumerate(self.index.segments):
+            deleted = self._deleted[position]
+            for document_id, ordinal in view.segment.documents.find(ids):
                 if deleted is None or not deleted[ordinal]:
-                    found[document_id] = place, ordinal
+                    found[document_id] = position, ordinal
         return found
 
-    def _delete(self, place: int, ordinal: int) -> None:
-        deleted, committed = self._deleted[place], self.index.segments[place].deleted
+    def _delete(self, position: int, ordinal: int) -> None:
+        deleted, committed = self._deleted[position], self.index.segments[position].deleted
         if deleted is None:
-            deleted = self._deleted[place] = np.zeros(self.index.segments[place].segment.entry.documents, np.bool_)
+            deleted = self._deleted[position] = np.zeros(
+                self.index.segments[position].segment.entry.documents, np.bool_
+            )
         elif deleted is committed:
-            deleted = self._deleted[place] = deleted.copy()
+            deleted = self._deleted[position] = deleted.copy()
         deleted[ordinal] = True
 
-    def commit(self, *, compact: bool = False, progress: Callable[[float], None] | None = None) -> Commit:
-        """Make everything since the last commit visible in one step; segments are merged as policy.py says, with
-        ``compact`` all into one. Raises StorageError; the index is then that of the last commit, unless the very last
-        flush failed: then it may be either.
+    def commit(self, *, compact: bool = False) -> Commit:
+        """Make all changes since the last commit visible in one step.
+
+        Parameters
+        ----------
+        compact
+            Whether all segments are merged into one; if not, merge_policy.py decides.
+
+        Returns
+        -------
+        Commit
+            What was done.
+
+        Raises
+        ------
+        InputError
+            If the writer is closed, or an earlier change failed.
+        IndexReplacedError
+            If another process has replaced the index. Nothing was committed.
+        StorageError
+            If the system refuses to write. The index is that of the last commit, unless the very last flush failed:
+            then it may be either.
         """
         self._refuse_broken()
         self._broken = True
         base = self.index.manifest
-        parts = self._parts(progress)
+        parts = self._parts()
         old = {entry.path for entry in base.segments}
         news = any(part.changed and (part.live or part.entry.path in old) for part in parts)
         parts = [part for part in parts if part.live]
@@ -232,7 +347,7 @@ class Transaction:
             runs = to_merge([part.live for part in parts], [part.dead for part in parts]) if news else []
         merged = sum(len(run) for run in runs)
         if news or runs:
-            self._hold.refuse_replaced(base)  # before hours of merging
+            self._hold.refuse_replaced(base)  # checked before hours of merging
         for run in reversed(runs):
             parts[run.start : run.stop] = [self._merge(parts[run.start : run.stop])]
         done = self.added, self.updated, self.deleted
@@ -246,7 +361,7 @@ class Transaction:
         self._hold.note(tombstones, sorted(in_use(base.files) - in_use(manifest.files)), encoded[1])
         write_tombstones(self._root, tombstones)
         self._sync(manifest)
-        # before: what cannot be opened must not be committed
+        # opened first, because an index that cannot be opened must not be committed
         committed = Index(self._hold.directory, manifest, self.index)
         try:
             self._hold.replace_manifest(manifest, encoded, base)
@@ -262,7 +377,13 @@ class Transaction:
         return Commit(manifest.generation, *done, manifest.live, len(manifest.segments), merged, clipped)
 
     def refuse_closed(self) -> None:
-        """Raise InputError where the writer is closed, and in a child of the process that opened it."""
+        """Check that the writer is open, and that this is the process that opened it.
+
+        Raises
+        ------
+        InputError
+            If it is not.
+        """
         self._owner.refuse_child(f"this writer of {self.path}")
         if self._closed:
             raise InputError(f"this writer of {self.path} is closed; open another")
@@ -272,15 +393,17 @@ class Transaction:
         if self._broken:
             raise InputError(f"an earlier change of {self.path} failed; close this writer and open another")
 
-    def _parts(self, progress: Callable[[float], None] | None) -> list[Part]:
+    def _parts(self) -> list[Part]:
         """All segments, the new one last."""
         manifest = self.index.manifest
         parts = [
-            Part(entry, segment_files(manifest, entry), deleted, deleted is not live.deleted)
-            for entry, live, deleted in zip(manifest.segments, self.index.segments, self._deleted, strict=True)
+            Part(entry, segment_files(manifest, entry), deleted, deleted is not view.deleted)
+            for entry, view, deleted in zip(manifest.segments, self.index.segments, self._deleted, strict=True)
         ]
         if self._pending is not None and self._pending.documents:
-            entry, counts = self._pending.finish(progress, block_max_from=SMALL)
+            from ..build.segment_writer import list_segment
+
+            entry, counts = self._pending.finish(block_max_from=BLOCK_MAX_FROM)
             deleted = np.zeros(entry.documents, np.bool_)
             deleted[list(self._pending_deleted)] = True
             parts.append(
@@ -302,8 +425,11 @@ class Transaction:
         return parts
 
     def _merge(self, parts: Sequence[Part]) -> Part:
-        """One segment of several, without what is deleted."""
-        opened = {live.segment.entry.path: live.segment for live in self.index.segments}
+        """Merge segments into one, without their deleted documents."""
+        from ..build.segment_writer import list_segment
+        from .merge import Source, merge_segments
+
+        opened = {view.segment.entry.path: view.segment for view in self.index.segments}
         with contextlib.ExitStack() as stack:
             sources = []
             for part in parts:
@@ -318,7 +444,7 @@ class Transaction:
         return Part(entry, list_segment(self._root, entry.path), None, changed=True)
 
     def _next_segment(self) -> str:
-        """A name that was never used, and is noted: the generation, and a number within it."""
+        """A name for a new segment (generation and number) that was never used. It is noted on the disk."""
         self._segments_written += 1
         name = f"{SEGMENTS}/{self.index.manifest.generation + 1:08d}-{self._segments_written}"
         name = self._hold.free_name(name)
@@ -326,7 +452,7 @@ class Transaction:
         return name
 
     def _next_manifest(self, parts: Sequence[Part]) -> tuple[IndexManifest, dict[str, bytes]]:
-        """The manifest of the next generation, and the tombstones in it that are to be written."""
+        """The manifest of the next generation, and the new tombstones, by name."""
         base = self.index.manifest
         generation = base.generation + 1
         files = {n: e for n, e in base.files.items() if not n.startswith((f"{SEGMENTS}/", f"{TOMBSTONES}/"))}
@@ -368,8 +494,9 @@ class Transaction:
                 operations.sync(directory)
 
     def close(self) -> None:
-        """Forget what was not committed, and let other writers in. In a child of the process that opened the writer
-        nothing is done: all of it is the parent's.
+        """Discard what was not committed, and release the lock.
+
+        In a child of the process that opened the writer nothing happens, because all of it is the parent's.
         """
         if self._closed:
             return
@@ -381,9 +508,3 @@ class Transaction:
                 self._pending.abort()
                 self._pending = None
             self._hold.clean()
-
-    def __enter__(self) -> Transaction:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -1,4 +1,7 @@
-"""Changing an index: add, update and delete documents by id, and commit it in one step."""
+"""Changing an index: add, update and delete documents by id, and commit it in one step.
+
+What only adding needs (encoders, the corpus, passages) is imported where it is used, so that a delete starts fast.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,12 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from .. import numerics
 from ..artifact import Artifact, Variant, encoding_sha256, open_artifact
-from ..build.bundled import bundled_pair
-from ..build.corpus import BadLines, Record
-from ..build.indexing import DEFAULT_MEMORY, JOIN, Progress, encode_all
-from ..build.passages import Passages
-from ..build.segment_writer import PassageSpan
+from ..build.limits import DEFAULT_MEMORY
 from ..document import Document
-from ..encoder import Encoder
 from ..errors import INDEX_AGAIN, ArtifactError, IndexFormatError, InputError, export_again
 from ..files import safe_join
 from ..index import Index
@@ -23,15 +22,29 @@ from ..index.layout import IndexManifest
 from ..vectors import SparseBatch
 from .transaction import Commit, Transaction
 
+if TYPE_CHECKING:
+    from ..build.corpus import BadLines, Record
+    from ..build.indexing import Progress
+    from ..build.passages import PassageSpan
+    from ..encoder import Encoder
+
 _BATCH = 500  # documents stored at a time
 
 
 class IndexUpdater:
-    """The one writer of an index. A context manager: what was done is committed at the end of the block, or, if it
-    ends with an error, forgotten.
+    """The one writer of an index.
 
-    Readers see nothing of it before :meth:`commit`, and keep what they have opened (see :meth:`Index.refresh`). Merging
-    of segments happens within :meth:`commit`, never in the background. Not safe from several threads.
+    As a context manager it commits at the end of the block. If the block ends with an error, the changes are discarded.
+
+    Readers see nothing before :meth:`commit`, and keep what they have opened (see :meth:`Index.refresh`). Segments are
+    merged within :meth:`commit`, never in the background. Not safe from several threads. Make one with :meth:`open`.
+
+    Parameters
+    ----------
+    transaction
+        The writer of the index directory.
+    document_encoder, threads
+        See :meth:`open`.
     """
 
     def __init__(self, transaction: Transaction, document_encoder: str | Path | None, threads: int | None) -> None:
@@ -52,10 +65,33 @@ class IndexUpdater:
     ) -> IndexUpdater:
         """Become the writer of an index directory.
 
-        ``document_encoder``: the artifact or pair that the index was made with, to add documents; not needed where the
-        index carries it, or to delete. It is refused unless it gives the vectors the index was made of.
+        Parameters
+        ----------
+        path
+            The index directory.
+        document_encoder
+            The artifact or pair that the index was made with. It is needed to add documents, unless the index carries
+            the encoder. It is refused unless it gives the vectors that the index was made of.
+        threads
+            Threads of the encoder; None: the CPUs that this process may use.
+        memory_bytes
+            Memory for postings, also while merging.
 
-        Raises IndexLockedError (another process is changing the index), IndexFormatError, IntegrityError, StorageError.
+        Returns
+        -------
+        IndexUpdater
+            The writer.
+
+        Raises
+        ------
+        IndexLockedError
+            If another process is changing the index.
+        IndexFormatError
+            If there is no index, or one that this release cannot read.
+        IntegrityError
+            If the index is damaged.
+        StorageError
+            If the system refuses to read or write.
         """
         return cls(Transaction(path, memory_bytes=memory_bytes), document_encoder, threads)
 
@@ -71,10 +107,28 @@ class IndexUpdater:
         bad_lines: BadLines | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        """Encode documents and add them. An id that is in use goes to ``bad_lines`` (default: an error).
+        """Encode documents and add them.
 
-        Raises CorpusError (a bad line), ArtifactError (no document encoder, another, or vectors that this release would
-        make otherwise: see :mod:`splade_edge.runtime.numerics`), StorageError.
+        Parameters
+        ----------
+        records
+            Documents, or :class:`Record` with their locations.
+        bad_lines
+            Receives documents whose id is in use, or that cannot be stored. None: these are errors.
+        progress
+            Receives the state, some documents at a time.
+
+        Raises
+        ------
+        CorpusError
+            For a bad line.
+        ArtifactError
+            If there is no document encoder, or another one, or one whose vectors this release would compute in another
+            way (see :mod:`splade_edge.runtime.numerics`).
+        IndexFormatError
+            If the index was made of vectors, not of texts.
+        StorageError
+            If the system refuses to read or write.
         """
         self._encode(records, bad_lines, progress, replace=False)
 
@@ -85,8 +139,19 @@ class IndexUpdater:
         bad_lines: BadLines | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        """:meth:`add`, where a document takes the place of the one that has its id, if there is one. It counts as
-        inserted now: so it ties behind those that were there.
+        """Encode documents; each replaces the document that has its id, or is added if there is none.
+
+        A replaced document counts as inserted now. So among equal scores it comes behind those that were there.
+
+        Parameters
+        ----------
+        records, bad_lines, progress
+            As for :meth:`add`.
+
+        Raises
+        ------
+        CorpusError, ArtifactError, IndexFormatError, StorageError
+            As for :meth:`add`.
         """
         self._encode(records, bad_lines, progress, replace=True)
 
@@ -98,10 +163,25 @@ class IndexUpdater:
         *,
         replace: bool = False,
     ) -> None:
-        """Add documents with vectors of your own, one each in the same order; in an index of passages one a span, whose
-        ``document`` counts from 0 within this call. ``replace``: as :meth:`update`.
+        """Add documents with vectors of your own.
 
-        Raises InputError for ids that are in use and for malformed vectors.
+        Parameters
+        ----------
+        documents
+            The documents.
+        vectors
+            One vector for each document, in the same order; in an index of passages one for each span.
+        spans
+            In an index of passages: one entry for each vector. Its ``document`` counts from 0 within this call.
+        replace
+            Whether a document replaces the one that has its id, as in :meth:`update`.
+
+        Raises
+        ------
+        InputError
+            For ids that are in use, and for malformed vectors or spans.
+        StorageError
+            If the system refuses to read or write.
         """
         self._refuse_failed()
         passages = self._transaction.settings.passages
@@ -115,6 +195,8 @@ class IndexUpdater:
                     raise result
                 ordinals.append(result)
         if passages and spans is not None:
+            from ..build.passages import PassageSpan
+
             if any(not 0 <= span.document < len(ordinals) for span in spans):
                 raise InputError(f"a span is of a document that is not one of the {len(ordinals)} given")
             spans = [PassageSpan(ordinals[span.document], span.start, span.end) for span in spans]
@@ -122,8 +204,24 @@ class IndexUpdater:
         self._failed = False
 
     def delete(self, ids: Iterable[str], *, ignore_missing: bool = False) -> int:
-        """Delete documents by id; returns how many. Raises InputError, and deletes none, where an id is not there,
-        unless ``ignore_missing``.
+        """Delete documents by id.
+
+        Parameters
+        ----------
+        ids
+            Ids of documents.
+        ignore_missing
+            Whether ids that no document has are ignored.
+
+        Returns
+        -------
+        int
+            How many documents were deleted.
+
+        Raises
+        ------
+        InputError
+            If an id is missing and ``ignore_missing`` is false (then nothing is deleted), or is not a string.
         """
         self._refuse_failed()
         ids = [ids] if isinstance(ids, str) else list(ids)
@@ -138,13 +236,39 @@ class IndexUpdater:
         return self._transaction.deleted - before
 
     def commit(self) -> Commit:
-        """Make all changes since the last commit visible in one step, and durable. Segments are merged where there are
-        many of a size. Raises StorageError; the index is then as the last commit left it.
+        """Make all changes since the last commit visible in one step, and durable.
+
+        Segments are merged if there are many of one size.
+
+        Returns
+        -------
+        Commit
+            What was done.
+
+        Raises
+        ------
+        InputError
+            If an earlier change failed.
+        IndexReplacedError
+            If another process has replaced the index. Nothing was committed.
+        StorageError
+            If the system refuses to write. The index is then as the last commit left it.
         """
         return self._commit(compact=False)
 
     def compact(self) -> Commit:
-        """:meth:`commit`, and merge all segments into one without deleted documents."""
+        """Commit, and merge all segments into one without deleted documents.
+
+        Returns
+        -------
+        Commit
+            What was done.
+
+        Raises
+        ------
+        InputError, IndexReplacedError, StorageError
+            As for :meth:`commit`.
+        """
         return self._commit(compact=True)
 
     def _commit(self, *, compact: bool) -> Commit:
@@ -155,11 +279,11 @@ class IndexUpdater:
         return commit
 
     def close(self) -> None:
-        """Forget what was not committed, and let other writers in."""
+        """Discard what was not committed, and let other writers in."""
         self._transaction.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """A writer stays where it is."""
+        """A writer cannot be pickled."""
         raise TypeError("a writer of an index cannot be sent to another process; open one there, after closing this")
 
     def __enter__(self) -> IndexUpdater:
@@ -168,7 +292,7 @@ class IndexUpdater:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
             if kind is None:
-                self.commit()  # which refuses where a change failed and the error went no further
+                self.commit()  # raises if a change failed and the caller caught its error
         finally:
             self.close()
 
@@ -187,15 +311,19 @@ class IndexUpdater:
         *,
         replace: bool,
     ) -> None:
+        from ..build.indexing import encode_all
+        from ..build.lines import BadLines
+        from ..build.passages import Passages
+
         self._refuse_failed()
         if self._encoder is None:
             self._encoder = open_document_encoder(self.index, self._given, self._threads)
         text = self.index.manifest.text
-        assert text is not None  # open_document_encoder refuses an index without
+        assert text is not None  # open_document_encoder refuses such an index
         passages = Passages(text.passages.tokens, text.passages.overlap) if text.passages else None
         bad_lines = bad_lines or BadLines("fail")
         skipped = bad_lines.count
-        self._failed = True  # until all of them are in
+        self._failed = True  # until all documents are added
         sink = _Sink(self._transaction, replace=replace)
         truncated = encode_all(sink, records, self._encoder, passages, bad_lines, progress)
         self._transaction.count(truncated=truncated, bad_lines=bad_lines.count - skipped)
@@ -203,7 +331,7 @@ class IndexUpdater:
 
 
 class _Sink:
-    """A transaction that adds, or replaces."""
+    """A transaction as a :class:`.indexing.Sink` that adds or replaces."""
 
     def __init__(self, transaction: Transaction, *, replace: bool) -> None:
         self._transaction = transaction
@@ -221,10 +349,32 @@ class _Sink:
 
 
 def open_document_encoder(index: Index, given: str | Path | None, threads: int | None) -> Encoder:
-    """The graph that made the vectors of an index: from ``given``, an artifact or a pair, else from the index itself.
+    """Open the graph that made the vectors of an index.
 
-    Raises ArtifactError where there is none, or another.
+    Parameters
+    ----------
+    index
+        The index.
+    given
+        An artifact or a pair; None: the encoder that the index carries, or the pair of this installation.
+    threads
+        Threads of the encoder; None: the CPUs that this process may use.
+
+    Returns
+    -------
+    Encoder
+        The document encoder.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no encoder, or another one.
+    IndexFormatError
+        If the index was made of vectors, not of texts.
     """
+    from ..build.indexing import JOIN
+    from ..encoder import Encoder
+
     manifest = index.manifest
     if manifest.document_vectors is None or manifest.text is None:
         raise IndexFormatError(
@@ -241,7 +391,7 @@ def open_document_encoder(index: Index, given: str | Path | None, threads: int |
 
 
 def _check_numerics(index: Index, artifact: Artifact) -> None:
-    """Raise ArtifactError where new vectors would not be made as those of an index were."""
+    """Raise ArtifactError if new vectors would be computed in another way than those of the index."""
     made_with = index.manifest.document_vectors
     assert made_with is not None
     numbers = made_with.numerics, artifact.manifest.numerics, numerics.NUMERICS
@@ -255,7 +405,9 @@ def _check_numerics(index: Index, artifact: Artifact) -> None:
 
 
 def _bundled_pair(index: Index) -> Path:
-    """The pair of this installation, if the index was made with it. Raises ArtifactError that says what is needed."""
+    """The pair of this installation, if the index was made with it. Raises ArtifactError if not."""
+    from ..build.bundled import bundled_pair
+
     manifest = index.manifest
     with contextlib.suppress(InputError, ArtifactError):  # there is none, or it is another
         pair = bundled_pair()

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,19 @@ def test_a_life(cli: Cli, living: Path, tiny_pair: Path, tmp_path: Path) -> None
     assert "merged" not in cli("compact", living).stdout
     cli("verify", living)
     assert cli("bench", living, "--seconds", "0.1", "-k", "1", check=None).returncode == 0
+
+
+def test_delete_loads_neither_numba_nor_an_encoder(living: Path) -> None:
+    code = (
+        "import sys\n"
+        "from splade_edge.runtime.cli.main import main\n"
+        "assert main(['delete', sys.argv[1], 'cats']) == 0\n"
+        "heavy = ('numba', 'llvmlite', 'onnxruntime', 'openvino', 'tokenizers', 'splade_edge.runtime.encoder')\n"
+        "sys.exit([name for name in heavy if name in sys.modules] or 0)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code, living], capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "deleted" in process.stdout
 
 
 def test_ids_from_a_file(cli: Cli, living: Path, tmp_path: Path) -> None:
@@ -127,9 +142,9 @@ def test_add_finds_the_bundled_pair(
     assert refusal in cli("add", mine, tmp_path / "new.jsonl", check=2).stderr
     other = tiny.write_artifact(tmp_path / "other", seed=3)
     for place in (other, tmp_path / "none"):
-        monkeypatch.setattr(bundled, "_PLACE", place)
+        monkeypatch.setattr(bundled, "_DIRECTORY", place)
         assert refusal in cli("add", mine, tmp_path / "new.jsonl", check=2).stderr
-    monkeypatch.setattr(bundled, "_PLACE", tiny_pair)
+    monkeypatch.setattr(bundled, "_DIRECTORY", tiny_pair)
     assert "added" in cli("add", mine, tmp_path / "new.jsonl", "--threads", 1).stdout
 
 

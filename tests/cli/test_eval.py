@@ -91,7 +91,7 @@ def test_a_tool_that_writes_to_standard_error(capfd: pytest.CaptureFixture[str])
     import os
 
     from splade_edge.runtime.errors import InputError
-    from splade_edge.runtime.evaluation.measures import measures as evaluation
+    from splade_edge.runtime.evaluation import measures as evaluation
 
     def fail() -> None:
         with evaluation._library("M"):

@@ -221,7 +221,7 @@ def test_a_full_disk(tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
 def test_the_pair_of_the_installation(
     tiny_pair: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bundled, "_PLACE", tiny_pair)
+    monkeypatch.setattr(bundled, "_DIRECTORY", tiny_pair)
     assert main(["index", str(corpus), "-o", str(tmp_path / "one"), "--json"]) == 0
     assert main(["index", str(tiny_pair), str(corpus), "-o", str(tmp_path / "other"), "--json"]) == 0
     one, other = (json.loads(line) for line in capsys.readouterr().out.splitlines())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from splade_edge.runtime.build import shards
+from splade_edge.runtime.build import checkpointing
 
 from .. import tiny
 from .conftest import Cli
@@ -24,11 +24,11 @@ WORDS = [word for word in tiny.WORDS if not word.startswith("##")]
 DRIVER = """
 import os, signal, sys
 from splade_edge.runtime import files
-from splade_edge.runtime.build import journal, shards
+from splade_edge.runtime.build import checkpoint_journal, checkpointing
 from splade_edge.runtime.cli import index, main
 
 when, count, *arguments = sys.argv[1:]
-shards.SHARD_TEXTS = 16
+checkpointing.SHARD_TEXTS = 16
 left = int(count)
 
 def killing(function, *, only=lambda *_: True):
@@ -42,12 +42,12 @@ def killing(function, *, only=lambda *_: True):
     return wrapped
 
 if when == "writing":
-    shards.ShardStore.write = killing(shards.ShardStore.write)
+    checkpointing.ShardStore.write = killing(checkpointing.ShardStore.write)
 elif when == "half written":
     os.fsync = killing(os.fsync)
 elif when == "within a shard":
-    shards.SHARD_TEXTS, journal.SECONDS = 1024, 0.0
-    journal.Journal.run = killing(journal.Journal.run)
+    checkpointing.SHARD_TEXTS, checkpoint_journal.SECONDS = 1024, 0.0
+    checkpoint_journal.Journal.run = killing(checkpoint_journal.Journal.run)
 elif when == "merging":
     index.IndexingProgress.show = killing(index.IndexingProgress.show, only=lambda _, __, state: state.merged)
 main.run(arguments)
@@ -68,7 +68,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "SHARD_TEXTS", SHARD)
+    monkeypatch.setattr(checkpointing, "SHARD_TEXTS", SHARD)
 
 
 def run_killed(when: str, count: int, *arguments: object, stdin: bytes | None = None) -> None:
@@ -113,14 +113,14 @@ def test_work_within_a_shard_is_kept(
     cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
 ) -> None:
     """A slow machine takes long for 1,024 texts: what it has done is in a journal, batch by batch."""
-    monkeypatch.setattr(shards, "SHARD_TEXTS", 1024)
+    monkeypatch.setattr(checkpointing, "SHARD_TEXTS", 1024)
     # 43 terms of float32: two dozen tokens a batch
     monkeypatch.setattr("splade_edge.runtime.encoder.encoder.LOGITS_BUDGET_BYTES", 43 * 4 * 64)
-    monkeypatch.setattr(shards, "LOGITS_BUDGET_BYTES", 43 * 4 * 64)
+    monkeypatch.setattr(checkpointing, "LOGITS_BUDGET_BYTES", 43 * 4 * 64)
     arguments = ("index", tiny_pair, corpus, "--threads", 1)
     cli(*arguments, "-o", tmp_path / "whole")
     driver = DRIVER.replace("left = int", "from splade_edge.runtime.encoder import encoder\n"
-        "encoder.LOGITS_BUDGET_BYTES = shards.LOGITS_BUDGET_BYTES = 43 * 4 * 64\nleft = int")  # fmt: skip
+        "encoder.LOGITS_BUDGET_BYTES = checkpointing.LOGITS_BUDGET_BYTES = 43 * 4 * 64\nleft = int")  # fmt: skip
     monkeypatch.setitem(globals(), "DRIVER", driver)
     for count in (6, 10):  # the second gets further, since the first's work is not done again
         run_killed("within a shard", count, *arguments, "-o", tmp_path / "out")
@@ -136,7 +136,7 @@ def test_work_within_a_shard_is_kept(
 
 def test_journals(tmp_path: Path) -> None:
     """A record that is not whole is written over; those of another encoder are passed over."""
-    from splade_edge.runtime.build.journal import SECONDS, Journal
+    from splade_edge.runtime.build.checkpoint_journal import SECONDS, Journal
     from splade_edge.runtime.vectors import SparseVector
 
     def encode(batch: list[list[int]]) -> list[SparseVector]:
@@ -173,7 +173,7 @@ def test_what_was_kept_is_not_encoded_again(
     def refuse(*_: object) -> None:
         raise AssertionError("a text was encoded")
 
-    monkeypatch.setattr(shards.Encoder, "encode", refuse)
+    monkeypatch.setattr(checkpointing.Encoder, "encode", refuse)
     cli("index", tiny_pair, corpus, "-o", tmp_path / "out", "--threads", 1)
 
 
@@ -280,8 +280,8 @@ def test_no_resume(cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path) -> N
 
 def test_one_process_at_a_time(cli: Cli, tiny_pair: Path, corpus: Path, tmp_path: Path) -> None:
     run_killed("writing", 3, "index", tiny_pair, corpus, "-o", tmp_path / "out", "--threads", 1)
-    encoder = shards.Encoder.open(tiny_pair, "document", threads=1)
-    store = shards.ShardStore(tmp_path / "out.partial", encoder)
+    encoder = checkpointing.Encoder.open(tiny_pair, "document", threads=1)
+    store = checkpointing.ShardStore(tmp_path / "out.partial", encoder)
     process = cli("index", tiny_pair, corpus, "-o", tmp_path / "out", "--threads", 1, check=2)
     assert "is in use by another process" in process.stderr
     store.close(keep=True)

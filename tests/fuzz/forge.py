@@ -25,7 +25,7 @@ from typing import Any
 from splade_edge.runtime import Document, IndexUpdater, SpladeEdgeError, SpladeEdgeWarning
 from splade_edge.runtime.cli.info import _flatten, describe
 from splade_edge.runtime.index.layout import MANIFEST_NAME as INDEX_MANIFEST
-from splade_edge.runtime.repair.repair import repair_index
+from splade_edge.runtime.repair.recovery import repair_index
 
 from tests.transformers import write_transformer_artifact
 

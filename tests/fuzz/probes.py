@@ -11,7 +11,7 @@ import numpy as np
 from splade_edge.runtime import Encoder, Searcher, SpladeEdgeError
 from splade_edge.runtime.artifact import Side, is_pair, open_all
 from splade_edge.runtime.index.layout import MANIFEST_NAME as INDEX_MANIFEST
-from splade_edge.runtime.repair.repair import check_index
+from splade_edge.runtime.repair.check import check_index
 
 QUERIES = ("cat in the rain", "supersonic flow", "bread flour oven water", "piano", "☃")
 FILTERS = ("n < 20", "lang = 'de'", "lang = 'de' and note like 'n1%'", "note = 'n7'")

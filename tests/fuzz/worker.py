@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 from splade_edge.runtime import SpladeEdgeError, SpladeEdgeWarning
-from splade_edge.runtime.repair.repair import repair_index
+from splade_edge.runtime.repair.recovery import repair_index
 
 from .mutations import MANIFESTS, Tree, damage, forge
 from .probes import Answer, check, probe

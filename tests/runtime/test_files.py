@@ -156,7 +156,7 @@ def test_an_interrupt_right_after_mkdir_leaves_nothing(
         assert directory.is_dir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(staging, "_try_lock", interrupt)
+    monkeypatch.setattr(staging, "try_lock_directory", interrupt)
     with pytest.raises(KeyboardInterrupt), staged_directory(tmp_path / "a", force=force):
         pytest.fail("must not begin")
     assert names(tmp_path) == []

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from splade_edge.runtime import Document, Encoder, Index, IndexUpdater, InputError, Searcher, build_index, forking
 from splade_edge.runtime.artifact import MANIFEST_NAME, SideSettings
-from splade_edge.runtime.build.shards import ShardStore
+from splade_edge.runtime.build.checkpointing import ShardStore
 from splade_edge.runtime.build.staging import staged_directory
 from splade_edge.runtime.errors import IndexLockedError
 from splade_edge.runtime.files import OpenFile, operations

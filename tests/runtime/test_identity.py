@@ -22,7 +22,8 @@ from splade_edge.runtime.errors import IndexFormatError, IndexLockedError, Index
 from splade_edge.runtime.index import sqlite
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
 from splade_edge.runtime.index.sqlite import SqliteReader
-from splade_edge.runtime.repair.repair import check_index, repair_index
+from splade_edge.runtime.repair.check import check_index
+from splade_edge.runtime.repair.recovery import repair_index
 from splade_edge.runtime.vectors import SparseBatch
 
 from benchmarks.changes import csr, stored

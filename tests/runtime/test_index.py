@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splade_edge.runtime.build import postings
+from splade_edge.runtime.build import postings_writer
 from splade_edge.runtime.build.documents_writer import DuplicateIdError
-from splade_edge.runtime.build.index_writer import IndexWriter, PassageSpan
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.build.passages import PassageSpan
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import IndexFormatError, InputError, IntegrityError
 from splade_edge.runtime.index import Index
@@ -78,7 +79,7 @@ class TestWriting:
     def test_spilled_and_merged_is_the_same_bytes(self, tmp_path, monkeypatch):
         dense = weights(12_000, 9, density=0.5)
         whole = write_index(tmp_path / "whole", dense, scale=None, batch=1100)
-        monkeypatch.setattr(postings, "BYTES_A_POSTING", 1000)  # 8 MiB of memory: runs of 8,388 postings
+        monkeypatch.setattr(postings_writer, "BYTES_A_POSTING", 1000)  # 8 MiB of memory: runs of 8,388 postings
         spilled = write_index(tmp_path / "spilled", dense, scale=None, batch=999, memory_bytes=8 << 20)
         assert hashes(tmp_path / "whole") == hashes(tmp_path / "spilled")
         assert spilled.manifest == whole.manifest

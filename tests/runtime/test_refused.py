@@ -33,7 +33,8 @@ from splade_edge.runtime import (
 from splade_edge.runtime.cli.info import describe
 from splade_edge.runtime.index import segment
 from splade_edge.runtime.index.sqlite import SqliteReader
-from splade_edge.runtime.repair.repair import check_index, repair_index
+from splade_edge.runtime.repair.check import check_index
+from splade_edge.runtime.repair.recovery import repair_index
 
 from .. import tiny
 from ..storm import child_of

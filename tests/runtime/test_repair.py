@@ -16,9 +16,9 @@ from splade_edge.runtime.build.passages import Passages
 from splade_edge.runtime.errors import InputError, StorageError
 from splade_edge.runtime.index.layout import INDEX_FORMAT, VERSION, IndexManifest
 from splade_edge.runtime.manifest import read_manifest, write_manifest
-from splade_edge.runtime.repair import postings_recovery as salvage_postings
-from splade_edge.runtime.repair import repair
-from splade_edge.runtime.repair.repair import BeyondRepairError, Repair, check_index, repair_index
+from splade_edge.runtime.repair import postings_recovery, recovery
+from splade_edge.runtime.repair.check import check_index
+from splade_edge.runtime.repair.recovery import BeyondRepairError, Repair, repair_index
 
 from tests import tiny
 from tests.oracle import top_k, write_index
@@ -218,7 +218,7 @@ def test_the_old_index_stays_where_the_repair_fails(damaged: Path, monkeypatch: 
     def fail(*_: object) -> None:
         raise StorageError("cannot write: the disk is full")
 
-    monkeypatch.setattr(repair, "write_manifest", fail)
+    monkeypatch.setattr(recovery, "write_manifest", fail)
     with pytest.raises(StorageError):
         repair_index(damaged)
     assert contents() == before
@@ -368,7 +368,7 @@ def test_fields_that_get_an_index(damaged: Path) -> None:
 
 def test_many_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than one block a term, and postings written in several parts."""
-    monkeypatch.setattr(salvage_postings, "_POSTINGS", 50_000)
+    monkeypatch.setattr(postings_recovery, "_POSTINGS", 50_000)
     dense = np.zeros((150_000, 5), np.float32)
     dense[:, 1] = 1 + np.arange(150_000) % 7
     dense[::3, 2] = 9

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from splade_edge.runtime import Document, Encoder, Index, IndexUpdater, Searcher, build_index
 from splade_edge.runtime.artifact import open_artifact
 from splade_edge.runtime.build.corpus import BadLines
-from splade_edge.runtime.build.index_writer import IndexWriter, PassageSpan
-from splade_edge.runtime.build.passages import Passages
+from splade_edge.runtime.build.index_writer import IndexWriter
+from splade_edge.runtime.build.passages import Passages, PassageSpan
 from splade_edge.runtime.errors import (
     ArtifactError,
     CorpusError,
@@ -70,8 +70,9 @@ class TestAnswers:
         root = tmp_path_factory.mktemp("living")
         model = Model(9, seed, passages=passages)
         with pytest.MonkeyPatch.context() as patch:
-            for module in (policy, merge, transaction):
-                patch.setattr(module, "SMALL", small)
+            patch.setattr(policy, "SMALL", small)
+            for module in (merge, transaction):
+                patch.setattr(module, "BLOCK_MAX_FROM", small)
             model.rebuild(root / "index", reorder=reorder).close()
             index = Index.open(root / "index")
             for n, step in enumerate(["add", *steps]):
@@ -728,7 +729,7 @@ class TestVersion1:
         index.check()
         for case in json.loads((FIXTURES / "answers.json").read_text())[name]:
             allowed = None if case["where"] is None else index.select(case["where"]).allowed
-            ordinals, units, scores = index.search_units((case["vector"][0], case["vector"][1]), 10, allowed=allowed)
+            ordinals, units, scores = index.search_units(case["vector"], 10, allowed=allowed)
             ids = [d.id for d in index.documents(ordinals)]
             found = [list(hit) for hit in zip(ids, ordinals.tolist(), units.tolist(), scores.tolist(), strict=True)]
             assert found == case["hits"]

@@ -23,7 +23,7 @@ from splade_edge.models.training.objective import distillation_loss, imitation_l
 from splade_edge.models.training.runfile import SetSettings, read_run_file
 from splade_edge.models.training.vocabulary import Texts
 from splade_edge.runtime.build.index_writer import IndexWriter
-from splade_edge.runtime.build.segment_writer import PassageSpan
+from splade_edge.runtime.build.passages import PassageSpan
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import CheckpointError, InputError
 from splade_edge.runtime.index import Index

@@ -1,4 +1,4 @@
-"""Which files below a directory of ours are of it, and which are somebody's: those must not go when it is replaced."""
+"""Which files in a directory of ours belong to it. Foreign files must not be lost when the directory is replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import STAGING_PREFIX, cannot_read, reading
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, LOCK_NAME, MANIFEST_NAME, SCRATCH, SEGMENT_ARRAYS, SEGMENTS, TOMBSTONES
 
-# As we name them: what a writer that died has left is of the index too.
+# The names that we give. Files that a killed writer has left belong to the index too.
 _OF_SEGMENTS = "|".join(map(re.escape, (*SEGMENT_ARRAYS, DOCUMENTS_FILE, FIELDS_FILE, *SCRATCH)))
 _OURS = re.compile(
     rf"{re.escape(MANIFEST_NAME)}|{re.escape(LOCK_NAME)}|{re.escape(STAGING_PREFIX + MANIFEST_NAME)}\.\w+"
@@ -26,13 +26,39 @@ _NAMED = 5
 
 
 def refuse_foreign_to_index(path: Path) -> None:
-    """Raise InputError, which names them, where files below an index directory are not of an index. Links never are."""
+    """Refuse to replace an index directory that holds files that are not of an index. Links always count as such.
+
+    Parameters
+    ----------
+    path
+        The index directory.
+
+    Raises
+    ------
+    InputError
+        If there are foreign files; the message names them.
+    StorageError
+        If some files cannot be listed, or a manifest cannot be read.
+    """
     listed = {name for encoder in _ENCODERS for name in _listed(path, encoder)}
     _refuse(path, "an index", [name for name in _files(path) if not _OURS.fullmatch(name) and not _has(listed, name)])
 
 
 def refuse_foreign_to_artifact(path: Path) -> None:
-    """:func:`refuse_foreign_to_index` for an artifact, or a pair of them."""
+    """Refuse to replace an artifact, or a pair of them, that holds other files.
+
+    Parameters
+    ----------
+    path
+        The directory of the artifact or pair.
+
+    Raises
+    ------
+    InputError
+        If there are foreign files; the message names them.
+    StorageError
+        If some files cannot be listed, or a manifest cannot be read.
+    """
     listed = set(_listed(path, ""))
     _refuse(path, "an artifact", [name for name in _files(path) if not _has(listed, name)])
 
@@ -51,15 +77,16 @@ def _has(listed: set[str], name: str) -> bool:
 
 
 def _above(name: str) -> Iterator[str]:
-    """The directories that a file is in."""
+    """The directories that contain a file, the innermost first."""
     while name:
         name = name.rpartition("/")[0]
         yield name
 
 
 def _listed(path: Path, directory: str) -> Iterator[str]:
-    """The files of the artifact (or pair) in a directory below ``path``; the directory with ``/`` behind it where its
-    manifest cannot be read, so that all in it is taken for its own.
+    """The files of an artifact, or a pair, below ``path``.
+
+    If a manifest cannot be parsed, its directory with ``/`` behind it stands for everything in it.
     """
     prefix = f"{directory}/".lstrip("/")
     manifest = f"{prefix}{ARTIFACT_MANIFEST}"
@@ -78,7 +105,7 @@ def _listed(path: Path, directory: str) -> Iterator[str]:
 
 
 def _names(manifest: Path) -> list[str] | None:
-    """The files that a manifest lists; None where it is damaged. Raises StorageError where it cannot be read."""
+    """The files that a manifest lists; None if it is damaged. Raises StorageError if it cannot be read."""
     with reading(manifest):
         data = manifest.read_bytes()
     try:
@@ -88,12 +115,12 @@ def _names(manifest: Path) -> list[str] | None:
 
 
 def _files(path: Path) -> Iterator[str]:
-    """All files below a directory. Raises StorageError where some cannot be listed: they may be somebody's."""
+    """All files below a directory. Raises StorageError if some cannot be listed, because they may be foreign."""
 
     def refuse(error: OSError) -> None:
         raise cannot_read(error.filename, error)
 
-    for place, directories, names in os.walk(path, onerror=refuse):
-        links = [name for name in directories if (Path(place) / name).is_symlink()]
+    for directory, directories, names in os.walk(path, onerror=refuse):
+        links = [name for name in directories if (Path(directory) / name).is_symlink()]
         for name in (*names, *links):
-            yield (Path(place) / name).relative_to(path).as_posix()
+            yield (Path(directory) / name).relative_to(path).as_posix()

@@ -1,8 +1,8 @@
-"""What a long job has encoded since its last shard, so that a kill costs a minute at most, however slow the machine.
+"""The batches that a long job has encoded since its last shard. With it a kill costs a minute at most.
 
-A journal holds the vectors of batches, each under the digest of its token ids. Which texts are encoded together follows
-from the shard's texts, so a job that begins the shard again asks for the same batches, and ends with the same bytes.
-FORMAT.md has the bytes.
+A journal holds the vectors of batches, each under the digest of its token ids. The texts of a shard alone decide which
+texts are encoded together. So a job that begins the shard again asks for the same batches and ends with the same bytes.
+FORMAT.md describes the bytes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,28 @@ from ..encoder.encoder import Batch, Run
 from ..files import NOT_THERE, operations, reading, storage_errors
 from ..vectors import SparseBatch, SparseVector
 
-SECONDS = 30.0  # between two writes; a batch on the slowest of machines takes less than as much again
+SECONDS = 30.0  # between two writes; even on the slowest machines a batch takes less than that
 _MAGIC = b"SPLJRNL1"
 _HEADER = struct.Struct("<8s32s32sQQ")  # magic, digests of encoder and token ids, texts, postings
 _DIGEST_BYTES = 32
 
 
 class Journal:
-    """The batches of one shard. ``encoder`` is the digest of what makes the vectors, 32 bytes; ``prepare`` makes the
-    directory, before the first write.
+    """The batches of one shard.
+
+    Parameters
+    ----------
+    path
+        The journal's file, which need not exist. A damaged end of the file is ignored, and later overwritten.
+    encoder
+        The digest of everything that decides the vectors, 32 bytes, see :func:`.checkpointing.encoder_digest`.
+    prepare
+        Makes the directory. It is called before each write.
+
+    Raises
+    ------
+    StorageError
+        If the file is there and the system refuses to read it.
     """
 
     def __init__(self, path: Path, encoder: bytes, prepare: Callable[[], None]) -> None:
@@ -41,7 +54,25 @@ class Journal:
         self.reused = 0
 
     def run(self, run: Run, batch: Batch) -> list[SparseVector]:
-        """The vectors of a batch: those of the journal, or what ``run`` gives. Raises StorageError."""
+        """The vectors of a batch: from the journal if they are there, else from ``run``.
+
+        Parameters
+        ----------
+        run
+            Encodes a batch.
+        batch
+            Token ids of each text.
+
+        Returns
+        -------
+        list of SparseVector
+            One vector for each text of the batch.
+
+        Raises
+        ------
+        StorageError
+            If the journal cannot be written.
+        """
         key = _key(batch)
         known = self._known.get(key)
         if known is not None and len(known) == len(batch):
@@ -54,13 +85,21 @@ class Journal:
         return vectors
 
     def keep(self) -> None:
-        """Write what is not yet on the disk. Raises StorageError."""
+        """Write to the disk what is not there yet.
+
+        Nothing is written in the first :data:`SECONDS` seconds, unless the journal exists already.
+
+        Raises
+        ------
+        StorageError
+            If the journal cannot be written.
+        """
         if self._waiting and (self._path.exists() or time.monotonic() - self._latest >= SECONDS):
             self._prepare()
             data = b"".join(self._waiting)
             with storage_errors(self._path):
                 new = not self._path.exists()
-                if not new:  # behind half a record nothing could be read
+                if not new:  # a record behind an incomplete one could not be read
                     os.truncate(self._path, self._whole)
                 with operations.create(self._path, "ab") as file:
                     operations.write(file, data)
@@ -93,7 +132,7 @@ def _record(encoder: bytes, key: bytes, vectors: list[SparseVector]) -> bytes:
 
 
 def _read(path: Path, encoder: bytes) -> tuple[dict[bytes, list[SparseVector]], int]:
-    """The batches of this encoder in a file, up to the first record that is not whole (or the end), and where it is."""
+    """The batches of this encoder in a file, and the length of its valid part (up to the first damaged record)."""
     found: dict[bytes, list[SparseVector]] = {}
     try:
         with reading(path):

@@ -1,8 +1,9 @@
 """Writing the postings of a segment in bounded memory: collect vectors, spill inverted runs, merge them by term.
 
-Peak memory is about ``memory_bytes`` plus, a run, an array the size of the vocabulary. A run is a buffer of vectors
-sorted by term; runs are made in unit order, so the merge is a concatenation a term. Weights stay float32 until the
-merge, because the scale (largest weight / 255) is known only at the end.
+This is the sort-based inversion with runs on disk of Witten, Moffat & Bell ("Managing Gigabytes", 1999). A run is a
+buffer of vectors sorted by term. Runs are made in the order of the units, so merging a term is a concatenation. Peak
+memory is about ``memory_bytes``, plus for each run an array of the size of the vocabulary. Weights stay float32 until
+the merge, because the scale (largest weight / 255) is known only at the end.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from ..errors import InputError
 from ..files import operations, storage_errors
 from ..scorer import WINDOW_BITS
 from ..vectors import SparseBatch
-from . import inversion as invert
+from . import inversion
 from ..index.checksum import checksum
 from ..index.layout import FREQUENT, KTH_LEVELS, MAX_IMPACT, MAX_UNITS, NO_SCALE, SEGMENT_ARRAYS, chunks, spans
+from .limits import DEFAULT_MEMORY
 from .reordering import Sketcher
 
 # Bytes at the peak: buffering and inverting take 8 + 8 a posting, merging 8 + 1 + 4 + 1 + 2 beside the last run's 8.
@@ -33,8 +35,28 @@ _MIN_MEMORY = 8 << 20
 
 @dataclass(frozen=True)
 class PostingCounts:
-    """What was written: ``units``, ``postings``, ``blocks``, ``rows`` of block-max data and how many of their
-    chunks are ``occupied``, the ``scale``, and what quantization did.
+    """What was written.
+
+    Attributes
+    ----------
+    units
+        Vectors.
+    postings
+        Impacts that are not 0.
+    blocks
+        Posting list segments.
+    rows
+        Terms with block-max data.
+    occupied
+        Blocks with a posting, over all these terms.
+    scale
+        Weight of one impact step.
+    empty
+        Vectors without terms.
+    below_half_a_step
+        Weights that were rounded to 0.
+    clipped
+        Weights above 255 steps.
     """
 
     units: int
@@ -50,10 +72,11 @@ class PostingCounts:
 
 @dataclass(frozen=True)
 class _Run:
-    """A buffer of vectors in term order: ``term_ptr`` int64 ``[V+1]``, ``postings`` uint64: a unit in the high half,
-    the bits of its float32 weight in the low one.
+    """A buffer of vectors in term order.
 
-    A spilled run has their file, which is read a range at a time, not mapped: pages of a map would count as our memory.
+    ``term_ptr`` is int64 ``[vocab + 1]``. ``postings`` is uint64: the unit in the high half, the bits of the float32
+    weight in the low half. A spilled run has the path of their file instead. The file is read a range at a time and not
+    mapped, because mapped pages would count as memory of this process.
     """
 
     term_ptr: npt.NDArray[np.int64]
@@ -69,8 +92,9 @@ class _Run:
 
 
 class _Buffer:
-    """Vectors that wait to be inverted, at most ``capacity`` postings. Its memory is taken once: to have the system
-    clear fresh pages for each run costs as much as filling them.
+    """Vectors that wait to be inverted, at most ``capacity`` postings.
+
+    Its memory is allocated once, because fresh pages for each run would cost as much as filling them.
     """
 
     def __init__(self, capacity: int, vocab_size: int) -> None:
@@ -83,8 +107,9 @@ class _Buffer:
         self.rows = 0
 
     def take(self, indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int32], bits: npt.NDArray[np.uint32]) -> int:
-        """Copy as many of the first rows as fit; returns how many. ``indptr`` may start anywhere, the others do where
-        it says.
+        """Copy as many of the first rows as fit; returns how many.
+
+        ``indptr`` may start at any value; it is the offset of the first row in the other two arrays.
         """
         rows = int(np.searchsorted(indptr, indptr[0] + self.room, side="right")) - 1
         a, b = int(indptr[0]), int(indptr[rows])
@@ -97,7 +122,7 @@ class _Buffer:
         return rows
 
     def vectors(self) -> SparseBatch:
-        """What has been taken, until :meth:`invert`."""
+        """The vectors in the buffer; valid until :meth:`invert`."""
         size = self._indices.size - self.room
         indptr = np.zeros(self.rows + 1, np.int64)
         if self._lengths:
@@ -105,23 +130,40 @@ class _Buffer:
         return SparseBatch(indptr, self._indices[:size], self._weights[:size].view(np.float32))
 
     def invert(self, batch: SparseBatch, first_unit: int) -> _Run:
-        """The run of ``vectors()``, valid until the next; leaves the buffer empty."""
+        """Invert ``vectors()`` into a run, valid until the next call, and empty the buffer."""
         term_ptr = np.zeros(self._vocab_size + 1, np.int64)
         if self._inverted.size < batch.indices.size:
             self._inverted = np.empty(batch.indices.size, np.uint64)
         postings = self._inverted[: batch.indices.size]
-        invert.invert_run(batch.indptr, batch.indices, batch.values.view(np.uint32), first_unit, term_ptr, postings)
+        inversion.invert_run(batch.indptr, batch.indices, batch.values.view(np.uint32), first_unit, term_ptr, postings)
         self._lengths.clear()
         self.room, self.rows = self._indices.size, 0
         return _Run(term_ptr, postings)
 
 
 class PostingWriter:
-    """Collects unit vectors in order and writes the posting files of a segment into ``directory``.
+    """Collects the vectors of units in order and writes the posting files of a segment.
 
-    ``scale``: weight of one impact step; None for largest weight / 255. ``memory_bytes`` bounds the buffers.
-    ``block_max``: write block-max data of the frequent terms. ``reorder``: put similar units next to each other, see
-    reorder.py; it holds 8 bytes a unit more, and a sample.
+    Parameters
+    ----------
+    directory
+        The directory of the segment.
+    vocab_size
+        The number of terms.
+    memory_bytes
+        Memory for the buffers, at least 8 MiB.
+    scale
+        Weight of one impact step; None: largest weight / 255.
+    block_max
+        Whether block-max data of the frequent terms is written.
+    reorder
+        Whether similar units are put next to each other, see reordering.py. It takes 8 bytes more for each unit, and a
+        sample.
+
+    Raises
+    ------
+    InputError
+        For a scale that is not a positive number, or too little memory.
     """
 
     def __init__(
@@ -129,7 +171,7 @@ class PostingWriter:
         directory: AnyPath,
         vocab_size: int,
         *,
-        memory_bytes: int = 512 << 20,
+        memory_bytes: int = DEFAULT_MEMORY,
         scale: float | None = None,
         block_max: bool = True,
         reorder: bool = False,
@@ -145,7 +187,7 @@ class PostingWriter:
         self._block_max = block_max
         self._sketches = Sketcher(self._scratch / "sketches", vocab_size) if reorder else None
         self._capacity = memory_bytes // BYTES_A_POSTING
-        # A vector may be longer than a small buffer. Memory that is not filled is not taken.
+        # A vector may be longer than a small buffer. The system provides memory only for pages that are written.
         self._buffer = _Buffer(max(self._capacity, vocab_size), vocab_size)
         self._runs: list[_Run] = []
         self._largest = 0.0
@@ -153,22 +195,33 @@ class PostingWriter:
         self.units = 0
 
     def add(self, batch: SparseBatch) -> None:
-        """Append unit vectors, in unit order.
+        """Append the vectors of the next units.
 
-        Raises InputError for terms outside the vocabulary or not strictly ascending, weights not positive and finite.
+        Parameters
+        ----------
+        batch
+            The vectors.
+
+        Raises
+        ------
+        InputError
+            For terms outside the vocabulary or not strictly ascending, for weights that are not positive and finite,
+            and for more units than a segment holds.
+        StorageError
+            If a run cannot be written.
         """
         batch = SparseBatch(
             np.ascontiguousarray(batch.indptr, np.int64),
             np.ascontiguousarray(batch.indices, np.int32),
             np.ascontiguousarray(batch.values, np.float32),
         )
-        code, row = invert.validate_batch(batch.indptr, batch.indices, batch.values, self._vocab_size)
-        if code != invert.OK:
+        code, row = inversion.validate_batch(batch.indptr, batch.indices, batch.values, self._vocab_size)
+        if code != inversion.OK:
             reason = {
-                invert.BAD_POINTERS: "indptr does not match indices and values",
-                invert.BAD_TERM: f"a term id outside the vocabulary of {self._vocab_size}",
-                invert.UNSORTED: "term ids that are not strictly ascending",
-                invert.BAD_WEIGHT: "a weight that is not positive and finite",
+                inversion.BAD_POINTERS: "indptr does not match indices and values",
+                inversion.BAD_TERM: f"a term id outside the vocabulary of {self._vocab_size}",
+                inversion.UNSORTED: "term ids that are not strictly ascending",
+                inversion.BAD_WEIGHT: "a weight that is not positive and finite",
             }[code]
             raise InputError(f"vector {self.units + row} has {reason}")
         if self.units + len(batch) > MAX_UNITS:
@@ -205,16 +258,32 @@ class PostingWriter:
             self._runs.append(_Run(run.term_ptr, path))
 
     def finish(self, progress: Callable[[float], None] | None = None, block_max_from: int = 0) -> PostingCounts:
-        """Merge the runs and write the files. ``progress`` is told the share of terms done, 0 to 1. With less than
-        ``block_max_from`` units there is no block-max data.
+        """Merge the runs and write the files.
+
+        Parameters
+        ----------
+        progress
+            Receives the share of terms that are merged, 0 to 1.
+        block_max_from
+            With fewer units there is no block-max data.
+
+        Returns
+        -------
+        PostingCounts
+            What was written.
+
+        Raises
+        ------
+        StorageError
+            If a file cannot be written.
         """
-        runs = [*self._runs, self._invert_pending()]  # the last stays in memory
+        runs = [*self._runs, self._invert_pending()]  # the last run stays in memory
         del self._buffer
         scale = self._scale or (self._largest / MAX_IMPACT) or NO_SCALE
         with storage_errors(self._directory), self._open_files(block_max_from) as files:
-            place = None
+            new_units = None
             if self._sketches is not None:
-                place = self._write_order(self._sketches.order())
+                new_units = self._write_order(self._sketches.order())
             sizes = np.zeros(self._vocab_size, np.int64)
             for run in runs:
                 sizes += np.diff(run.term_ptr)
@@ -222,8 +291,8 @@ class PostingWriter:
             while first < self._vocab_size:
                 last = term_range(sizes, first, self._capacity)
                 list_ptr, units, impacts = self._merge(runs, first, last, scale, files)
-                if place is not None:
-                    move(list_ptr, units, impacts, place)
+                if new_units is not None:
+                    move(list_ptr, units, impacts, new_units)
                 files.append(list_ptr, units, impacts)
                 first = last
                 if progress is not None:
@@ -251,12 +320,12 @@ class PostingWriter:
         return SegmentFiles(self._directory, self.units, frequent)
 
     def _write_order(self, original: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-        """Write which unit comes where; returns where each unit comes."""
+        """Write the docid permutation; returns its inverse: the new number of each unit."""
         with operations.create(self._directory / "original_units.u32") as file:
             write_array(file, original)
-        place = np.empty_like(original)
-        place[original] = np.arange(original.size, dtype=np.uint32)
-        return place
+        new_units = np.empty_like(original)
+        new_units[original] = np.arange(original.size, dtype=np.uint32)
+        return new_units
 
     def _merge(
         self, runs: list[_Run], first: int, last: int, scale: float, files: SegmentFiles
@@ -267,10 +336,10 @@ class PostingWriter:
         for run in runs:
             postings = run.range_of(first, last)
             impacts = np.empty(postings.size, np.uint8)
-            dropped, clipped = invert.quantize(postings.view(np.float32), scale, impacts)
+            dropped, clipped = inversion.quantize(postings.view(np.float32), scale, impacts)
             files.below_half_a_step += int(dropped)
             files.clipped += int(clipped)
-            invert.count_kept(run.term_ptr, impacts, first, counts)
+            inversion.count_kept(run.term_ptr, impacts, first, counts)
             quantized.append((postings, impacts))
         list_ptr = np.zeros(counts.size + 1, np.int64)
         np.cumsum(counts, out=list_ptr[1:])
@@ -278,14 +347,21 @@ class PostingWriter:
         merged = np.empty(units.size, np.uint8)
         position = list_ptr[:-1].copy()
         for run, (postings, impacts) in zip(runs, quantized, strict=True):
-            invert.place_run(run.term_ptr, postings, impacts, first, position, units, merged)
+            inversion.place_run(run.term_ptr, postings, impacts, first, position, units, merged)
         return list_ptr, units, merged
 
 
 class SegmentFiles:
-    """The open posting files of a segment; terms are appended in ascending order.
+    """The open posting files of a segment. Terms are appended in ascending order. A context manager.
 
-    Terms of at least ``frequent`` postings get a row of block-max data; None: no term does.
+    Parameters
+    ----------
+    directory
+        The directory of the segment.
+    units
+        The number of units.
+    frequent
+        Terms of at least this many postings get a row of block-max data; None: no term does.
     """
 
     def __init__(self, directory: AnyPath, units: int, frequent: int | None) -> None:
@@ -315,16 +391,31 @@ class SegmentFiles:
     def append(
         self, list_ptr: npt.NDArray[np.int64], units: npt.NDArray[np.uint32], impacts: npt.NDArray[np.uint8]
     ) -> None:
-        """Write the posting lists of the next terms."""
+        """Write the posting lists of the next terms.
+
+        Parameters
+        ----------
+        list_ptr
+            int64 ``[terms + 1]``, the range of each list.
+        units
+            uint32 ``[postings]``, ascending in each list.
+        impacts
+            uint8 ``[postings]``, at least 1.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be written.
+        """
         terms = list_ptr.size - 1
         windows_in_all = (int(units.max()) >> WINDOW_BITS) + 1 if units.size else 0
         most = int(np.minimum(np.diff(list_ptr), windows_in_all).sum())
         local = np.empty(units.size, np.uint16)
         windows, starts = np.empty(most, np.uint16), np.empty(most, np.uint64)
         maxima, blocks_of = np.empty(most, np.uint8), np.empty(terms, np.int64)
-        blocks = invert.cut_blocks(list_ptr, units, impacts, WINDOW_BITS, local, windows, starts, maxima, blocks_of)
+        blocks = inversion.split_posting_lists(list_ptr, units, impacts, WINDOW_BITS, local, windows, starts, maxima, blocks_of)
         kth = np.empty((terms, len(KTH_LEVELS)), np.uint8)
-        invert.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
+        inversion.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
         checksums = np.fromiter(
             (
                 checksum(local[a:b], impacts[a:b])
@@ -352,7 +443,7 @@ class SegmentFiles:
     def _append_row(self, term: int, units: npt.NDArray[np.uint32], impacts: npt.NDArray[np.uint8]) -> None:
         maxima, offsets = np.empty(chunks(self._units), np.uint8), np.empty(chunks(self._units), np.uint8)
         bases = np.empty(spans(self._units), np.uint16)
-        invert.chunk_row(units, impacts, maxima, bases, offsets)
+        inversion.block_max_row(units, impacts, maxima, bases, offsets)
         self._write("chunk_terms.u32", np.array([term], np.uint32))
         self._write("chunk_checksums.u32", np.array([checksum(maxima, bases, offsets)], np.uint32))
         self._write("chunk_impacts.u8", maxima)
@@ -362,7 +453,13 @@ class SegmentFiles:
         self.occupied += int(np.count_nonzero(maxima))
 
     def close_pointers(self) -> tuple[int, int]:
-        """Write the end of the last block; returns (postings, blocks)."""
+        """Write the end of the last posting list segment.
+
+        Returns
+        -------
+        (int, int)
+            The numbers of postings and of posting list segments.
+        """
         self._write("block_postings.u64", np.array([self._postings], np.uint64))
         return self._postings, self._blocks
 
@@ -374,22 +471,57 @@ def move(
     list_ptr: npt.NDArray[np.int64],
     units: npt.NDArray[np.uint32],
     impacts: npt.NDArray[np.uint8],
-    place: npt.NDArray[np.uint32],
+    new_units: npt.NDArray[np.uint32],
 ) -> None:
-    """Give the units of posting lists their new places, and sort each list by them, in place."""
+    """Renumber the units of posting lists and sort each list by the new numbers, in new_units.
+
+    Parameters
+    ----------
+    list_ptr
+        int64 ``[lists + 1]``, the range of each list.
+    units
+        uint32 ``[postings]``, replaced.
+    impacts
+        uint8 ``[postings]``, permuted along with the units.
+    new_units
+        uint32 ``[units]``, the new number of each unit.
+    """
     for a, b in itertools.pairwise(list_ptr.tolist()):
-        keys = (place[units[a:b]].astype(np.uint64) << np.uint64(8)) | impacts[a:b]
+        keys = (new_units[units[a:b]].astype(np.uint64) << np.uint64(8)) | impacts[a:b]
         keys.sort()
         units[a:b] = keys >> np.uint64(8)
         impacts[a:b] = keys.astype(np.uint8)
 
 
 def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:
-    """Append the bytes of a contiguous array to a file."""
+    """Append the bytes of an array to a file.
+
+    Parameters
+    ----------
+    file
+        The file, open for writing.
+    array
+        A contiguous array.
+    """
     operations.write(file, array.reshape(-1).view(np.uint8).data)
 
 
 def term_range(sizes: npt.NDArray[np.int64], first: int, capacity: int) -> int:
-    """The end of the longest range of terms from ``first`` whose postings fit the buffer; at least one term."""
+    """Find the longest range of terms whose postings fit the buffer; it has at least one term.
+
+    Parameters
+    ----------
+    sizes
+        int64 ``[vocab]``, the postings of each term.
+    first
+        The first term of the range.
+    capacity
+        The most postings.
+
+    Returns
+    -------
+    int
+        The end of the range.
+    """
     end = int(np.searchsorted(np.cumsum(sizes[first:]), capacity, side="right")) + first
     return min(max(end, first + 1), sizes.size)

@@ -1,12 +1,13 @@
-"""Vectors kept while a long job runs, so that a killed job goes on where it was.
+"""Checkpoints of a long encoding job: vectors are kept on disk, so that a killed job goes on where it was.
 
     OUT.partial/splade_edge_partial.json   says what the directory is
     OUT.partial/000000.shard …             the vectors of consecutive texts, written one after the other
-    OUT.partial/000007.journal             those of the shard that is being encoded, see journal.py
+    OUT.partial/000007.journal             those of the shard that is being encoded, see checkpoint_journal.py
 
-The input is cut by position alone, and a shard is encoded on its own: what is batched together, and with it the last
-bit of every vector, depends on the shard's texts and on nothing else. A shard names the digest of the encoder that made
-it and that of its texts; it is used again only where both are those of today. FORMAT.md has the bytes.
+Texts are divided into shards by position alone, and a shard is encoded on its own. So what is batched together, and
+with it the last bit of every vector, depends on the texts of the shard and on nothing else. A shard carries the digest
+of the encoder that made it and the digest of its texts. It is used again only if both are the same now. FORMAT.md
+describes the bytes.
 """
 
 from __future__ import annotations
@@ -30,21 +31,18 @@ from ..encoder import Encoder
 from ..encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
 from ..errors import InputError, StorageError
 from ..files import NOT_THERE, reading, storage_errors, write_file_durably
-from ..forking import Owner, private_descriptor
-from .journal import Journal
-from ..locking import unlock
+from ..forking import Owner
+from .checkpoint_journal import Journal
+from ..locking import DirectoryLock, try_lock_directory
 from ..numerics import NUMERICS
 from ..vectors import SparseBatch
 from ..version import MADE_BY
-
-if sys.platform != "win32":
-    import fcntl
 
 PARTIAL_SUFFIX = ".partial"
 JOURNAL_SUFFIX = ".journal"
 KEPT_FILES = "[0-9]*.*[dl]"  # shards and journals
 SHARD_TEXTS = 1024
-SHARD_CHARACTERS = 4 << 20  # long texts make a shard shorter, so that it can be held
+SHARD_CHARACTERS = 4 << 20  # a shard of long texts has fewer of them, so that it fits into memory
 MARKER_NAME = "splade_edge_partial.json"
 _MARKER = b'{"format": "splade-edge-partial", "version": 1}\n'
 _MAGIC = b"SPLSHRD1"
@@ -57,7 +55,7 @@ Note = Callable[[str], None]
 
 
 class _Unusable(Enum):
-    """Why a shard that is there is not used."""
+    """Why an existing shard is not used."""
 
     ENCODER = "encoder"
     TEXTS = "texts"
@@ -66,14 +64,30 @@ class _Unusable(Enum):
 
 @dataclass(frozen=True)
 class Shard:
-    """Vectors of consecutive texts: digests of the ``encoder`` and of the ``texts``, 32 bytes each, and the vectors."""
+    """Vectors of consecutive texts.
+
+    Attributes
+    ----------
+    encoder
+        The digest of the encoder, 32 bytes, see :func:`encoder_digest`.
+    texts
+        The digest of the texts, 32 bytes.
+    encoded
+        One entry for each text.
+    """
 
     encoder: bytes
     texts: bytes
     encoded: list[Encoded]
 
     def to_bytes(self) -> bytes:
-        """As it lies on disk; the last 32 bytes are the SHA-256 of all before them."""
+        """The bytes of a shard's file.
+
+        Returns
+        -------
+        bytes
+            Header, table and vectors. The last 32 bytes are the SHA-256 of all bytes before them.
+        """
         table = np.array([(e.vector.indices.size, e.tokens, e.known, e.truncated) for e in self.encoded], _TEXT)
         batch = SparseBatch.stack(e.vector for e in self.encoded)
         header = _HEADER.pack(_MAGIC, self.encoder, self.texts, len(self.encoded), batch.indices.size)
@@ -84,7 +98,23 @@ class Shard:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Shard:
-        """Raises ValueError for bytes that :meth:`to_bytes` did not make."""
+        """Read the bytes of a shard's file.
+
+        Parameters
+        ----------
+        data
+            What :meth:`to_bytes` has returned.
+
+        Returns
+        -------
+        Shard
+            The shard. Its arrays may share memory with ``data``.
+
+        Raises
+        ------
+        ValueError
+            If the bytes are damaged.
+        """
         body = memoryview(data)[:-_DIGEST_BYTES]
         if hashlib.sha256(body).digest() != data[-_DIGEST_BYTES:] or data[: len(_MAGIC)] != _MAGIC:
             raise ValueError("its SHA-256 does not match")
@@ -110,13 +140,44 @@ class Shard:
 
 
 def partial_directory(output: Path) -> Path:
-    """Where the shards of an index lie while it is made."""
+    """The directory of the shards of an index while the index is made.
+
+    Parameters
+    ----------
+    output
+        The directory of the index. If it is a link, the link is not followed.
+
+    Returns
+    -------
+    pathlib.Path
+        An absolute path beside the index.
+    """
     return Path(os.path.abspath(output) + PARTIAL_SUFFIX)  # noqa: PTH100 - resolve() would follow a link
 
 
 def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore | None = None) -> Iterator[Encoded]:
-    """Encode texts lazily, in order, cut as a :class:`ShardStore` cuts them; what it holds already is not encoded."""
-    for number, part in enumerate(_cut(texts)):
+    """Encode texts lazily, in order, shard by shard. Shards that the store holds already are not encoded again.
+
+    Parameters
+    ----------
+    encoder
+        The document encoder.
+    texts
+        Texts to encode. At most one shard of them is held in memory.
+    store
+        Where shards are kept; None: nowhere.
+
+    Yields
+    ------
+    Encoded
+        The vector of each text, and what is known about it.
+
+    Raises
+    ------
+    StorageError
+        If a shard cannot be read or written.
+    """
+    for number, part in enumerate(_shards_of(texts)):
         if store is None:
             yield from encoder.encode(part, "document")
             continue
@@ -129,7 +190,7 @@ def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore |
         with store.journal(number) as journal:
             for one in encoder.through(journal.run).encode(part, "document"):
                 encoded.append(one)
-                if len(encoded) < len(part):  # the last one is given out when all are safe
+                if len(encoded) < len(part):  # the last one follows when the shard is on disk
                     yield one
             store.write(number, key, encoded)
         yield encoded[-1]
@@ -138,10 +199,23 @@ def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore |
 
 
 class ShardStore:
-    """The shards of one job, in a directory of their own that only one process uses at a time.
+    """The shards in one directory, locked against other processes until :meth:`close`.
 
-    ``note`` is told, in a line each, what is used again and what is not, and why. The directory is made with the first
-    shard. Raises InputError where it holds something else, or another process uses it.
+    Parameters
+    ----------
+    directory
+        Need not exist; it is made at the first write.
+    encoder
+        The encoder whose vectors are kept.
+    note
+        Receives one line about each reason why shards are not used, and one about how many texts are used again.
+
+    Raises
+    ------
+    InputError
+        If the directory is something else, or another process uses it.
+    StorageError
+        If the directory cannot be opened.
     """
 
     def __init__(self, directory: Path, encoder: Encoder, note: Note | None = None) -> None:
@@ -151,21 +225,38 @@ class ShardStore:
         self._noted: set[_Unusable] = set()
         self._reused = 0
         self._told = False
-        self._lock: int | None = None
+        self._lock: DirectoryLock | None = None  # stays None on Windows
+        self._taken = False
         self._owner = Owner()
         if os.path.lexists(directory):
             self._take()
 
     @contextlib.contextmanager
     def journal(self, number: int) -> Iterator[Journal]:
-        """What is kept of a shard while it is encoded; it goes when the shard is written. Raises StorageError."""
+        """Keep the batches of a shard while it is encoded. The journal is removed when the block ends without an error.
+
+        Parameters
+        ----------
+        number
+            The shard's number, from 0.
+
+        Yields
+        ------
+        Journal
+            Its ``run`` encodes batches.
+
+        Raises
+        ------
+        StorageError
+            If the journal cannot be read or written.
+        """
         path = self.directory / f"{number:06d}{JOURNAL_SUFFIX}"
         journal = Journal(path, self._encoder, self._prepare)
         try:
             yield journal
         except BaseException:
-            if self._owner.is_here:  # a child that ends has nothing to keep
-                with contextlib.suppress(StorageError):  # a full disk, which is told already
+            if self._owner.is_here:  # a child of the process has nothing to keep
+                with contextlib.suppress(StorageError):  # a full disk has been reported already
                     journal.keep()
             raise
         finally:
@@ -175,11 +266,31 @@ class ShardStore:
 
     @property
     def shards(self) -> int:
-        """Shards on disk."""
+        """The number of shards on disk."""
         return len(self._paths())
 
     def read(self, number: int, texts: bytes, count: int) -> list[Encoded] | None:
-        """The vectors of a shard's texts, or None if they have to be made."""
+        """The vectors of a shard's texts, if they are there and valid.
+
+        Parameters
+        ----------
+        number
+            The shard's number, from 0.
+        texts
+            The digest of the texts, 32 bytes.
+        count
+            The number of texts.
+
+        Returns
+        -------
+        list of Encoded or None
+            None if the texts have to be encoded.
+
+        Raises
+        ------
+        StorageError
+            If the file is there and the system refuses to read it.
+        """
         path = self._path(number)
         try:
             with reading(path):
@@ -208,14 +319,29 @@ class ShardStore:
         return shard.encoded
 
     def write(self, number: int, texts: bytes, encoded: list[Encoded]) -> None:
-        """Keep a shard's vectors. Raises StorageError."""
+        """Write a shard durably.
+
+        Parameters
+        ----------
+        number
+            The shard's number, from 0.
+        texts
+            The digest of the texts, 32 bytes.
+        encoded
+            One entry for each text.
+
+        Raises
+        ------
+        StorageError
+            If the file cannot be written.
+        """
         self._prepare()
         write_file_durably(self._path(number), Shard(self._encoder, texts, encoded).to_bytes())
 
     def _prepare(self) -> None:
-        """Make the directory, and take it."""
+        """Make the directory and lock it."""
         self._owner.refuse_child(f"the job whose vectors are kept in {self.directory}")
-        if self._lock is None:
+        if not self._taken:
             with storage_errors(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
             self._take()
@@ -223,22 +349,30 @@ class ShardStore:
             write_file_durably(self.directory / MARKER_NAME, _MARKER)
 
     def end(self) -> None:
-        """The input has ended."""
+        """Say how many texts were used again, if that has not been said. Called when the input has ended."""
         self._tell()
 
     def close(self, *, keep: bool) -> None:
-        """Let go of the directory; without ``keep`` (or with nothing in it) remove what we wrote there."""
-        if self._lock is None:
+        """Release the directory.
+
+        Parameters
+        ----------
+        keep
+            Whether shards and journals stay. If not, or if there are none, our files and the directory are removed;
+            other files in it stay.
+        """
+        if not self._taken:
             return
         kept = sorted(self.directory.glob(KEPT_FILES))
         if self._owner.is_here and (not keep or not kept):
-            with contextlib.suppress(OSError):  # what is not ours stays, and the directory with it
+            with contextlib.suppress(OSError):  # files of others stay, and so does the directory
                 for path in kept:
                     path.unlink()
                 (self.directory / MARKER_NAME).unlink(missing_ok=True)
                 self.directory.rmdir()
-        unlock(self._lock, self._owner)
-        self._lock = None
+        if self._lock is not None:
+            self._lock.release()
+        self._lock, self._taken = None, False
 
     def _take(self) -> None:
         if not self.directory.is_dir() or (
@@ -248,20 +382,11 @@ class ShardStore:
                 f"{self.directory} is where encoded vectors are kept, and it is something else; "
                 "move it away, or pass --no-resume"
             )
-        if sys.platform == "win32":
-            self._lock = os.open(os.devnull, os.O_RDONLY)
-            return
         with storage_errors(self.directory):
-            lock = os.open(self.directory, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise InputError(
-                f"{self.directory} is in use by another process; wait for it, or choose another output"
-            ) from None
-        private_descriptor(lock)
-        self._lock = lock
+            self._lock = try_lock_directory(self.directory)
+        if self._lock is None and sys.platform != "win32":
+            raise InputError(f"{self.directory} is in use by another process; wait for it, or choose another output")
+        self._taken = True
 
     def _paths(self) -> list[Path]:
         return sorted(self.directory.glob("[0-9]*.shard"))
@@ -275,15 +400,27 @@ class ShardStore:
             self._note(message)
 
     def _tell(self) -> None:
-        """Say what was used again, once: where encoding begins, or at the end."""
+        """Say once how many texts were used again: when encoding begins, or at the end."""
         if self._reused and not self._told:
             self._told = True
             self._note(f"{self._reused:,} texts were encoded before and are taken from {self.directory}")
 
 
 def encoder_digest(encoder: Encoder) -> bytes:
-    """SHA-256 over what a text's vector depends on besides the text: files, settings, engine, how texts are cut. (The
-    CPU is not in it: another one may give another last bit, which is no reason to throw hours of work away.)
+    """SHA-256 over all that decides a vector besides its text: files, settings, engine, threads and sizes of batches.
+
+    The CPU is not part of it. Another CPU may change the last bit of a vector, which is no reason to discard hours of
+    work.
+
+    Parameters
+    ----------
+    encoder
+        The document encoder.
+
+    Returns
+    -------
+    bytes
+        32 bytes.
     """
     manifest, variant = encoder.artifact.manifest, encoder.variant
     files = {name: manifest.files[name].sha256 for name in ("tokenizer.json", *variant_files(variant))}
@@ -294,7 +431,7 @@ def encoder_digest(encoder: Encoder) -> bytes:
         "files": files,
         "numerics": NUMERICS,
         "engine": engine and importlib.import_module(engine).__version__,
-        "threads": encoder.threads,  # some engines add up in another order with more of them
+        "threads": encoder.threads,  # some engines sum in another order with more threads
         "cut": [SHARD_TEXTS, SHARD_CHARACTERS, WINDOW, LOGITS_BUDGET_BYTES],
     }
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).digest()
@@ -309,8 +446,8 @@ def _texts_digest(texts: list[str]) -> bytes:
     return digest.digest()
 
 
-def _cut(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts, so many at a time; fewer where they are long."""
+def _shards_of(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Divide texts into shards; a shard of long texts has fewer of them."""
     part: list[str] = []
     characters = 0
     for text in texts:
