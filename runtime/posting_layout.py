@@ -1,13 +1,13 @@
 """The sizes that the files of an index and the kernels share. They are part of the format."""
 
-# Documents are cut into docid ranges of this size, so that a document within its range is a uint16.
-WINDOW_BITS = 16
-WINDOW = 1 << WINDOW_BITS
-# Documents that block-max data bounds together: a frequent term has its largest impact in every block of so many.
-CHUNK_BITS = 6
-CHUNK = 1 << CHUNK_BITS
-# So many blocks are a superblock. They share the base of their offsets, which keeps an offset in 8 bits.
-SPAN_BITS = 2
-SPAN = 1 << SPAN_BITS
+# Documents in a docid range. A document number within its range is a uint16.
+RANGE_BITS = 16
+RANGE_SIZE = 1 << RANGE_BITS
+# Documents in a block, whose scores block-max data bound together: each frequent term has its maximum impact per block.
+BLOCK_BITS = 6
+BLOCK_SIZE = 1 << BLOCK_BITS
+# Blocks in a superblock. They share the base of their posting offsets, so that an offset fits 8 bits.
+SUPERBLOCK_BITS = 2
+SUPERBLOCK_BLOCKS = 1 << SUPERBLOCK_BITS
 # term_impacts[t, j] is the KTH_LEVELS[j]-th largest impact of term t (0 where it has fewer postings).
 KTH_LEVELS = (1, 10, 100, 1000)

@@ -23,7 +23,7 @@ import msgspec
 from ..directory import AnyPath
 from ..errors import IndexFormatError
 from ..manifest import Manifest, read_manifest
-from ..posting_layout import CHUNK, SPAN
+from ..posting_layout import BLOCK_SIZE, SUPERBLOCK_BLOCKS
 from ..posting_layout import KTH_LEVELS as KTH_LEVELS
 
 MANIFEST_NAME = "splade_edge_index.json"
@@ -232,12 +232,12 @@ def read_manifest_file(path: AnyPath, known: dict[bytes, IndexManifest] | None =
 
 def chunks(units: int) -> int:
     """Chunks of so many units; the last may be short."""
-    return -(-units // CHUNK)
+    return -(-units // BLOCK_SIZE)
 
 
 def spans(units: int) -> int:
     """Spans of so many units; the last may be short."""
-    return -(-units // (CHUNK * SPAN))
+    return -(-units // (BLOCK_SIZE * SUPERBLOCK_BLOCKS))
 
 
 def array_shape(spec: ArraySpec, segment: SegmentEntry, vocab_size: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..numba_support.arrays import F32, F64, I64, U32
-from . import WINDOW, WINDOW_BITS
+from . import RANGE_BITS, RANGE_SIZE
 from .filter_mask import AllowedUnits, query_arrays
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def search(
     for term, weight in zip(terms.tolist(), weights.astype(np.float64), strict=True):
         for block in range(int(segment.term_blocks[term]), int(segment.term_blocks[term + 1])):
             a, b = int(segment.block_postings[block]), int(segment.block_postings[block + 1])
-            window = int(segment.block_windows[block]) << WINDOW_BITS
+            window = int(segment.block_windows[block]) << RANGE_BITS
             # Units of a block are distinct, so each is added to once; terms ascend, so sums are rounded as everywhere.
-            sums[window : window + WINDOW][segment.posting_units[a:b]] += weight * segment.posting_impacts[a:b]
+            sums[window : window + RANGE_SIZE][segment.posting_units[a:b]] += weight * segment.posting_impacts[a:b]
     places = np.flatnonzero(sums >= floor if floor > 0.0 else sums)
     if allowed is not None:
         places = places[allowed[places]]

@@ -14,7 +14,7 @@ from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.numba_support import simd as lanes
 from splade_edge.runtime.numba_support.cache import inline_kernel
-from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW
+from splade_edge.runtime.scorer import L1_TILE, L2_TILE, RANGE_SIZE
 from splade_edge.runtime.scorer import block_max as visit
 from splade_edge.runtime.scorer import block_max_bounds as bounds
 from splade_edge.runtime.scorer import block_max_postings as chunks
@@ -101,7 +101,7 @@ class TestAgainstOracle:
                 assert_exact(index, impacts, list(query), list(query.values()), k)
 
     @LARGE
-    @pytest.mark.parametrize("documents", [WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
+    @pytest.mark.parametrize("documents", [RANGE_SIZE - 1, RANGE_SIZE, RANGE_SIZE + 1, 3 * RANGE_SIZE])
     @pytest.mark.parametrize("density", [0.001, 0.5])
     def test_windows(self, tmp_path, documents, density):
         rng = np.random.default_rng(documents)
@@ -135,10 +135,10 @@ class TestAgainstOracle:
 
     def test_a_few_units_of_two_windows(self, tmp_path):
         rng = np.random.default_rng(7)
-        impacts = np.zeros((WINDOW + 500, 3), np.uint8)
+        impacts = np.zeros((RANGE_SIZE + 500, 3), np.uint8)
         rows = rng.choice(len(impacts), 300, replace=False)
         impacts[rows] = rng.integers(0, 255, (300, 3))
-        impacts[[0, WINDOW - 1, WINDOW, len(impacts) - 1]] = 200
+        impacts[[0, RANGE_SIZE - 1, RANGE_SIZE, len(impacts) - 1]] = 200
         for layout in ({}, {"block_max": False}):
             index = write_index(tmp_path / str(len(layout)), impacts, batch=50_000, **layout)
             for k in (1, 10, 500):
@@ -148,7 +148,7 @@ class TestAgainstOracle:
     def test_sparse_windows_overflow_the_candidates(self, tmp_path):
         # few postings in each window, near ties all of them, more in all than the candidate buffer holds
         rng = np.random.default_rng(6)
-        impacts = np.zeros((8 * WINDOW, 2), np.uint8)
+        impacts = np.zeros((8 * RANGE_SIZE, 2), np.uint8)
         rows = np.sort(rng.choice(len(impacts), 8 * 1900, replace=False))
         impacts[rows, 0] = rng.integers(1, 255, rows.size)
         impacts[rows, 1] = 255 - impacts[rows, 0]
@@ -161,10 +161,10 @@ class TestAgainstOracle:
     def test_all_of_a_full_window(self, tmp_path):
         # every unit of a window is a candidate, and the best is its last
         rng = np.random.default_rng(8)
-        impacts = rng.integers(1, 200, (WINDOW + 1000, 2)).astype(np.uint8)
-        impacts[WINDOW - 1] = 255
+        impacts = rng.integers(1, 200, (RANGE_SIZE + 1000, 2)).astype(np.uint8)
+        impacts[RANGE_SIZE - 1] = 255
         index = write_index(tmp_path / "index", impacts, batch=50_000)
-        for k in (len(impacts), len(impacts) - 1, WINDOW):
+        for k in (len(impacts), len(impacts) - 1, RANGE_SIZE):
             assert_exact(index, impacts, [0, 1], [0.37, 1.21], k)
 
     def test_rounding_that_swaps_two_documents(self, tmp_path):
@@ -234,7 +234,7 @@ class TestLayouts:
     @pytest.mark.parametrize("density", [0.001, 0.3])
     def test_windows(self, tmp_path, layout, density):
         rng = np.random.default_rng(21)
-        shape = 2 * WINDOW + 77, 8
+        shape = 2 * RANGE_SIZE + 77, 8
         # groups of alike units, so that reordering has something to do, and many equal scores
         base = rng.integers(1, 256, (50, 8)) * (rng.random((50, 8)) < density * 3)
         impacts = (base[rng.integers(0, 50, shape[0])] * (rng.random(shape) < 0.7)).astype(np.uint8)
@@ -244,7 +244,7 @@ class TestLayouts:
                 assert_exact(index, impacts, terms, weights, k)
 
     @LARGE
-    @pytest.mark.parametrize("units", [STRIP + 1, SHELF, SHELF + 63, WINDOW + SHELF + STRIP + 1])
+    @pytest.mark.parametrize("units", [L1_TILE + 1, L2_TILE, L2_TILE + 63, RANGE_SIZE + L2_TILE + L1_TILE + 1])
     @pytest.mark.parametrize("layout", [{}, {"reorder": True}])
     def test_shelves_and_strips(self, tmp_path, layout, units):
         """Long and short lists; many sums to search, or few to test; whole shelves excluded; both kinds of sums."""
@@ -253,7 +253,7 @@ class TestLayouts:
         impacts = rng.integers(1, 256, (units, 7)) * (rng.random((units, 7)) < density)
         index = write_index(tmp_path / "index", impacts, batch=50_000, **layout)
         some = rng.random(units) < 0.3
-        some[:SHELF] = False
+        some[:L2_TILE] = False
         for terms, exponents in ((range(7), range(7)), (range(3, 7), range(4)), ([5, 6], [0, 0]), ([0, 6], [0, -60])):
             weights = [float(np.float32(rng.uniform(1, 2) * 2.0**-e)) for e in exponents]
             for k in (1, 2000):
@@ -264,16 +264,16 @@ class TestLayouts:
     @LARGE
     def test_a_long_list_that_ends_in_a_few_far_units(self, tmp_path):
         # postings that are added together lie in several shelves
-        units = 2 * WINDOW
+        units = 2 * RANGE_SIZE
         rng = np.random.default_rng(12)
         impacts = np.zeros((units, 3), np.uint8)
         impacts[:, 0] = rng.integers(1, 5, units)
-        for first in (0, WINDOW):
+        for first in (0, RANGE_SIZE):
             impacts[first : first + 1500, 1] = 200
-            impacts[first + rng.choice(np.arange(SHELF, WINDOW), 9, replace=False), 1] = 250
-            impacts[first + SHELF - STRIP - 40 : first + SHELF - STRIP, 2] = 100
-            impacts[first + SHELF + np.arange(1, 1100, 17), 2] = 255
-            impacts[first + WINDOW - 1500 : first + WINDOW - 1, 2] = 90
+            impacts[first + rng.choice(np.arange(L2_TILE, RANGE_SIZE), 9, replace=False), 1] = 250
+            impacts[first + L2_TILE - L1_TILE - 40 : first + L2_TILE - L1_TILE, 2] = 100
+            impacts[first + L2_TILE + np.arange(1, 1100, 17), 2] = 255
+            impacts[first + RANGE_SIZE - 1500 : first + RANGE_SIZE - 1, 2] = 90
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         for k in (1, 100, 20_000):
             assert_exact(index, impacts, [0, 1, 2], [0.25, 1.5, 0.75], k)
@@ -449,12 +449,12 @@ class TestAllowed:
     @pytest.mark.parametrize("density", [0.001, 0.5])
     def test_windows(self, tmp_path, density):
         rng = np.random.default_rng(11)
-        impacts = (rng.integers(1, 256, (3 * WINDOW + 5, 4)) * (rng.random((3 * WINDOW + 5, 4)) < density)).astype(
-            np.uint8
-        )
+        impacts = (
+            rng.integers(1, 256, (3 * RANGE_SIZE + 5, 4)) * (rng.random((3 * RANGE_SIZE + 5, 4)) < density)
+        ).astype(np.uint8)
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         one_window = np.zeros(len(impacts), bool)
-        one_window[WINDOW : 2 * WINDOW : 7] = True
+        one_window[RANGE_SIZE : 2 * RANGE_SIZE : 7] = True
         for allowed in (one_window, rng.random(len(impacts)) < 0.1, rng.random(len(impacts)) < 1e-4):
             for k in (1, 10, 1000):
                 assert_exact(index, impacts, range(4), [0.3, 1.1, 2.0, 0.01], k, allowed)
@@ -682,7 +682,7 @@ class TestHelpers:
 
     @QUICK
     @given(
-        in_chunks=st.lists(st.integers(0, bounds.CHUNKS - 1), max_size=60),
+        in_chunks=st.lists(st.integers(0, bounds.RANGE_BLOCKS - 1), max_size=60),
         weight=st.integers(1, 257),
         before=st.sampled_from([0, 100, 65500]),
         seed=st.integers(0, 2**32),
@@ -691,16 +691,16 @@ class TestHelpers:
         rng = np.random.default_rng(seed)
         units = np.unique([64 * chunk + rng.integers(0, 64) for chunk in in_chunks]).astype(np.uint16)
         impacts = rng.integers(1, 256, units.size).astype(np.uint8)
-        totals = np.full(bounds.CHUNKS, before, np.uint16)
-        places = rng.integers(0, 65536, bounds.CHUNKS).astype(np.uint16)
+        totals = np.full(bounds.RANGE_BLOCKS, before, np.uint16)
+        places = rng.integers(0, 65536, bounds.RANGE_BLOCKS).astype(np.uint16)
         before_places = places.copy()
         bounds.add_postings(totals, np.uint16(weight), units, impacts, places)
-        expected = np.full(bounds.CHUNKS, before)
+        expected = np.full(bounds.RANGE_BLOCKS, before)
         for chunk in set(in_chunks):
             expected[chunk] = min(65535, before + weight * int(impacts[units >> 6 == chunk].max()))
             assert units[places[chunk]] >> 6 == chunk
         assert totals.tolist() == expected.tolist()
-        others = np.setdiff1d(np.arange(bounds.CHUNKS), in_chunks)
+        others = np.setdiff1d(np.arange(bounds.RANGE_BLOCKS), in_chunks)
         assert places[others].tolist() == before_places[others].tolist()
 
     @QUICK
@@ -731,27 +731,29 @@ class TestHelpers:
 
     @QUICK
     @given(
-        units=st.lists(st.integers(0, 2 * WINDOW - 1), max_size=80),
-        asked=st.lists(st.integers(0, 2 * bounds.CHUNKS - 1), min_size=1, max_size=20),
+        units=st.lists(st.integers(0, 2 * RANGE_SIZE - 1), max_size=80),
+        asked=st.lists(st.integers(0, 2 * bounds.RANGE_BLOCKS - 1), min_size=1, max_size=20),
         seed=st.integers(0, 2**32),
     )
     def test_places_that_are_left_over_lead_nowhere(self, units, asked, seed):
         rng = np.random.default_rng(seed)
         alike = rng.integers(0, 640, 40)  # some chunks have many
-        units = np.unique([*units, *alike, *(alike + WINDOW)])
-        within = (units % WINDOW).astype(np.uint16)
-        starts = np.array([[0, (units < WINDOW).sum(), units.size]], np.uint64)
-        places = rng.integers(0, 2 * units.size, (1, 2 * bounds.CHUNKS)).astype(np.uint16)
+        units = np.unique([*units, *alike, *(alike + RANGE_SIZE)])
+        within = (units % RANGE_SIZE).astype(np.uint16)
+        starts = np.array([[0, (units < RANGE_SIZE).sum(), units.size]], np.uint64)
+        places = rng.integers(0, 2 * units.size, (1, 2 * bounds.RANGE_BLOCKS)).astype(np.uint16)
         impacts = np.ones(units.size, np.uint8)
         for w in range(2):
             part = slice(int(starts[0, w]), int(starts[0, w + 1]))
-            totals = np.zeros(bounds.CHUNKS, np.uint16)
-            into = places[0, w * bounds.CHUNKS : (w + 1) * bounds.CHUNKS]
+            totals = np.zeros(bounds.RANGE_BLOCKS, np.uint16)
+            into = places[0, w * bounds.RANGE_BLOCKS : (w + 1) * bounds.RANGE_BLOCKS]
             bounds.add_postings(totals, np.uint16(1), within[part], impacts[part], into)
         firsts, counts = np.zeros(1, np.uint64), np.zeros(1, np.int64)
         nothing = dict.fromkeys(memory.Postings._fields, np.zeros(0, np.uint8))
         rows = {"span_postings": np.zeros((1, 1), np.uint16), "chunk_postings": np.zeros((1, 2048), np.uint8)}
-        segment = memory.Postings(**nothing | rows | {"units": within, "impacts": impacts, "unit_count": 2 * WINDOW})
+        segment = memory.Postings(
+            **nothing | rows | {"units": within, "impacts": impacts, "unit_count": 2 * RANGE_SIZE}
+        )
         for chunk in {*asked, *(units >> 6).tolist()}:
             chunks.find_postings(chunk, 1, segment, np.array([-1]), starts, places, firsts, counts)
             expected = np.flatnonzero(units >> 6 == chunk)
