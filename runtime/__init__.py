@@ -40,53 +40,23 @@ if TYPE_CHECKING:
 # What is public, by the module that has it, which is loaded when it is asked for: `import splade_edge.runtime` costs no
 # engine and no compiler.
 _PUBLIC = {
-    "artifact": (
-        "Artifact",
-        "open_artifact",
-    ),
-    "bench.approximation": (
-        "Approximation",
-        "measure_approximation",
-    ),
-    "build.corpus": (
-        "Record",
-        "read_corpus",
-    ),
-    "build.indexing": ("build_index",),
-    "build.lines": ("BadLines",),
-    "build.passages": ("Passages",),
-    "document": ("Document",),
-    "encoder": ("Encoder",),
-    "errors": (
-        "ArtifactError",
-        "CorpusError",
-        "IndexFormatError",
-        "IndexLockedError",
-        "IndexReplacedError",
-        "InputError",
-        "IntegrityError",
-        "MissingExtraError",
-        "SpladeEdgeError",
-        "SpladeEdgeWarning",
-        "StorageError",
-    ),
-    "filters": (
-        "WhereError",
-        "literal",
-    ),
-    "index": ("Index",),
-    "numba_support.backend": ("use_kernels",),
-    "searcher": (
-        "Explanation",
-        "Hit",
-        "Searcher",
-    ),
-    "update.transaction": ("Commit",),
-    "update.updater": ("IndexUpdater",),
-    "vectors": (
-        "SparseBatch",
-        "SparseVector",
-    ),
+    "artifact": "Artifact open_artifact",
+    "bench.approximation": "Approximation measure_approximation",
+    "build.corpus": "Record read_corpus",
+    "build.indexing": "build_index",
+    "build.lines": "BadLines",
+    "build.passages": "Passages",
+    "document": "Document",
+    "encoder": "Encoder",
+    "errors": "ArtifactError CorpusError IndexFormatError IndexLockedError IndexReplacedError InputError "
+    "IntegrityError MissingExtraError SpladeEdgeError SpladeEdgeWarning StorageError",
+    "filters": "WhereError literal",
+    "index": "Index",
+    "numba_support.backend": "use_kernels",
+    "searcher": "Explanation Hit Searcher",
+    "update.transaction": "Commit",
+    "update.updater": "IndexUpdater",
+    "vectors": "SparseBatch SparseVector",
 }
 
 __all__ = [
@@ -132,6 +102,6 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module(".version", __name__).VERSION
     for module, names in _PUBLIC.items():
-        if name in names:
+        if name in names.split():
             return getattr(importlib.import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
