@@ -27,7 +27,7 @@ test-full: test
 
 test: .venv-test/ready
 	$(TEST)/python -m pytest -n 2 --dist loadgroup
-	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_scan.py tests/runtime/test_coarse.py tests/runtime/test_visit.py tests/runtime/test_index.py tests/runtime/test_decoder.py tests/runtime/test_split.py tests/runtime/test_idf.py
+	NUMBA_DISABLE_JIT=1 $(TEST)/python -m pytest -n 2 tests/runtime/test_scorer.py tests/runtime/test_taat.py tests/runtime/test_upper_bounds16.py tests/runtime/test_block_max.py tests/runtime/test_index.py tests/runtime/test_decoder.py tests/runtime/test_split.py tests/runtime/test_idf.py
 
 soak: .venv-test/ready
 	$(TEST)/python -m benchmarks.soak --kills 1000 --cuts --swaps

@@ -84,7 +84,7 @@ def _reading(arrays: Arrays) -> Callable[[], object]:
 
 
 def _searching(index: Any, query: Query, k: int) -> Callable[[], object]:
-    return lambda: index.search_vectors(*query, k)
+    return lambda: index.search_vector(query, k)
 
 
 def _mean_seconds(calls: list[Callable[[], object]]) -> float:

@@ -90,7 +90,7 @@ class Changes:
 
     def wrong(self, index: Index, number: int, k: int = 10) -> str | None:
         """What is wrong with an index of this state's generation; ``number``: of the query it is asked."""
-        found, scores = index.search_vectors(*self.query(number), k)
+        found, scores = index.search_vector(self.query(number), k)
         answer = [(d.id, s) for d, s in zip(index.documents(found), scores.tolist(), strict=True)]
         if answer != self.answer(number, k):
             return f"generation {index.generation}, query {number}: {answer} instead of {self.answer(number, k)}"

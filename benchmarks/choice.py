@@ -74,7 +74,7 @@ def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[s
             index._scorer.by_kernels.way = ways[j]
             for i, query in enumerate(queries):
                 start = time.thread_time()
-                index.search_vectors(*query, k)
+                index.search_vector(query, k)
                 best[i, j] = min(best[i, j], time.thread_time() - start)
                 if ways[j] == visit.CHEAPER and not round_:
                     visited += index._scorer.by_kernels.latest_way == visit.BY_CHUNKS

@@ -61,7 +61,7 @@ def read(path: Path, seed: int, size: int, threads: int, ready: Semaphore, go: E
         try:
             index = Index.open(path)
             state = Changes(seed, size)  # the queries are the same in all states
-            index.search_vectors(*state.query(0), _K)
+            index.search_vector(state.query(0), _K)
             ready.release()
             go.wait()
             for n in itertools.count(first):
@@ -71,7 +71,7 @@ def read(path: Path, seed: int, size: int, threads: int, ready: Semaphore, go: E
                 generations.add(index.generation)
                 query = state.query(n % _ASKED)
                 started = time.perf_counter()
-                found, scores = index.search_vectors(*query, _K)
+                found, scores = index.search_vector(query, _K)
                 documents = index.documents(found)
                 milliseconds.append((time.perf_counter() - started) * 1000)
                 answer = [(d.id, s) for d, s in zip(documents, scores.tolist(), strict=True)]

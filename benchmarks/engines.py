@@ -90,7 +90,7 @@ class SpladeEdge(Engine):
         self._index = Index.open(directory / "index")
 
     def search(self, query: Query, k: int) -> Any:
-        return self._index.search_vectors(query[0], query[1], k)
+        return self._index.search_vector((query[0], query[1]), k)
 
 
 class SpladeEdgeReordered(SpladeEdge):

@@ -134,13 +134,13 @@ def _search(args: argparse.Namespace, collection: Collection, filters: list[str]
     for name in ("short", "long"):
         queries = collection.queries(name)[: args.queries]
         for terms, weights in queries:
-            index.search_vectors(terms, weights, args.k)
+            index.search_vector((terms, weights), args.k)
         best = {where: np.full(len(queries), np.inf) for where in masks}
         for _ in range(3):
             for number, (terms, weights) in enumerate(queries):
                 for where, allowed in masks.items():
                     start = time.perf_counter()
-                    index.search_vectors(terms, weights, args.k, allowed=allowed)
+                    index.search_vector((terms, weights), args.k, allowed=allowed)
                     best[where][number] = min(best[where][number], time.perf_counter() - start)
         for where, allowed in masks.items():
             share = 1.0 if allowed is None else float(allowed.mean())

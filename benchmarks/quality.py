@@ -156,7 +156,7 @@ def run_reference(data: RetrievalSet, checkpoint: str, work: Path, idf: float | 
         index = Index.open(Path(place) / "index")
         factors = idf_factors(index.frequencies(np.arange(vocabulary)), index.units, power)
         weighted = ((terms, weights * factors[terms]) for terms, weights in queries)
-        quantized = [index.search_vectors(*query, DEPTH)[0].tolist() for query in weighted]
+        quantized = [index.search_vector(query, DEPTH)[0].tolist() for query in weighted]
         del index
     return {
         REFERENCE: Outcome(_measured(data, exact), query_terms, document_terms),

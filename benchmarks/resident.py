@@ -93,7 +93,7 @@ def _search(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     with Index.open(args.work / "tiny") as tiny:  # the engine's own memory: kernels, and what they allocate once
         for queries, k in ((short[:5], 10), (long[:5], 1000)):
             for terms, weights in queries:
-                tiny.search_vectors(terms, weights, k)
+                tiny.search_vector((terms, weights), k)
         tiny.select("day = 0")
     steps = {"Python, NumPy, Numba with the kernels": resident_mb()}
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def _search(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     steps["the index opened"] = resident_mb()
     for name, queries, k in (("short", short, 10), ("long", long, 1000)):
         for terms, weights in queries:
-            index.documents(index.search_vectors(terms, weights, k)[0][:10])
+            index.documents(index.search_vector((terms, weights), k)[0][:10])
         steps[f"{_SEARCHES} {name} queries, k = {k}, ten documents read"] = resident_mb()
     index.select("day < 10")
     steps["one filter from an index"] = resident_mb()

@@ -202,7 +202,7 @@ def contents(path: Path) -> list[Any]:
     with Index.open(path) as index:
         index.check()
         documents = index.documents(range(len(index)))
-        found = [index.search_vectors(range(12), np.ones(12), k) for k in (1, 100)]
+        found = [index.search_vector((range(12), np.ones(12)), k) for k in (1, 100)]
         return [documents, *(a.tolist() for answer in found for a in answer)]
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     steps.done("load the encoder")
     vector = searcher.encode_for_search(args.query)
     steps.done("encode the query")
-    index.search_vectors(*vector, 10)
+    index.search_vector(vector, 10)
     steps.done("first search")
     searcher.search_vector(vector, 10)
     steps.done("search again, with texts")

@@ -37,41 +37,26 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Loaded when asked for, so that `import splade_edge.runtime` costs no engine and no compiler.
-_HOMES = {
-    "Approximation": "bench.approximation",
-    "Artifact": "artifact",
-    "ArtifactError": "errors",
-    "BadLines": "build.lines",
-    "Commit": "update.transaction",
-    "CorpusError": "errors",
-    "Document": "document",
-    "Encoder": "encoder",
-    "Explanation": "searcher",
-    "Hit": "searcher",
-    "Index": "index",
-    "IndexFormatError": "errors",
-    "IndexLockedError": "errors",
-    "IndexReplacedError": "errors",
-    "IndexUpdater": "update.updater",
-    "InputError": "errors",
-    "IntegrityError": "errors",
-    "MissingExtraError": "errors",
-    "Passages": "build.passages",
-    "Record": "build.corpus",
-    "Searcher": "searcher",
-    "SparseBatch": "vectors",
-    "SparseVector": "vectors",
-    "SpladeEdgeError": "errors",
-    "SpladeEdgeWarning": "errors",
-    "StorageError": "errors",
-    "WhereError": "filters",
-    "build_index": "build.indexing",
-    "literal": "filters",
-    "measure_approximation": "bench.approximation",
-    "open_artifact": "artifact",
-    "read_corpus": "build.corpus",
-    "use_kernels": "numba_support.backend",
+# What is public, by the module that has it, which is loaded when it is asked for: `import splade_edge.runtime` costs no
+# engine and no compiler.
+_PUBLIC = {
+    "artifact": "Artifact open_artifact",
+    "bench.approximation": "Approximation measure_approximation",
+    "build.corpus": "Record read_corpus",
+    "build.indexing": "build_index",
+    "build.lines": "BadLines",
+    "build.passages": "Passages",
+    "document": "Document",
+    "encoder": "Encoder",
+    "errors": "ArtifactError CorpusError IndexFormatError IndexLockedError IndexReplacedError InputError "
+    "IntegrityError MissingExtraError SpladeEdgeError SpladeEdgeWarning StorageError",
+    "filters": "WhereError literal",
+    "index": "Index",
+    "numba_support.backend": "use_kernels",
+    "searcher": "Explanation Hit Searcher",
+    "update.transaction": "Commit",
+    "update.updater": "IndexUpdater",
+    "vectors": "SparseBatch SparseVector",
 }
 
 __all__ = [
@@ -116,6 +101,7 @@ def __getattr__(name: str) -> Any:
 
     if name == "__version__":
         return importlib.import_module(".version", __name__).VERSION
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    for module, names in _PUBLIC.items():
+        if name in names.split():
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

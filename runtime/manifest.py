@@ -6,18 +6,16 @@ the same JSON without that key. So a flipped byte in the manifest is found as su
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from .directory import AnyPath, Entry
+from .directory import AnyPath
 from .errors import IntegrityError, SpladeEdgeError, StorageError
-from .files import NOT_THERE, operations, reading, safe_join, sha256_file, storage_errors, write_file_durably
+from .files import NOT_THERE, reading, safe_join, sha256_file, write_file_durably
 
 M = TypeVar("M", bound="Manifest")
 _MAX_BYTES = 8 << 20  # of a manifest: in memory it takes some fifty times as much at worst
@@ -47,46 +45,6 @@ def describe_file(path: AnyPath) -> FileEntry:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write ``manifest`` to ``path`` in one step (see :func:`~splade_edge.runtime.files.write_file_durably`)."""
     write_file_durably(path, encode_manifest(manifest)[0])
-
-
-def swap_manifest(
-    path: Entry,
-    temporary: Entry,
-    data: bytes,
-    expected: M,
-    read: Callable[[Entry], M],
-    check: Callable[[], None] = lambda: None,
-) -> bool:
-    """Put a manifest (its bytes) in the place of the one at ``path``, if that is ``expected``; False, and it stays,
-    where it is another. ``temporary``: a file beside it, which is used and removed; ``read`` gives the manifest in a
-    file; ``check`` is called at the last moment, and may raise.
-
-    Where the system can swap two files, what was taken out is looked at once more, and put back if it was another after
-    all. Raises StorageError, and what ``read`` and ``check`` do.
-    """
-    with storage_errors(path):
-        try:
-            with operations.create(temporary) as file:
-                operations.write(file, data)
-            operations.sync(temporary)
-            check()
-            if read(path) != expected:
-                return False
-            if operations.replace(temporary, path, keep=True) and not _holds(temporary, expected, read):
-                operations.replace(temporary, path, keep=True)
-                return False
-            operations.sync(path.parent)
-            return True
-        finally:
-            with contextlib.suppress(OSError):  # the next writer will
-                operations.remove(temporary)
-
-
-def _holds(path: Entry, expected: M, read: Callable[[Entry], M]) -> bool:
-    try:
-        return read(path) == expected
-    except SpladeEdgeError:
-        return False
 
 
 def encode_manifest(manifest: Manifest) -> tuple[bytes, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from .encoder import Encoded, Encoder
 from .encoder.tokenizer import ReadText
 from .errors import ArtifactError, IndexFormatError, InputError
 from .files import safe_join
-from .filters import Predicate
 from .forking import Threads, new_lock
 from .idf import Factors, check_power
 from .index import Index
@@ -25,8 +24,11 @@ from .manifest import FileEntry
 from .threads import resolve_threads
 from .vectors import SparseVector
 
+if TYPE_CHECKING:
+    from .filters import Predicate
+
 Allowed = npt.NDArray[np.bool_] | None
-Where = str | Predicate | None
+Where: TypeAlias = "str | Predicate | None"
 _NO_TERMS = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
 _BATCH = 512  # queries encoded and searched at a time by search_many
 
@@ -73,7 +75,7 @@ class Searcher:
     pickled: see :meth:`__reduce__`.
 
     It searches the generation it has opened until :meth:`refresh`; each search is of one generation as a whole.
-    ``threads`` is one setting for encoder and scorer. ``approximate``: see :meth:`Index.search_vectors`; None is exact.
+    ``threads`` is one setting for encoder and scorer. ``approximate``: see :meth:`Index.search_vector`; None is exact.
     ``idf``: the power of the terms' inverse document frequency in the index that query weights are multiplied with (see
     :func:`idf_factors`); None: what the encoder's artifact states. A query without a known word finds nothing.
     """
@@ -193,30 +195,17 @@ class Searcher:
         """
         state = self._state
         vector = state.vector(state.encoder.encode_text(query, "query"))
-        return self._search(state.index, vector, k, _allowed(state.index, where, allowed))
+        index = state.index
+        found = index.search_units(vector, k, allowed=_allowed(index, where, allowed), approximate=self.approximate)
+        return _hits(index, *found)
 
     def search_vector(
         self, query: SparseVector, k: int = 10, *, where: Where = None, allowed: Allowed = None
     ) -> list[Hit]:
         """:meth:`search` for a vector, such as :meth:`encode_query` gives. Its weights are taken as they are."""
         index = self._state.index
-        return self._search(index, query, k, _allowed(index, where, allowed))
-
-    def _search(self, index: Index, query: SparseVector, k: int, allowed: Allowed) -> list[Hit]:
-        ordinals, units, scores = index.search_units(
-            query.indices, query.values, k, allowed=allowed, approximate=self.approximate
-        )
-        documents = index.documents(ordinals)
-        hits = []
-        for ordinal, unit, score, document in zip(
-            ordinals.tolist(), units.tolist(), scores.tolist(), documents, strict=True
-        ):
-            span = index.span(unit)
-            passage = document.text[span[0] : span[1]] if span else None
-            hits.append(
-                Hit(ordinal, unit, score, document.id, document.title, document.text, document.metadata, passage)
-            )
-        return hits
+        found = index.search_units(query, k, allowed=_allowed(index, where, allowed), approximate=self.approximate)
+        return _hits(index, *found)
 
     def search_many(
         self, queries: Iterable[str], k: int = 10, *, where: Where = None, allowed: Allowed = None
@@ -228,10 +217,14 @@ class Searcher:
         return self._search_many(state, queries, k, _allowed(state.index, where, allowed))
 
     def _search_many(self, state: _State, queries: Iterable[str], k: int, allowed: Allowed) -> Iterator[list[Hit]]:
+        def search(vector: SparseVector) -> list[Hit]:
+            found = state.index.search_units(vector, k, allowed=allowed, approximate=self.approximate)
+            return _hits(state.index, *found)
+
         vectors = map(state.vector, state.encoder.encode(queries, "query"))
         with Threads(self.threads) as pool:
             while batch := list(islice(vectors, _BATCH)):
-                yield from pool.map(lambda vector: self._search(state.index, vector, k, allowed), batch)
+                yield from pool.map(search, batch)
 
     def explain(self, query: str | SparseVector, hit: Hit) -> Explanation:
         """Which terms earned how much of a hit's score, for the query (or its vector) that found it.
@@ -268,6 +261,21 @@ class _State:
     def vector(self, encoded: Encoded) -> SparseVector:
         """The vector that is searched with: none where no word of the query is known."""
         return self.factors.times(encoded.vector) if encoded.known else _NO_TERMS
+
+
+def _hits(
+    index: Index, ordinals: npt.NDArray[np.uint32], units: npt.NDArray[np.uint32], scores: npt.NDArray[np.float64]
+) -> list[Hit]:
+    """What :meth:`Index.search_units` found, with the stored documents."""
+    documents = index.documents(ordinals)
+    hits = []
+    for ordinal, unit, score, document in zip(
+        ordinals.tolist(), units.tolist(), scores.tolist(), documents, strict=True
+    ):
+        span = index.span(unit)
+        passage = document.text[span[0] : span[1]] if span else None
+        hits.append(Hit(ordinal, unit, score, document.id, document.title, document.text, document.metadata, passage))
+    return hits
 
 
 def _reopened(index: Index, encoder: Encoder, settings: dict[str, Any]) -> Searcher:

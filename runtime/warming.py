@@ -19,7 +19,7 @@ from .scorer import numba_backend as search
 from .scorer.block_max import BY_POSTINGS, CHEAPER
 
 if TYPE_CHECKING:
-    from .index.segment import Segment
+    from .scorer.segment import ScoredSegment
 
 _TERMS = np.arange(2)
 # Of the same size: whole numbers in units of one. So far apart that no unit is fit for both: floats.
@@ -39,7 +39,7 @@ def _load_scorer() -> None:
             scorer.search(_TERMS, weights, 1)
 
 
-def _segment() -> Segment:
+def _segment() -> ScoredSegment:
     """One unit that has both of two terms."""
     arrays: dict[str, Any] = {
         "term_blocks": np.arange(3, dtype=np.uint64),
@@ -56,7 +56,7 @@ def _segment() -> Segment:
         "posting_impacts": np.ones(2, np.uint8),
         "original": np.empty(0, np.uint32),
     }
-    return cast("Segment", SimpleNamespace(**arrays, units=1, vocab_size=2, spread=1.0))
+    return cast("ScoredSegment", SimpleNamespace(**arrays, units=1, vocab_size=2, spread=1.0))
 
 
 def _load_encoder() -> None:

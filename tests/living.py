@@ -100,8 +100,8 @@ def assert_same(index: Index, expected: Index, rng: np.random.Generator, queries
         masks: list[tuple[Any, Any]] = [(None, None), *(wheres.values() if n < 3 else ())]
         for k in (1, 7, 1000):
             for one, other in masks:
-                found = index.search_units(terms, weights, k, allowed=one)
-                wanted = expected.search_units(terms, weights, k, allowed=other)
+                found = index.search_units((terms, weights), k, allowed=one)
+                wanted = expected.search_units((terms, weights), k, allowed=other)
                 for a, b in zip(found, wanted, strict=True):
                     assert a.dtype == b.dtype
                     assert a.tolist() == b.tolist()

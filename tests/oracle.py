@@ -73,10 +73,10 @@ def assert_exact(index: Index, impacts: np.ndarray, terms, weights, k: int, allo
     expected, expected_scores = top_k(impacts, terms, weights, k, index.manifest.scale, allowed)
     for way in (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS):
         index._scorer.by_kernels.way = way
-        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
+        documents, scores = index.search_vector((terms, weights), k, allowed=allowed)
         assert documents.tolist() == expected
         assert scores.tolist() == expected_scores
     with numpy_alone():
-        documents, scores = index.search_vectors(terms, weights, k, allowed=allowed)
+        documents, scores = index.search_vector((terms, weights), k, allowed=allowed)
     assert documents.tolist() == expected
     assert scores.tolist() == expected_scores

@@ -52,7 +52,7 @@ def mine(
         index = Index.open(Path(place) / "index")
         factors = Factors(index, vocabulary, idf)
         for row, query in enumerate(queries):
-            units = index.search_vectors(*factors.times(query), depth)[0]
+            units = index.search_vector(factors.times(query), depth)[0]
             found[row, : units.size] = units
         del index
     return found

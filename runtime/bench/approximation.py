@@ -35,7 +35,7 @@ class Approximation:
 def measure_approximation(
     index: Index, queries: Sequence[SparseVector], k: int, approximate: float, *, rounds: int = 3
 ) -> Approximation:
-    """Compare ``index.search_vectors(…, approximate=…)`` with the exact search.
+    """Compare ``index.search_vector(…, approximate=…)`` with the exact search.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def measure_approximation(
     use_kernels()  # NumPy is always exact
     shares, seconds = [], np.zeros(2)
     for query in queries:
-        exact, found = (index.search_vectors(*query, k, approximate=how)[1] for how in (None, approximate))
+        exact, found = (index.search_vector(query, k, approximate=how)[1] for how in (None, approximate))
         if not exact.size:
             continue
         shares.append(float((found >= exact[-1]).sum() / exact.size))
@@ -71,7 +71,7 @@ def measure_approximation(
         for _ in range(rounds):
             for i, how in enumerate((None, approximate)):
                 start = time.perf_counter()
-                index.search_vectors(*query, k, approximate=how)
+                index.search_vector(query, k, approximate=how)
                 best[i] = min(best[i], time.perf_counter() - start)
         seconds += best
     if not shares:

@@ -160,7 +160,7 @@ class Bench:
             start = time.perf_counter()
             vector = self._searcher.encode_for_search(text)
             encoded = time.perf_counter()
-            ordinals, _, _ = index.search_units(vector.indices, vector.values, k)
+            ordinals, _, _ = index.search_units(vector, k)
             scored = time.perf_counter()
             index.documents(ordinals)
             done = time.perf_counter()

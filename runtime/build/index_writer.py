@@ -12,7 +12,7 @@ from ..document import Document
 from ..errors import InputError
 from ..files import storage_errors
 from ..manifest import FileEntry, describe_file, write_manifest
-from ..scorer import WINDOW_BITS
+from ..scorer import RANGE_BITS
 from ..vectors import SparseBatch
 from ..version import MADE_BY
 from ..filters import parse_field
@@ -220,7 +220,7 @@ class IndexWriter:
             vocab_size=self._vocab_size,
             vocabulary_sha256=vocabulary_sha256,
             scale=counts.scale,
-            window_bits=WINDOW_BITS,
+            window_bits=RANGE_BITS,
             segments=[segment],
             settings=self._settings,
             statistics=msgspec.structs.replace(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..scorer import CHUNK, CHUNK_BITS, SPAN, SPAN_BITS, WINDOW
+from ..scorer import BLOCK_SIZE, BLOCK_BITS, SUPERBLOCK_BLOCKS, SUPERBLOCK_BITS, RANGE_SIZE
 from ..numba_support.arrays import F32, I32, I64, U8, U16, U32, U64
 from ..numba_support.cache import kernel
 
-CHUNKS_A_WINDOW = WINDOW // CHUNK
+CHUNKS_A_WINDOW = RANGE_SIZE // BLOCK_SIZE
 # The codes of validate_batch.
 OK, BAD_POINTERS, BAD_TERM, UNSORTED, BAD_WEIGHT = range(5)
 
@@ -269,12 +269,12 @@ def block_max_row(units: U32, impacts: U8, maxima: U8, bases: U16, offsets: U8) 
     for c in range(maxima.size):
         if c % CHUNKS_A_WINDOW == 0:
             window = p
-        if c % SPAN == 0:
+        if c % SUPERBLOCK_BLOCKS == 0:
             span = p
-            bases[c >> SPAN_BITS] = np.uint16(p - window)
+            bases[c >> SUPERBLOCK_BITS] = np.uint16(p - window)
         offsets[c] = np.uint8(p - span)
         largest = np.uint8(0)
-        while p < np.uint64(units.size) and np.int64(units[p] >> np.uint32(CHUNK_BITS)) == c:
+        while p < np.uint64(units.size) and np.int64(units[p] >> np.uint32(BLOCK_BITS)) == c:
             largest = max(largest, impacts[p])
             p += np.uint64(1)
         maxima[c] = largest

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..directory import AnyPath
 from ..errors import InputError
 from ..files import operations, storage_errors
-from ..scorer import WINDOW_BITS
+from ..scorer import RANGE_BITS
 from ..vectors import SparseBatch
 from . import inversion
 from ..index.checksum import checksum
@@ -408,12 +408,12 @@ class SegmentFiles:
             If a file cannot be written.
         """
         terms = list_ptr.size - 1
-        windows_in_all = (int(units.max()) >> WINDOW_BITS) + 1 if units.size else 0
+        windows_in_all = (int(units.max()) >> RANGE_BITS) + 1 if units.size else 0
         most = int(np.minimum(np.diff(list_ptr), windows_in_all).sum())
         local = np.empty(units.size, np.uint16)
         windows, starts = np.empty(most, np.uint16), np.empty(most, np.uint64)
         maxima, blocks_of = np.empty(most, np.uint8), np.empty(terms, np.int64)
-        blocks = inversion.split_posting_lists(list_ptr, units, impacts, WINDOW_BITS, local, windows, starts, maxima, blocks_of)
+        blocks = inversion.split_posting_lists(list_ptr, units, impacts, RANGE_BITS, local, windows, starts, maxima, blocks_of)
         kth = np.empty((terms, len(KTH_LEVELS)), np.uint8)
         inversion.kth_impacts(list_ptr, impacts, np.array(KTH_LEVELS, np.int64), kth)
         checksums = np.fromiter(

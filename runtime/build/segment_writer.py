@@ -14,9 +14,9 @@ from ..files import operations, safe_join, storage_errors
 from ..manifest import FileEntry, describe_file
 from ..vectors import SparseBatch
 from ..filters import parse_field
-from ..index.documents import DocumentWriter
-from ..filters.fields import FieldWriter
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, SEGMENT_ARRAYS, SegmentEntry
+from .documents_writer import DocumentWriter
+from .fields_writer import FieldWriter
 from .limits import DEFAULT_MEMORY
 from .passages import PassageSpan
 from .postings_writer import PostingCounts, PostingWriter

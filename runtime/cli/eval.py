@@ -172,7 +172,7 @@ def _asked(args: argparse.Namespace) -> _Asked:
 def _searched(args: argparse.Namespace, asked: _Asked, depth: int) -> dict[str, list[str]]:
     """Search; returns the document ids by query id."""
     from ..evaluation.trec import write_run
-    from ..files import staged_file
+    from ..staged_file import staged_file
 
     searcher = open_searcher(args)
     queries = asked.queries or []

@@ -131,7 +131,7 @@ def _query_from_stdin() -> str:
 
 def _write_run(searcher: Searcher, queries: Iterable[Query], args: argparse.Namespace) -> None:
     from ..evaluation.trec import write_run
-    from ..files import staged_file
+    from ..staged_file import staged_file
 
     with contextlib.ExitStack() as stack:
         out: IO[str] = sys.stdout if args.run == "-" else stack.enter_context(staged_file(Path(args.run)))

@@ -6,13 +6,12 @@ import difflib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ..forking import cached_property, new_lock
-from ..index.documents import DocumentReader
+from ..masks import Mask, frozen
 from .fields import FieldCounts, FieldReader, kind_of
 from .formatting import spell, spell_field
 from .matching import test_of
@@ -20,7 +19,9 @@ from .parser import WhereError, parse_where
 from .predicate import ABSENT, Among, And, Comparison, Field, Like, Not, Or, Predicate, comparisons
 from .values import STORED
 
-Mask = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    from ..index.documents import DocumentReader
+
 CACHE_BYTES = 32 << 20  # of the answers kept: 32 filters of a million documents…
 CACHE_FILTERS = 1000  # …and of a few documents no more than these
 _FEW = 20  # documents are read one by one if they are fewer than one in so many, else all in order
@@ -53,17 +54,6 @@ class Selection:
     def count(self) -> int:
         """Documents allowed."""
         return int(np.count_nonzero(self.allowed))
-
-
-def frozen(mask: Mask) -> Mask:
-    """A copy that cannot be made writable again: one may go by it without looking at it."""
-    return np.frombuffer(mask.tobytes(), np.bool_)
-
-
-def is_frozen(mask: object) -> bool:
-    """Whether an array is :func:`frozen`."""
-    base: object = mask.base if isinstance(mask, np.ndarray) else None
-    return type(base) is bytes
 
 
 class Selector:

@@ -51,21 +51,6 @@ def all_keys(metadata: dict[str, Any]) -> dict[tuple[str, ...], list[Key]]:
     return found
 
 
-def is_deep(value: Any, limit: int) -> bool:
-    """Whether objects and lists are nested more than ``limit`` deep. Ends for a value that holds itself."""
-    waiting = [iter([value])]
-    while waiting:
-        for item in waiting[-1]:
-            if isinstance(item, dict | list | tuple):
-                if len(waiting) > limit:
-                    return True
-                waiting.append(iter(item.values() if isinstance(item, dict) else item))
-                break
-        else:
-            waiting.pop()
-    return False
-
-
 def _collect(value: Any, path: tuple[str, ...], found: dict[tuple[str, ...], list[Key]]) -> None:
     if isinstance(value, dict):
         for name, item in value.items():

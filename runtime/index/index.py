@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,9 @@ from ..directory import Directory
 from ..document import Document
 from ..errors import IndexFormatError, IndexReplacedError, InputError, IntegrityError, SpladeEdgeError, StorageError
 from ..files import reading
-from ..filters import Predicate
-from ..filters.fields import FieldCounts
-from ..filters.formatting import spell_field
-from ..filters.selection import IndexSelector, Selection, frozen, is_frozen
-from ..forking import Threads, cached_property
+from ..forking import Threads, cached_property, undivided
 from ..manifest import check_hashes, check_sizes
+from ..masks import frozen, is_frozen
 from ..scorer.dispatch import Scorer
 from ..scorer.filter_mask import AllowedUnits
 from ..threads import resolve_threads
@@ -33,6 +31,12 @@ from .layout import MANIFEST_NAME, IndexManifest, read_manifest_file
 from .segment import Segment, refuse_future
 from .segment_view import Found, LiveSegment, close_all, merged, open_segments
 
+if TYPE_CHECKING:
+    from ..filters.fields import FieldCounts
+    from ..filters.predicate import Predicate
+    from ..filters.selection import IndexSelector, Selection
+
+Vector: TypeAlias = SparseVector | tuple[npt.ArrayLike, npt.ArrayLike]
 _TOGETHER = 512  # queries handed to the threads at a time
 
 
@@ -59,7 +63,6 @@ class Index:
         self._first_units = np.array([live.first_unit for live in self._segments], np.int64)
         self._documents = sum(live.documents for live in self._segments)
         self._units = sum(live.units for live in self._segments)
-        self._selector = IndexSelector([live.selector for live in self._segments])
         # what was given, its bytes then (None: they are so for ever), and what came of it
         self._latest_filter: tuple[npt.ArrayLike | None, bytes | None, list[AllowedUnits | None]] = None, None, []
         self._known: dict[bytes, IndexManifest] = {}  # our manifest by the bytes it was read as; never changed
@@ -153,40 +156,79 @@ class Index:
         """How many commits made the index."""
         return self.manifest.generation
 
-    def search_vectors(
+    def search_vector(
         self,
-        terms: npt.ArrayLike,
-        weights: npt.ArrayLike,
+        vector: Vector,
         k: int = 10,
         *,
         allowed: npt.NDArray[np.bool_] | None = None,
         approximate: float | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
-        """Exact top k documents of a query vector: (ordinals uint32, scores float64), at most k, best first.
+        """Find the top k documents of a query vector.
 
-        ``terms``: distinct term ids ``[n]``; ``weights``: float32 ``[n]``, finite, >= 0. A score is ``scale`` times the
-        float64 sum, over terms ascending, of weight x impact; ties go to the document inserted first. A document with
-        passages has the score of its best. Documents that share no term with the query are not returned.
-        ``allowed``: bool ``[documents]`` by ordinal; the answer is the exact top k of the documents where it is True.
-        What it takes to look at a mask is spared where the same read-only array is given again.
-        ``approximate``: a share in (0, 1]; once k documents are found, others are left unscored where this share of the
-        bound on their score does not reach the k-th. Scores stay exact, but better documents may be missing; None (or
-        1) is exact.
-        Raises InputError for k < 1, a malformed vector or mask, IntegrityError for damaged postings.
+        A score is ``scale`` times the float64 sum, over terms ascending, of weight x impact. A document with passages
+        has the score of its best. Documents that share no term with the query are left out.
+
+        Parameters
+        ----------
+        vector
+            A SparseVector, or a pair of terms and weights: distinct term ids, integers ``[n]`` in any order, and
+            float32 ``[n]``, finite, >= 0.
+        k
+            Number of documents, at least 1.
+        allowed
+            bool ``[documents]`` by ordinal: the answer is the exact top k of the documents where it is True. A
+            read-only array that is given again is not looked at again.
+        approximate
+            A share in (0, 1]. Once k documents are found, a document is left unscored if this share of the upper bound
+            of its score does not reach the k-th score. Scores stay exact, but better documents may be missing. None
+            and 1 are exact.
+
+        Returns
+        -------
+        ordinals
+            uint32 ``[<= k]``, best first. Ties go to the document that was inserted first.
+        scores
+            float64 ``[<= k]``.
+
+        Raises
+        ------
+        InputError
+            For k < 1, a malformed vector or mask, or a closed index.
+        IntegrityError
+            For damaged postings.
         """
-        ordinals, _, scores = self.search_units(terms, weights, k, allowed=allowed, approximate=approximate)
+        ordinals, _, scores = self.search_units(vector, k, allowed=allowed, approximate=approximate)
         return ordinals, scores
+
+    def search_vectors(
+        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int = 10, **options: Any
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
+        """The former name of :meth:`search_vector`, with the vector as two parameters. It goes with 0.1.0."""
+        warnings.warn("use Index.search_vector((terms, weights), k)", DeprecationWarning, stacklevel=2)
+        return self.search_vector((terms, weights), k, **options)
 
     def search_units(
         self,
-        terms: npt.ArrayLike,
-        weights: npt.ArrayLike,
+        vector: Vector,
         k: int = 10,
         *,
         allowed: npt.NDArray[np.bool_] | None = None,
         approximate: float | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
-        """:meth:`search_vectors` with the best unit of each document: (ordinals, units, scores)."""
+        """:meth:`search_vector` with the best unit of each document.
+
+        Returns
+        -------
+        ordinals, units
+            uint32 ``[<= k]``, best first; a unit is the document itself, or a passage of it.
+        scores
+            float64 ``[<= k]``.
+        """
+        try:
+            terms, weights = vector
+        except (TypeError, ValueError):
+            raise InputError("a query vector is a SparseVector, or a pair of terms and weights") from None
         # a plain int needs no further look, which takes as long as a tenth of a short query's way to the kernels
         if (type(k) is not int and (isinstance(k, bool) or not isinstance(k, int | np.integer))) or k < 1:
             raise InputError(f"k is {k!r}; ask for at least 1 result")
@@ -218,14 +260,27 @@ class Index:
         allowed: npt.NDArray[np.bool_] | None = None,
         approximate: float | None = None,
     ) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]]:
-        """:meth:`search_vectors` for each query, in order, on ``threads`` threads (default: the CPUs this process may
-        use). The answers are those of one thread.
+        """:meth:`search_vector` for each of many query vectors, lazily and in order.
+
+        Parameters
+        ----------
+        queries
+            The vectors.
+        threads
+            Number of threads; None: the CPUs that this process may use. The answers are those of one thread.
+        k, allowed, approximate
+            As in :meth:`search_vector`.
+
+        Yields
+        ------
+        ordinals, scores
+            As :meth:`search_vector` returns them.
         """
         if allowed is not None:
             allowed = frozen(_mask(allowed, len(self)))
 
         def answer(query: SparseVector) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
-            return self.search_vectors(*query, k, allowed=allowed, approximate=approximate)
+            return self.search_vector(query, k, allowed=allowed, approximate=approximate)
 
         waiting = iter(queries)
         with Threads(resolve_threads(threads)) as pool:
@@ -256,12 +311,22 @@ class Index:
         self._refuse_closed()
         return self._selector.select(where)
 
+    @cached_property
+    def _selector(self) -> IndexSelector:
+        with undivided:
+            from ..filters.selection import IndexSelector
+
+        return IndexSelector([live.selector for live in self._segments])
+
     @property
     def fields(self) -> dict[str, FieldCounts]:
         """The stored fields by name: how many documents have a number, a string, a boolean in each, and whether it has
         an index. Empty for an index made before these were kept.
         """
         self._refuse_closed()
+        with undivided:
+            from ..filters.formatting import spell_field
+
         return {spell_field(field): counts for field, counts in (self._selector.fields or {}).items()}
 
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:

@@ -23,7 +23,8 @@ import msgspec
 from ..directory import AnyPath
 from ..errors import IndexFormatError
 from ..manifest import Manifest, read_manifest
-from ..scorer import CHUNK, SPAN
+from ..posting_layout import BLOCK_SIZE, SUPERBLOCK_BLOCKS
+from ..posting_layout import KTH_LEVELS as KTH_LEVELS
 
 MANIFEST_NAME = "splade_edge_index.json"
 LOCK_NAME = "splade_edge_index.lock"
@@ -35,10 +36,9 @@ VERSION = 3
 
 MAX_UNITS = 1 << 32
 MAX_FIELDS = 10_000  # that get an index
+MAX_NAMES = 10_000  # metadata keyed by user or by date would have a name for each
 MAX_IMPACT = 255
 NO_SCALE = 1.0  # of an index without a single weight
-# term_impacts[t, j] is the KTH_LEVELS[j]-th largest impact of term t (0 where it has fewer postings).
-KTH_LEVELS = (1, 10, 100, 1000)
 
 # A term has a row of block-max data from one posting in so many units on.
 FREQUENT = 256
@@ -86,6 +86,23 @@ SEGMENT_ARRAYS: dict[str, ArraySpec] = {
 }
 DOCUMENTS_FILE = "documents.sqlite"
 FIELDS_FILE = "fields.sqlite"  # absent in indexes made before it was thought of
+FIELDS_SCHEMA = """
+CREATE TABLE names (
+    name TEXT PRIMARY KEY,
+    numbers INTEGER NOT NULL,
+    strings INTEGER NOT NULL,
+    booleans INTEGER NOT NULL,
+    field INTEGER
+) WITHOUT ROWID;
+CREATE TABLE field_values (
+    field INTEGER NOT NULL,
+    value NOT NULL,
+    first INTEGER NOT NULL,
+    ordinals BLOB NOT NULL,
+    PRIMARY KEY (field, value, first)
+) WITHOUT ROWID;
+CREATE TABLE summary (documents INTEGER NOT NULL, all_names INTEGER NOT NULL);
+"""
 SCRATCH = ("runs", "sketches")  # in a segment while it is written
 
 
@@ -215,12 +232,12 @@ def read_manifest_file(path: AnyPath, known: dict[bytes, IndexManifest] | None =
 
 def chunks(units: int) -> int:
     """Chunks of so many units; the last may be short."""
-    return -(-units // CHUNK)
+    return -(-units // BLOCK_SIZE)
 
 
 def spans(units: int) -> int:
     """Spans of so many units; the last may be short."""
-    return -(-units // (CHUNK * SPAN))
+    return -(-units // (BLOCK_SIZE * SUPERBLOCK_BLOCKS))
 
 
 def array_shape(spec: ArraySpec, segment: SegmentEntry, vocab_size: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -13,17 +13,17 @@ import numpy.typing as npt
 from ..directory import AnyPath
 from ..errors import IndexFormatError, IntegrityError
 from ..files import NOT_THERE, reading, safe_join, sha256_file
-from ..filters.fields import FieldReader
-from ..forking import cached_property, new_lock
+from ..forking import cached_property, new_lock, undivided
 from ..manifest import FileEntry, check_hashes
 from ..numba_support.arrays import I64, U8, U16, U32, U64
-from ..scorer import CHUNK, SPAN, WINDOW, WINDOW_BITS
+from ..posting_layout import BLOCK_SIZE, KTH_LEVELS, RANGE_BITS, RANGE_SIZE, SUPERBLOCK_BLOCKS
 from .checksum import checksum
 from .documents import DocumentReader
 from .layout import (
     DOCUMENTS_FILE,
     FIELDS_FILE,
-    KTH_LEVELS,
+    FIELDS_SCHEMA,
+    MAX_NAMES,
     ArraySpec,
     IndexManifest,
     SegmentEntry,
@@ -31,6 +31,10 @@ from .layout import (
     chunks,
     segment_arrays,
 )
+from .sqlite import SqliteReader
+
+if TYPE_CHECKING:
+    from ..filters.fields import FieldReader
 
 _ROW_FILES = "chunk_impacts.u8, span_postings.u16 or chunk_postings.u8"
 # Smaller arrays are read, not mapped: a map takes a page at least, and a file descriptor, and segments may be many.
@@ -93,8 +97,21 @@ class Segment:
             raise IntegrityError(f"{root}: its manifest does not list {documents}; copy the index again")
         self.documents = DocumentReader(safe_join(root, documents), entry.documents, listed.sha256)
         fields = f"{entry.path}/{FIELDS_FILE}"
-        listed = manifest.files.get(fields)
-        self.fields = FieldReader(safe_join(root, fields), entry.documents, listed.sha256) if listed else None
+        self._fields_listed = manifest.files.get(fields)
+        self._fields_file: SqliteReader | None = None
+        if self._fields_listed is not None:
+            self._fields_file = SqliteReader(safe_join(root, fields), FIELDS_SCHEMA)
+
+    @cached_property
+    def fields(self) -> FieldReader | None:
+        """The indexes of stored fields; None where the segment was made before these were kept. Loads ``filters/``."""
+        if self._fields_file is None or self._fields_listed is None:
+            return None
+        with undivided:
+            from ..filters.fields import FieldReader
+
+        # The file has the names of at most MAX_NAMES fields, and those of fields with an index.
+        return FieldReader(self._fields_file, self.entry.documents, self._fields_listed.sha256, 2 * MAX_NAMES)
 
     def retain(self) -> bool:
         """Hold the segment once more; False if it was closed already."""
@@ -109,8 +126,8 @@ class Segment:
             if self._holders:
                 return
         self.documents.close()
-        if self.fields is not None:
-            self.fields.close()
+        if self._fields_file is not None:
+            self._fields_file.close()
 
     def is_of(self, manifest: IndexManifest, entry: SegmentEntry) -> bool:
         """Whether an entry of another manifest is this very segment, whatever of it is deleted."""
@@ -152,14 +169,14 @@ class Segment:
         entry = self.entry
         _validate_pointers("term_blocks", self.term_blocks, entry.blocks, self._damaged, strict=False)
         _validate_pointers("block_postings", self.block_postings, entry.postings, self._damaged, strict=True)
-        windows_in_all = -(-entry.units // WINDOW)
+        windows_in_all = -(-entry.units // RANGE_SIZE)
         if entry.blocks:
             if int(self.block_windows.max()) >= windows_in_all:
                 raise self._damaged("block_windows", f"a window beyond the {entry.units} units")
             descends = np.flatnonzero(np.diff(self.block_windows.astype(np.int32)) <= 0) + 1
             if not np.isin(descends, self.term_blocks).all():
                 raise self._damaged("block_windows", "windows of a term that do not ascend")
-            if int(np.diff(self.block_postings).max()) > WINDOW:
+            if int(np.diff(self.block_postings).max()) > RANGE_SIZE:
                 raise self._damaged("block_postings", "a block longer than its window")
             if int(self.block_impacts.min()) == 0:
                 raise self._damaged("block_impacts", "a block without an impact")
@@ -207,24 +224,24 @@ class Segment:
             raise self._damaged(_ROW_FILES, f"the block-max data of term {term} do not match their checksum")
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
         # the offsets of each window, and after its last chunk the length of its block
-        offsets = np.zeros((-(-self.units // WINDOW), WINDOW // CHUNK + 1), np.int64)
+        offsets = np.zeros((-(-self.units // RANGE_SIZE), RANGE_SIZE // BLOCK_SIZE + 1), np.int64)
         offsets[self.block_windows[a:b]] = np.diff(self.block_postings[a : b + 1]).astype(np.int64)[:, None]
         number = np.arange(self.chunk_postings.shape[1])
-        offsets[number // (WINDOW // CHUNK), number % (WINDOW // CHUNK)] = self._offsets(row)
+        offsets[number // (RANGE_SIZE // BLOCK_SIZE), number % (RANGE_SIZE // BLOCK_SIZE)] = self._offsets(row)
         if offsets[:, 0].any() or (np.diff(offsets) < 0).any():
             raise self._damaged("chunk_postings", f"offsets of term {term} that do not ascend within its blocks")
 
     def _offsets(self, row: int) -> I64:
         """Of each chunk, how many postings of its window come before it."""
         offsets: I64 = self.chunk_postings[row].astype(np.int64)
-        offsets += np.repeat(self.span_postings[row], SPAN)[: offsets.size]
+        offsets += np.repeat(self.span_postings[row], SUPERBLOCK_BLOCKS)[: offsets.size]
         return offsets
 
     def _largest_unit(self, term: int) -> int:
         """The largest unit in the last block of a term that has postings."""
         block = int(self.term_blocks[term + 1]) - 1
         a, b = int(self.block_postings[block]), int(self.block_postings[block + 1])
-        return (int(self.block_windows[block]) << WINDOW_BITS) + int(self.posting_units[a:b].max())
+        return (int(self.block_windows[block]) << RANGE_BITS) + int(self.posting_units[a:b].max())
 
     def posting_range(self, term: int) -> tuple[int, int]:
         """The postings of a term: ``[first, last)``."""
@@ -247,7 +264,7 @@ class Segment:
         lengths = np.diff(self.block_postings[a : b + 1]).astype(np.int64)
         first, last = self.posting_range(term)
         windows = np.repeat(self.block_windows[a:b].astype(np.int64), lengths)
-        return (windows << WINDOW_BITS) + self.posting_units[first:last], self.posting_impacts[first:last]
+        return (windows << RANGE_BITS) + self.posting_units[first:last], self.posting_impacts[first:last]
 
     def frequencies(self, terms: npt.NDArray[np.integer]) -> I64:
         """In how many units each of ``terms`` occurs, int64 ``[n]``."""
@@ -270,12 +287,12 @@ class Segment:
         if self.original.size:
             unit = int(self._place_of[unit])
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
-        block = a + int(np.searchsorted(self.block_windows[a:b], unit >> WINDOW_BITS))
-        if block == b or int(self.block_windows[block]) != unit >> WINDOW_BITS:
+        block = a + int(np.searchsorted(self.block_windows[a:b], unit >> RANGE_BITS))
+        if block == b or int(self.block_windows[block]) != unit >> RANGE_BITS:
             return 0
         first, last = int(self.block_postings[block]), int(self.block_postings[block + 1])
-        at = first + int(np.searchsorted(self.posting_units[first:last], unit & (WINDOW - 1)))
-        return int(self.posting_impacts[at]) if at < last and self.posting_units[at] == unit & (WINDOW - 1) else 0
+        at = first + int(np.searchsorted(self.posting_units[first:last], unit & (RANGE_SIZE - 1)))
+        return int(self.posting_impacts[at]) if at < last and self.posting_units[at] == unit & (RANGE_SIZE - 1) else 0
 
     @cached_property
     def _place_of(self) -> U32:
@@ -316,9 +333,9 @@ class Segment:
     def _check_row(self, term: int, row: int) -> None:
         units, impacts = self._places(term)
         maxima = np.zeros(chunks(self.units), np.uint8)
-        np.maximum.at(maxima, units // CHUNK, impacts)
-        before = np.searchsorted(units, np.arange(maxima.size) * CHUNK)
-        first = before[np.arange(maxima.size) // (WINDOW // CHUNK) * (WINDOW // CHUNK)]
+        np.maximum.at(maxima, units // BLOCK_SIZE, impacts)
+        before = np.searchsorted(units, np.arange(maxima.size) * BLOCK_SIZE)
+        first = before[np.arange(maxima.size) // (RANGE_SIZE // BLOCK_SIZE) * (RANGE_SIZE // BLOCK_SIZE)]
         if not np.array_equal(maxima, self.chunk_impacts[row]) or not np.array_equal(
             before - first, self._offsets(row)
         ):
@@ -364,7 +381,7 @@ def refuse_future(manifest: IndexManifest, path: AnyPath) -> None:
     """Raise IndexFormatError for what only later releases can read."""
     if manifest.features:
         raise IndexFormatError(f"{path} was changed by a newer splade-edge; upgrade to read it")
-    if manifest.window_bits != WINDOW_BITS:
+    if manifest.window_bits != RANGE_BITS:
         raise IndexFormatError(
-            f"{path} has windows of 2^{manifest.window_bits} units; this release reads 2^{WINDOW_BITS}"
+            f"{path} has windows of 2^{manifest.window_bits} units; this release reads 2^{RANGE_BITS}"
         )

@@ -5,7 +5,7 @@ segments before it, as if the index had been built of what is left.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,16 @@ import numpy.typing as npt
 from ..directory import AnyPath
 from ..document import Document
 from ..errors import IntegrityError
-from ..filters.selection import Selector
-from ..forking import cached_property
+from ..forking import cached_property, undivided
 from ..numba_support.arrays import U32, Bools
 from ..scorer.dispatch import Scorer
 from ..scorer.filter_mask import AllowedUnits
 from .layout import MAX_UNITS, IndexManifest
 from .segment import Segment
 from .tombstones import read_tombstones
+
+if TYPE_CHECKING:
+    from ..filters.selection import Selector
 
 
 class Found(NamedTuple):
@@ -29,6 +31,21 @@ class Found(NamedTuple):
     ordinals: npt.NDArray[np.uint32]
     units: npt.NDArray[np.uint32]
     scores: npt.NDArray[np.float64]
+
+
+class _Filtering:
+    """What answers filters over a segment, made when it is first asked for. Views of equal content share it."""
+
+    def __init__(self, segment: Segment, deleted: Bools | None) -> None:
+        self._segment = segment
+        self._deleted = deleted
+
+    @cached_property
+    def selector(self) -> Selector:
+        with undivided:
+            from ..filters.selection import Selector
+
+        return Selector(self._segment.documents, self._segment.fields, self._deleted)
 
 
 class LiveSegment:
@@ -45,7 +62,7 @@ class LiveSegment:
         deleted: Bools | None,
         first_document: int,
         first_unit: int,
-        selector: Selector | None = None,
+        filtering: _Filtering | None = None,
     ) -> None:
         self.segment = segment
         self.scorer = scorer
@@ -58,13 +75,13 @@ class LiveSegment:
             self._alive_units = ~deleted if owners is None else ~deleted[owners]
         self.documents = segment.entry.documents - (0 if deleted is None else int(np.count_nonzero(deleted)))
         self.units = segment.units if self._alive_units is None else int(np.count_nonzero(self._alive_units))
-        self.selector = selector or Selector(segment.documents, segment.fields, deleted)
+        self._filtering = filtering or _Filtering(segment, deleted)
 
     def at(self, first_document: int, first_unit: int) -> LiveSegment:
         """The same behind other segments."""
         if (first_document, first_unit) == (self.first_document, self.first_unit):
             return self
-        return LiveSegment(self.segment, self.scorer, self.deleted, first_document, first_unit, self.selector)
+        return LiveSegment(self.segment, self.scorer, self.deleted, first_document, first_unit, self._filtering)
 
     def search(
         self,
@@ -84,7 +101,8 @@ class LiveSegment:
         passing = passing or self._passing
         ask = k
         owners = self.segment.unit_documents
-        units, scores = self.scorer.search(terms, weights, ask, passing, keep, floor, scale)
+        backend = self.scorer.backend(terms, weights)
+        units, scores = backend.search(terms, weights, ask, passing, keep, floor, scale)
         documents = units
         if owners is not None:
             while True:
@@ -93,7 +111,7 @@ class LiveSegment:
                 if documents.size >= k or units.size < ask:
                     break
                 ask *= 4
-                units, scores = self.scorer.search(terms, weights, ask, passing, keep, floor, scale)
+                units, scores = backend.search(terms, weights, ask, passing, keep, floor, scale)
             best = np.sort(first)[:k]
             units, scores = units[best], scores[best]
             documents = owners[units]
@@ -118,6 +136,11 @@ class LiveSegment:
         if self._alive_units is None:
             return self.segment.frequencies(terms)
         return self.segment.frequencies_among(terms, self._alive_units)
+
+    @property
+    def selector(self) -> Selector:
+        """What answers filters over the segment. The first use loads ``filters/``."""
+        return self._filtering.selector
 
     @cached_property
     def _passing(self) -> AllowedUnits | None:

@@ -1,4 +1,4 @@
-"""SQLite files of a segment: written once, within a directory that is committed by rename, and read as immutable."""
+"""The SQLite files of a segment, read as immutable. ``build/sqlite_writer.py`` writes them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
-from ..directory import AnyPath, locations, open_descriptor
+from ..directory import AnyPath
 from ..errors import InputError, IntegrityError, StorageError
-from ..files import NOT_THERE, OpenFile, operations, storage_errors
-from ..forking import Owner, let_be, new_lock, renew_in_child, undivided
+from ..files import NOT_THERE, OpenFile
+from ..forking import let_be, new_lock, renew_in_child, undivided
 from .sqlite_limits import Limits, check_schema
 
-# Until the directory is committed by rename a file needs neither a journal nor syncs of its own.
-_PRAGMAS = ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "temp_store=MEMORY", "cache_size=-32768")
 # What SQLite says where the system refuses, and where it read bytes that are wrong. The first are no damage.
 _OF_THE_SYSTEM = {
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
@@ -31,55 +29,6 @@ _MOST_IN_MEMORY = 1 << 30  # of a file that has no name any more, held in a chil
 
 # SQLite refuses a path of 512 bytes; ours are extended by its own suffixes.
 _LONGEST_PATH = 500
-
-
-class SqliteWriter:
-    """A new file with one open transaction. Raises StorageError where the system refuses a write."""
-
-    def __init__(self, path: AnyPath, schema: str) -> None:
-        self._path = path
-        self._owner = Owner()
-        check_length(path)
-        with self.writing(), storage_errors(path), operations.create(path, "xb") as file:
-            self.connection = _connect_new(file, path)
-        renew_in_child(self)
-        try:
-            with self.writing():
-                for pragma in _PRAGMAS:
-                    self.connection.execute(f"PRAGMA {pragma}")
-                self.connection.executescript(schema)
-                self.connection.execute("BEGIN")
-        except StorageError:
-            self.abandon()
-            raise
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Statements that may meet a full disk."""
-        self._owner.refuse_child(f"the file {self._path}, which is being written,")
-        try:
-            with undivided:
-                yield
-        except sqlite3.OperationalError as error:
-            raise StorageError(f"cannot write {self._path}: {error}; free space and run the command again") from error
-
-    def close(self) -> None:
-        """Finish the file."""
-        try:
-            with self.writing():
-                operations.commit(self.connection)
-        finally:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Close the file unfinished; it cannot be used."""
-        if self._owner.is_here:
-            with undivided:
-                self.connection.close()
-
-    def renew(self) -> None:
-        """In a child: the connection is the parent's."""
-        let_be(self.connection)
 
 
 class SqliteReader:
@@ -210,7 +159,7 @@ class SqliteReader:
             if not self._file.is_at(name):
                 continue
             try:
-                connection = _connect(name, "mode=ro&immutable=1", check_same_thread=False)
+                connection = connect(name, "mode=ro&immutable=1", check_same_thread=False)
             except sqlite3.OperationalError:
                 if self._file.is_at(name) and _may_open(name):
                     raise
@@ -248,27 +197,8 @@ def _may_open(name: Path) -> bool:
     return True
 
 
-def _connect_new(file: BinaryIO, path: AnyPath) -> sqlite3.Connection:
-    """Have SQLite open the very file that is open for writing: it opens by path, so what it has opened is compared.
-
-    Raises sqlite3.Error where it is at none of its paths, OSError where the system refuses.
-    """
-    last: sqlite3.Error = sqlite3.OperationalError("another file lies at its path")
-    for where in locations(file.fileno(), path):
-        try:
-            connection = _connect(where, "mode=rw", isolation_level=None)
-        except sqlite3.Error as error:
-            last = error
-            continue
-        with suppress(OSError):  # it has just been moved
-            if os.path.samestat(where.stat(), os.fstat(file.fileno())):
-                return connection
-        connection.close()
-    os.close(open_descriptor(path, os.O_RDONLY))  # the system says why it refuses, as SQLite does not
-    raise last
-
-
-def _connect(where: Path, options: str, **arguments: Any) -> sqlite3.Connection:
+def connect(where: Path, options: str, **arguments: Any) -> sqlite3.Connection:
+    """A connection to the file at a path. ``options``: those of SQLite's URIs. Raises sqlite3.Error."""
     # immutable=1: no locks and no journal, so a read-only medium is fine. Without an authority a path that begins with
     # two slashes would be taken for one.
     absolute = os.path.abspath(where)  # noqa: PTH100 - two slashes stay

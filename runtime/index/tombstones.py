@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 import numpy as np
 
-from ..directory import AnyPath, Entry
+from ..directory import AnyPath
 from ..errors import IntegrityError
-from ..files import NOT_THERE, operations, reading, safe_join, storage_errors
+from ..files import NOT_THERE, reading, safe_join
 from ..numba_support.arrays import Bools
-from .layout import TOMBSTONES, IndexManifest, SegmentEntry
-
-
-def pack_tombstones(deleted: Bools) -> bytes:
-    """The bytes of a file for bool ``[documents]``, True where deleted: document d is bit d % 8 of byte d // 8."""
-    return np.packbits(deleted, bitorder="little").tobytes()
-
-
-def write_tombstones(root: Entry, files: Mapping[str, bytes]) -> None:
-    """Write such files, by name below the index; their directory is made, and flushed, if it is not there."""
-    folder = root / TOMBSTONES
-    with storage_errors(folder):
-        if files and not folder.is_dir():
-            operations.make_directory(folder)
-            operations.sync(root)
-        for name, data in files.items():
-            with operations.create(root / name, "xb") as file:
-                operations.write(file, data)
+from .layout import IndexManifest, SegmentEntry
 
 
 def read_tombstones(root: AnyPath, manifest: IndexManifest, entry: SegmentEntry) -> Bools | None:

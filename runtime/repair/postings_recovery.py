@@ -22,7 +22,7 @@ from ..errors import IntegrityError
 from ..files import NOT_THERE, reading
 from ..index.checksum import checksum
 from ..index.layout import FREQUENT, SEGMENT_ARRAYS, SegmentEntry, array_shape
-from ..scorer import WINDOW, WINDOW_BITS
+from ..scorer import RANGE_BITS, RANGE_SIZE
 
 Bools = npt.NDArray[np.bool_]
 I64 = npt.NDArray[np.int64]
@@ -69,7 +69,7 @@ class PostingRecovery:
 
     @cached_property
     def _one_window(self) -> bool:
-        return self._entry.units <= WINDOW
+        return self._entry.units <= RANGE_SIZE
 
     @cached_property
     def _term_blocks(self) -> I64:
@@ -150,7 +150,7 @@ class PostingRecovery:
         if (lengths <= 0).any() or int(lengths.sum()) != last - first:
             return None
         windows = np.repeat(self._block_windows[a:b], lengths)
-        docids: I64 = (windows << WINDOW_BITS) + self.array("posting_units.u16")[first:last]
+        docids: I64 = (windows << RANGE_BITS) + self.array("posting_units.u16")[first:last]
         return docids
 
     def write(self, directory: Path, keep: Bools) -> SegmentEntry:

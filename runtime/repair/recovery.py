@@ -21,13 +21,14 @@ from ..build.staging import staged_directory
 from ..document import Document
 from ..encoder.tokenizer import TextTokenizer
 from ..errors import InputError, IntegrityError, SpladeEdgeError, StorageError
-from ..files import reading, safe_join, staged_file, storage_errors
+from ..files import reading, safe_join, storage_errors
 from ..index.index import Index
 from ..index.layout import DOCUMENTS_FILE, LOCK_NAME, MANIFEST_NAME, IndexManifest, SegmentEntry
 from ..index.segment import refuse_future, segment_files
 from ..index.tombstones import read_tombstones
 from ..locking import writer_lock
 from ..manifest import FileEntry, describe_file, write_manifest
+from ..staged_file import staged_file
 from .check import find_damage, read_index_manifest
 from .postings_recovery import Bools, UnusableSegmentError
 from .segment_recovery import SegmentRecovery, documents_of

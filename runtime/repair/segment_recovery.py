@@ -17,14 +17,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ..build.documents_writer import Added, DocumentWriter
+from ..build.fields_writer import FieldWriter
 from ..document import Document
 from ..errors import InputError, IntegrityError
 from ..files import NOT_THERE, safe_join
-from ..filters.fields import FieldWriter
 from ..filters.parser import parse_field
 from ..filters.predicate import Field
 from ..filters.values import all_keys
-from ..index.documents import LEAST_ROW, Added, DocumentReader, DocumentWriter
+from ..index.documents import LEAST_ROW, DocumentReader
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, SEGMENT_ARRAYS, IndexManifest, SegmentEntry, segment_arrays
 from ..index.sqlite import SqliteReader
 from .postings_recovery import Bools, PostingRecovery, UnusableSegmentError

@@ -14,9 +14,9 @@ import numpy as np
 from ..numba_support.arrays import F32, F64, I64, U32
 from ..numba_support.cache import inline_kernel, kernel
 from ..numba_support.simd import LANES
-from . import SHELF_BITS
+from . import L2_TILE_BITS
 from .block_max_bounds import (
-    CHUNKS,
+    RANGE_BLOCKS,
     add_maxima,
     add_postings,
     collect,
@@ -141,7 +141,7 @@ def visit(
     scan_cost = COST_ADD * postings
     if postpones(s.unit_count, passing.excluded):  # frequent ones of many terms, where few units reach the bar
         scan_cost *= 1.0 - min(1.0, n / 32.0) * (POSTPONED - ADDED * min(1.0, math.sqrt(1000.0 * k / s.unit_count)))
-    scan_cost += COST_UNIT * s.unit_count + COST_LIST * n * (s.unit_count >> SHELF_BITS)
+    scan_cost += COST_UNIT * s.unit_count + COST_LIST * n * (s.unit_count >> L2_TILE_BITS)
     bound_cost = COST_BOUND * frequent * n_chunks + COST_RARE * rare
     doubt = DOUBT if early_terms > 0 and bound_cost <= CHEAP * scan_cost else 1.0
     if way == BY_CHUNKS:
@@ -167,22 +167,22 @@ def visit(
     for j in range(n):
         ws.coarse_weights[j] = rounded(used[j], step)
     for w in range(windows):
-        tile = bounds[w * CHUNKS : (w + 1) * CHUNKS]
+        tile = bounds[w * RANGE_BLOCKS : (w + 1) * RANGE_BLOCKS]
         tile[:] = 0
-        here, end = min(n_chunks, (w + 1) * CHUNKS), min(n_chunks, (w + 2) * CHUNKS)
+        here, end = min(n_chunks, (w + 1) * RANGE_BLOCKS), min(n_chunks, (w + 2) * RANGE_BLOCKS)
         for j in range(n):
             weight = np.uint16(ws.coarse_weights[j])
             if rows[j] >= 0:
                 maxima = s.chunk_impacts[rows[j]]
-                add_maxima(tile, weight, maxima[w * CHUNKS : here])
+                add_maxima(tile, weight, maxima[w * RANGE_BLOCKS : here])
                 fetch_maxima(maxima[here:end])
             else:
                 lo, hi = starts[j, w], starts[j, w + 1]
-                part = ws.places[-1 - rows[j], w * CHUNKS : here]
+                part = ws.places[-1 - rows[j], w * RANGE_BLOCKS : here]
                 add_postings(tile, weight, s.units[lo:hi], s.impacts[lo:hi], part)
         if passing.units.size > 0:
-            keep_passing(tile[: here - w * CHUNKS], passing.chunks[w * CHUNKS : here])
-        find_peaks(tile, peaks[w * (CHUNKS // LANES) : (w + 1) * (CHUNKS // LANES)])
+            keep_passing(tile[: here - w * RANGE_BLOCKS], passing.chunks[w * RANGE_BLOCKS : here])
+        find_peaks(tile, peaks[w * (RANGE_BLOCKS // LANES) : (w + 1) * (RANGE_BLOCKS // LANES)])
     limit = k + (k >> 2) + SLACK_FOUND // 2
     # A few chunks of the highest bounds give a first bar, and the best of those that reach it nearly the last one. The
     # rest come as they lie, which memory likes better.

@@ -14,9 +14,9 @@ import numpy as np
 from ..numba_support.arrays import I64, U8, U16, U32
 from ..numba_support.cache import inline_kernel
 from ..numba_support.simd import LANES, add_scaled, at_least, count_bits, highest, lowest_bit, prefetch
-from . import CHUNK, CHUNK_BITS, WINDOW
+from . import BLOCK_BITS, BLOCK_SIZE, RANGE_SIZE
 
-CHUNKS = WINDOW // CHUNK  # of a window
+RANGE_BLOCKS = RANGE_SIZE // BLOCK_SIZE  # of a window
 SORT_BUCKETS = 64
 UNBOUNDED = np.uint16(65535)
 # Bounds are compared with the threshold less this share, which covers the rounding of float64 in q and step.
@@ -55,10 +55,10 @@ def add_postings(bounds: U16, weight: Any, units: U16, impacts: U8, places: U16)
     ``places[chunk]``: the position of a posting of the chunk; of a chunk that has none it stays what it was. Without
     branches: whether two neighbours share a chunk cannot be predicted.
     """
-    last = np.uint16(CHUNKS)
+    last = np.uint16(RANGE_BLOCKS)
     top = np.uint16(0)
     for i in range(np.uint64(units.size)):
-        chunk = units[i] >> np.uint16(CHUNK_BITS)
+        chunk = units[i] >> np.uint16(BLOCK_BITS)
         before = top if chunk == last else np.uint16(0)
         top = max(before, np.uint16(impacts[i]))
         part = np.uint16(weight * (top - before))

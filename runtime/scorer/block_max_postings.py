@@ -9,8 +9,8 @@ import numpy as np
 from ..numba_support.arrays import I64, U8, U16, U32, U64, Bools
 from ..numba_support.cache import inline_kernel
 from ..numba_support.simd import at_least, clear, lowest_bit, prefetch
-from . import CHUNK, CHUNK_BITS, SPAN_BITS
-from .block_max_bounds import CHUNKS, UNBOUNDED, needed
+from . import BLOCK_BITS, BLOCK_SIZE, SUPERBLOCK_BITS
+from .block_max_bounds import RANGE_BLOCKS, UNBOUNDED, needed
 from .topk import NONE, raise_bar
 from .workspace import Postings, Workspace
 
@@ -23,7 +23,7 @@ ALL = np.uint64(0xFFFFFFFFFFFFFFFF)  # units of a chunk
 @inline_kernel
 def place_of(chunk: Any, start: Any, spans: U16, offsets: U8) -> Any:
     """The first posting in a chunk (uint64) or later, of a term whose postings in the window begin at ``start``."""
-    return start + np.uint64(spans[chunk >> np.uint64(SPAN_BITS)]) + np.uint64(offsets[chunk])
+    return start + np.uint64(spans[chunk >> np.uint64(SUPERBLOCK_BITS)]) + np.uint64(offsets[chunk])
 
 
 @inline_kernel
@@ -34,7 +34,7 @@ def fetch_offsets(chunks: U32, n: int, s: Postings, rows: I64) -> None:
         for j in range(n):
             if rows[j] >= 0:
                 row = np.uint64(rows[j])
-                prefetch(s.span_postings[row], chunk >> np.uint64(SPAN_BITS))
+                prefetch(s.span_postings[row], chunk >> np.uint64(SUPERBLOCK_BITS))
                 prefetch(s.chunk_postings[row], chunk)
 
 
@@ -43,9 +43,9 @@ def find_postings(
     chunk: Any, n: int, s: Postings, rows: I64, starts: U64, places: U16, firsts: U64, counts: I64
 ) -> None:
     """Where each term's postings of a chunk are, ``firsts[j]`` and ``counts[j]``; they are asked for."""
-    window = chunk // CHUNKS
-    within = np.uint16(chunk % CHUNKS)
-    last = within + 1 == CHUNKS or chunk + 1 == s.chunk_postings.shape[1]
+    window = chunk // RANGE_BLOCKS
+    within = np.uint16(chunk % RANGE_BLOCKS)
+    last = within + 1 == RANGE_BLOCKS or chunk + 1 == s.chunk_postings.shape[1]
     for j in range(n):
         row = rows[j]
         lo, hi = starts[j, window], starts[j, window + 1]
@@ -59,9 +59,9 @@ def find_postings(
             # (Briggs & Torczon, LOPLAS 1993): then no table has to be cleared.
             first = lo + np.uint64(places[-1 - row, chunk])
             end = first
-            while end < hi and s.units[end] >> np.uint16(CHUNK_BITS) == within:
+            while end < hi and s.units[end] >> np.uint16(BLOCK_BITS) == within:
                 end += np.uint64(1)
-            while end > first > lo and s.units[first - np.uint64(1)] >> np.uint16(CHUNK_BITS) == within:
+            while end > first > lo and s.units[first - np.uint64(1)] >> np.uint16(BLOCK_BITS) == within:
                 first -= np.uint64(1)
             lo, hi = first, end
         firsts[j] = lo
@@ -102,7 +102,7 @@ def add_coarse(first_sum: int, terms: Any, slot: int, s: Postings, ws: Workspace
         begin = ws.firsts[slot + j]
         top = np.uint8(0)
         for p in range(begin, begin + np.uint64(ws.counts[slot + j])):
-            ws.coarse_sums[(s.units[p] & np.uint16(CHUNK - 1)) + np.uint16(first_sum)] += weight * s.impacts[p]
+            ws.coarse_sums[(s.units[p] & np.uint16(BLOCK_SIZE - 1)) + np.uint16(first_sum)] += weight * s.impacts[p]
             top = max(top, s.impacts[p])
         added += weight * np.int64(top)
     return added
@@ -118,10 +118,10 @@ def gather_units(
     for j in range(n):
         begin = ws.firsts[slot + j]
         for p in range(begin, begin + np.uint64(ws.counts[slot + j])):
-            sums[s.units[p] & np.uint16(CHUNK - 1)] += ws.used[j] * s.impacts[p]
+            sums[s.units[p] & np.uint16(BLOCK_SIZE - 1)] += ws.used[j] * s.impacts[p]
     while reached:
         place = lowest_bit(reached)
-        unit = (chunk << CHUNK_BITS) + place
+        unit = (chunk << BLOCK_BITS) + place
         if sums[place] >= bar and unit < s.unit_count and (allowed.size == 0 or allowed[unit]):
             ws.scores[found] = sums[place]
             ws.units[found] = unit if s.original.size == 0 else s.original[unit]
@@ -161,10 +161,10 @@ def score_chunks(
             slot = half * room + b * terms
             reached = ALL
             if found >= enough or terms < n:
-                rest = np.int64(bounds[chunk]) - add_coarse(b * CHUNK, terms, slot, s, ws)
+                rest = np.int64(bounds[chunk]) - add_coarse(b * BLOCK_SIZE, terms, slot, s, ws)
                 least = min(np.int64(UNBOUNDED), need_unit - rest) if bounds[chunk] < UNBOUNDED else NONE
-                reached = at_least(ws.coarse_sums, b * CHUNK, np.uint16(max(NONE, least)))
-                clear(ws.coarse_sums, b * CHUNK)
+                reached = at_least(ws.coarse_sums, b * BLOCK_SIZE, np.uint16(max(NONE, least)))
+                clear(ws.coarse_sums, b * BLOCK_SIZE)
             if reached and terms < n:
                 chunks[left] = chunk
                 left += 1

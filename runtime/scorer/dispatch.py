@@ -1,10 +1,9 @@
-"""Searching one segment: in NumPy for as long as that is quicker than loading the kernels, then by them."""
+"""Who searches a segment: NumPy for as long as that is quicker than loading the kernels, then they."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import numpy.typing as npt
 
 from ..forking import cached_property, undivided
@@ -14,14 +13,16 @@ from . import numpy_backend as numpy_search
 from .filter_mask import AllowedUnits, query_arrays
 
 if TYPE_CHECKING:
-    from ..index.segment import Segment
     from .numba_backend import SegmentScorer
+    from .segment import ScoredSegment
+
+    Backend = SegmentScorer | numpy_search.NumpyScorer
 
 
 class Scorer:
     """Exact top k over a segment; safe from several threads."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: ScoredSegment) -> None:
         self._segment = segment
 
     @cached_property
@@ -36,21 +37,26 @@ class Scorer:
         """The filter that lets the units pass where ``units``, bool by unit, is True."""
         return AllowedUnits.of(units, self._segment.original)
 
-    def search(
-        self,
-        terms: npt.ArrayLike,
-        weights: npt.ArrayLike,
-        k: int,
-        allowed: AllowedUnits | None = None,
-        keep: float = 1.0,
-        floor: float = 0.0,
-        scale: float = 1.0,
-    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
-        """See :meth:`SegmentScorer.search`. NumPy takes no notice of ``keep``: its answers are exact."""
+    def backend(self, terms: npt.ArrayLike, weights: npt.ArrayLike) -> Backend:
+        """What is to search for a query: NumPy, until it has taken as long as loading the kernels takes.
+
+        Parameters
+        ----------
+        terms, weights
+            The query, as :meth:`SegmentScorer.search` takes it.
+
+        Returns
+        -------
+        Backend
+            Its ``search`` takes the same query.
+
+        Raises
+        ------
+        InputError
+            For a malformed query.
+        """
         if jit.in_numpy(0):
-            t, w = numpy_search.check_query(*query_arrays(terms, weights), self._segment.vocab_size)
+            t, _ = numpy_search.check_query(*query_arrays(terms, weights), self._segment.vocab_size)
             if jit.in_numpy(numpy_search.nanoseconds(self._segment, t)):
-                units = None if allowed is None else allowed.units
-                found, scores = numpy_search.search(self._segment, t, w, k, units, floor)
-                return found, scores * scale
-        return self.by_kernels.search(terms, weights, k, allowed, keep, floor, scale)
+                return numpy_search.NumpyScorer(self._segment)
+        return self.by_kernels

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..forking import cached_property, undivided
 from ..numba_support.arrays import U8, U32, Bools
-from . import CHUNK
+from . import BLOCK_SIZE
 
 if TYPE_CHECKING:
     from .workspace import AddressTable
@@ -36,9 +36,9 @@ class AllowedUnits:
         """The filter that lets the units pass where ``units``, bool by unit, is True. ``original``: the segment's own
         order, empty where it has none.
         """
-        padded = np.zeros(-(-units.size // CHUNK) * CHUNK, np.bool_)
+        padded = np.zeros(-(-units.size // BLOCK_SIZE) * BLOCK_SIZE, np.bool_)
         padded[: units.size] = units[original] if original.size else units
-        eights = padded.view(np.uint64).reshape(-1, CHUNK // 8)
+        eights = padded.view(np.uint64).reshape(-1, BLOCK_SIZE // 8)
         chunks = np.bitwise_or.reduce(eights, axis=1) != 0
         return cls(padded[: units.size], chunks.view(np.uint8), units.size - int(np.count_nonzero(units)))
 

@@ -17,9 +17,9 @@ import numpy as np
 from ..numba_support.arrays import F64, I32, I64, U8, U16, U32, U64
 from ..numba_support.cache import inline_kernel
 from ..numba_support.simd import FEW_LANES, equal_to_few, lowest_bit, prefetch
-from . import CHUNK_BITS, WINDOW
+from . import BLOCK_BITS, RANGE_SIZE
 from .accumulate import LONG
-from .block_max_bounds import CHUNKS
+from .block_max_bounds import RANGE_BLOCKS
 from .block_max_postings import place_of
 from .topk import NONE
 
@@ -42,7 +42,7 @@ MOST_EXCESS = 64.0  # more is not learned at once, for it has to be forgotten, t
 @inline_kernel
 def postpones(units: int, excluded: int) -> bool:
     """Whether terms are postponed at all, in a segment of which a filter excludes so many units."""
-    return units > (LEAST_WINDOWS - 1) * WINDOW and 2 * excluded <= units
+    return units > (LEAST_WINDOWS - 1) * RANGE_SIZE and 2 * excluded <= units
 
 
 @inline_kernel
@@ -135,7 +135,7 @@ def add_room(room: I64, weight: Any, maxima: U8) -> None:
 def make_room(w: int, late: I64, rows: I64, weights: Any, maxima: U8, room: I64) -> None:
     """``room``: what these terms add at most to a sum of whole or coarse weights, for each chunk of window ``w``."""
     room[:] = 0
-    first, end = w * CHUNKS, min(maxima.shape[1], (w + 1) * CHUNKS)
+    first, end = w * RANGE_BLOCKS, min(maxima.shape[1], (w + 1) * RANGE_BLOCKS)
     for x in range(late.size):
         add_room(room, weights[late[x]], maxima[rows[x], first:end])
 
@@ -148,16 +148,16 @@ def look_up(
     one = np.uint64(1)
     for i in range(places.size + AHEAD):
         if i < places.size:
-            at = place_of(np.uint64(places[i]) >> np.uint64(CHUNK_BITS), start, spans, offsets)
+            at = place_of(np.uint64(places[i]) >> np.uint64(BLOCK_BITS), start, spans, offsets)
             prefetch(units, at)
             prefetch(impacts, at)
         if i >= AHEAD:
             place = places[i - AHEAD]
-            unit = np.uint16(place & np.uint32(WINDOW - 1))
-            chunk = np.uint64(place) >> np.uint64(CHUNK_BITS)
+            unit = np.uint16(place & np.uint32(RANGE_SIZE - 1))
+            chunk = np.uint64(place) >> np.uint64(BLOCK_BITS)
             at, last = place_of(chunk, start, spans, offsets), end
             chunk += one
-            if chunk & np.uint64(CHUNKS - 1) != np.uint64(0) and chunk < np.uint64(offsets.size):
+            if chunk & np.uint64(RANGE_BLOCKS - 1) != np.uint64(0) and chunk < np.uint64(offsets.size):
                 last = place_of(chunk, start, spans, offsets)
             impact = np.int64(0)
             while at < last and at + np.uint64(FEW_LANES) <= np.uint64(units.size):
@@ -178,7 +178,7 @@ def keep_hopeful(scores: F64, places: U32, bar: float, unit: float, room: I64) -
     for i in range(places.size):
         score, place = scores[i], places[i]
         scores[kept], places[kept] = score, place
-        kept += score + unit * room[(place >> np.uint32(CHUNK_BITS)) & np.uint32(CHUNKS - 1)] >= bar
+        kept += score + unit * room[(place >> np.uint32(BLOCK_BITS)) & np.uint32(RANGE_BLOCKS - 1)] >= bar
     return kept
 
 

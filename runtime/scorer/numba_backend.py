@@ -11,9 +11,9 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..numba_support.arrays import on_a_line
 from ..numba_support.simd import LANES
-from . import CHUNK, WINDOW
+from . import BLOCK_SIZE, KTH_LEVELS, RANGE_SIZE
 from .block_max import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
-from .block_max_bounds import CHUNKS, SORT_BUCKETS
+from .block_max_bounds import RANGE_BLOCKS, SORT_BUCKETS
 from .block_max_postings import LOOKUPS
 from .filter_mask import AllowedUnits, query_arrays
 from .maxscore import MOST_LATE
@@ -25,7 +25,7 @@ from .upper_bounds16 import EITHER
 from .workspace import FOUND, TERMS, UNIT, AddressTable, Postings, Workspace
 
 if TYPE_CHECKING:
-    from ..index.segment import Segment
+    from .segment import ScoredSegment
 
 # After a guess that was too high the next so many scans go without one, but the last of them: there are collections
 # whose order defeats it.
@@ -46,9 +46,9 @@ class _Workspace:
 
     def __init__(self, windows: int) -> None:
         self._windows = windows
-        self._chunks = windows * CHUNKS
+        self._chunks = windows * RANGE_BLOCKS
         self.state = np.zeros(4, np.float64)
-        self.whole_sums, self.float_sums = on_a_line(2 * WINDOW, np.int64), on_a_line(2 * WINDOW, np.float64)
+        self.whole_sums, self.float_sums = on_a_line(2 * RANGE_SIZE, np.int64), on_a_line(2 * RANGE_SIZE, np.float64)
         self.whole_least, self.float_least = np.array([0, -(1 << 62)]), np.array([0.0, -np.inf])
         self._of_segment: dict[str, npt.NDArray[Any]] = {
             "state": self.state,
@@ -59,13 +59,13 @@ class _Workspace:
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
             "located": np.empty(2 * LOOKUPS, np.int64),
-            "sums": on_a_line(CHUNK, np.float64),
+            "sums": on_a_line(BLOCK_SIZE, np.float64),
             "late": np.empty(MOST_LATE, np.int64),
             "late_rows": np.empty(MOST_LATE, np.int64),
-            "room": on_a_line(CHUNKS, np.int64),
-            "coarse_sums": on_a_line(WINDOW, np.uint16),
+            "room": on_a_line(RANGE_BLOCKS, np.int64),
+            "coarse_sums": on_a_line(RANGE_SIZE, np.uint16),
             # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
-            "crossed": np.empty(WINDOW, np.uint16),
+            "crossed": np.empty(RANGE_SIZE, np.uint16),
         }
         self.terms = self.k = -1
         self.reserve(64, 128)
@@ -75,7 +75,7 @@ class _Workspace:
         self.terms = terms = self.terms if terms <= self.terms else 2 * terms
         self.k = k = max(self.k, k)
         lookups = 2 * max(LOOKUPS, terms)  # two halves: of chunks that are scored, and of those that come next
-        capacity = 2 * k + SLACK_FOUND + FEW + WINDOW  # what a lift may leave, and a window
+        capacity = 2 * k + SLACK_FOUND + FEW + RANGE_SIZE  # what a lift may leave, and a window
         self.used = np.empty(terms, np.float64)
         self.whole = np.empty(terms, np.int64)
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -113,15 +113,13 @@ class _Workspaces(threading.local):
 class SegmentScorer:
     """Exact top k over a segment; safe from several threads."""
 
-    def __init__(self, segment: Segment) -> None:
-        from ..index.layout import KTH_LEVELS
-
+    def __init__(self, segment: ScoredSegment) -> None:
         self._segment = s = segment
         # Tests and benchmarks set another way than the cheaper one; the answers are the same.
         self.way = self.latest_way = CHEAPER
         self.sums = EITHER  # COARSE: of 16 bits wherever that is possible; FULL: never
         self._scans = self._guess_from = 0  # threads may lose a count
-        self._workspaces = _Workspaces(-(-segment.units // WINDOW))
+        self._workspaces = _Workspaces(-(-segment.units // RANGE_SIZE))
         arrays = {
             **{name: getattr(s, name) for name in Postings._fields if hasattr(s, name) and name != "units"},
             "units": s.posting_units,

@@ -22,10 +22,10 @@ import numpy as np
 from ..numba_support.arrays import F64, I64, U8, U16, U32, U64, Bools, Sums
 from ..numba_support.cache import inline_kernel, kernel
 from ..numba_support.simd import LANES, at_least, clear, lowest_bit
-from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW, WINDOW_BITS
+from . import BLOCK_BITS, BLOCK_SIZE, L1_TILE, L2_TILE, RANGE_BITS, RANGE_SIZE
 from .accumulate import add_all, add_and_test, long_first
 from .block_max import SLACK_FOUND
-from .block_max_bounds import CHUNKS
+from .block_max_bounds import RANGE_BLOCKS
 from .maxscore import (
     NEVER,
     add_late,
@@ -97,7 +97,7 @@ def sweep(
     sums: Sums, first: int, least: Any, unit: float, base: int, original: U32, scores: F64, units: U32, found: int
 ) -> int:
     """Make candidates of a strip's sums that are at least ``least``, and set all to 0."""
-    for group in range(first, first + STRIP, LANES):
+    for group in range(first, first + L1_TILE, LANES):
         found = gather(at_least(sums, group, least), group, sums, unit, base, original, scores, units, found)
         clear(sums, group)
     return found
@@ -109,7 +109,7 @@ def sweep_incomplete(
 ) -> int:
     """Like :func:`sweep`, for sums that reach ``least`` together with the room of their chunk; see late.py."""
     for chunk in range(room.size):
-        group = first + chunk * CHUNK
+        group = first + chunk * BLOCK_SIZE
         reached = at_least(sums, group, least - room[chunk])
         found = gather(reached, group, sums, unit, base, units[:0], scores, units, found)
         clear(sums, group)
@@ -159,14 +159,14 @@ def plan(
     postponed, expected, saved = NONE, likely, 0.0
     if dense:
         postponed, expected, saved = how_many(
-            late, typical, starts, w, likely, excess, bar, WINDOW // SHELF, WINDOW // STRIP
+            late, typical, starts, w, likely, excess, bar, RANGE_SIZE // L2_TILE, RANGE_SIZE // L1_TILE
         )
     if not step > 0.0:
         return False, postponed, expected
     postponed_too, expected_too, saved_too = NONE, likely, 0.0
     if dense:
         postponed_too, expected_too, saved_too = how_many(
-            late, typical, starts, w, likely, excess, bar, np.int64(1), WINDOW // COARSE_STRIP
+            late, typical, starts, w, likely, excess, bar, np.int64(1), RANGE_SIZE // COARSE_STRIP
         )
     if kind == COARSE or saved_too + gain_of(n, length, w, starts, dense, sparse, scored) > saved:
         return True, postponed_too, expected_too
@@ -198,7 +198,7 @@ def scan(
     bar, unit = ws.state[BAR], ws.state[UNIT] if whole else 1.0
     units, impacts, starts, upcoming, by_length = s.units, s.impacts, ws.starts, ws.upcoming, ws.rows
     # A unit indexes accumulators[WINDOW - base:], so that all shelves use the same 16,384 of them.
-    shelf_sums = accumulators[WINDOW : WINDOW + SHELF]
+    shelf_sums = accumulators[RANGE_SIZE : RANGE_SIZE + L2_TILE]
     limit = 2 * k + SLACK_FOUND
     found = NONE
     able = NONE
@@ -231,16 +231,16 @@ def scan(
         promised_before += promised
         if ws.tops[w] < bar or (beat and ws.tops[w] == bar):
             continue
-        if passing.units.size > 0 and not any_of(passing.chunks[w * CHUNKS : (w + 1) * CHUNKS]):
+        if passing.units.size > 0 and not any_of(passing.chunks[w * RANGE_BLOCKS : (w + 1) * RANGE_BLOCKS]):
             continue
-        length = min(WINDOW, s.unit_count - (w << WINDOW_BITS))
+        length = min(RANGE_SIZE, s.unit_count - (w << RANGE_BITS))
         postings = np.uint64(0)
         for j in range(n):
             upcoming[j] = starts[j, w]
             postings += starts[j, w + 1] - starts[j, w]
         dense = whole and postings > np.uint64(length // DENSE)
         sparse = postings < np.uint64(length // SPARSE)
-        first_unit = w << WINDOW_BITS
+        first_unit = w << RANGE_BITS
         postponed, many, few, found_before = NONE, NONE, NONE, found
         if found > 0:  # so windows before this one have been added
             likely = np.float64(min(found, k))
@@ -259,8 +259,8 @@ def scan(
                     make_room(w, late, ws.late_rows, ws.coarse_weights, s.chunk_impacts, ws.room)
                 gathered, seen, completed = gather_coarse(
                     w, n, length, first_unit, postponed, ws.turns, by_length, ws.coarse_weights, ws.coarse_sums, bar,
-                    step, ws.room[: CHUNKS if postponed > 0 else 0], starts, upcoming, units, impacts, passing.units,
-                    ws.scores[found:], ws.units[found:], far_more(expected),
+                    step, ws.room[: RANGE_BLOCKS if postponed > 0 else 0], starts, upcoming, units, impacts,
+                    passing.units, ws.scores[found:], ws.units[found:], far_more(expected),
                 )  # fmt: skip
                 if completed:
                     if postponed > 0:
@@ -284,30 +284,30 @@ def scan(
             many, few = long_first(n, w, starts, ws.turns, postponed, by_length)
             if postponed > 0:
                 make_room(w, ws.late[:postponed], ws.late_rows, weights, s.chunk_impacts, ws.room)
-        for shelf in range(0, length, SHELF):
+        for shelf in range(0, length, L2_TILE):
             base = first_unit + shelf
-            size = min(SHELF, s.unit_count - base)
-            end = np.uint32(shelf + SHELF)
+            size = min(L2_TILE, s.unit_count - base)
+            end = np.uint32(shelf + L2_TILE)
             if passing.units.size > 0 and postponed == 0:
-                first_chunk = base >> CHUNK_BITS
-                if not any_of(passing.chunks[first_chunk : first_chunk + SHELF // CHUNK]):
+                first_chunk = base >> BLOCK_BITS
+                if not any_of(passing.chunks[first_chunk : first_chunk + L2_TILE // BLOCK_SIZE]):
                     for j in range(n):
                         upcoming[j] += lower_bound(units[upcoming[j] : starts[j, w + 1]], end)
                     continue
-            within = accumulators[WINDOW - shelf : 2 * WINDOW - shelf]
+            within = accumulators[RANGE_SIZE - shelf : 2 * RANGE_SIZE - shelf]
             if dense:
                 if passing.units.size > 0:  # a unit that may not be found begins so low that it cannot reach the bar
                     forbid(shelf_sums[:size], passing.units[base : base + size], least[1])
                 add_all(by_length[few:n], w, weights, within, units, impacts, starts, upcoming, end, end)
-                for strip in range(0, size, STRIP):
-                    now = np.uint32(shelf + strip + STRIP)
+                for strip in range(0, size, L1_TILE):
+                    now = np.uint32(shelf + strip + L1_TILE)
                     add_all(by_length[:many], w, weights, within, units, impacts, starts, upcoming, now, end)
-                    if strip + STRIP > size:  # postings in a wrong order may have left sums where there is no unit
-                        shelf_sums[size : strip + STRIP] = 0
+                    if strip + L1_TILE > size:  # postings in a wrong order may have left sums where there is no unit
+                        shelf_sums[size : strip + L1_TILE] = 0
                     least[0] = whole_least(bar, unit, beat)
-                    seen = base + min(strip + STRIP, size)
+                    seen = base + min(strip + L1_TILE, size)
                     if postponed > 0:
-                        room = ws.room[(shelf + strip) >> CHUNK_BITS : (shelf + strip + STRIP) >> CHUNK_BITS]
+                        room = ws.room[(shelf + strip) >> BLOCK_BITS : (shelf + strip + L1_TILE) >> BLOCK_BITS]
                         found = sweep_incomplete(
                             shelf_sums, strip, least[0], room, unit, base, ws.scores, ws.units, found
                         )  # fmt: skip
@@ -325,7 +325,7 @@ def scan(
                         )
                         if not done:
                             many = resume(
-                                ws.late[:postponed], ws.late_rows, seen >> CHUNK_BITS, w, starts, upcoming,
+                                ws.late[:postponed], ws.late_rows, seen >> BLOCK_BITS, w, starts, upcoming,
                                 s.span_postings, s.chunk_postings, by_length, many,
                             )  # fmt: skip
                             postponed = NONE
@@ -348,7 +348,7 @@ def scan(
                     crossings,
                 )  # fmt: skip
             for i in range(crossings):
-                place = np.int64(ws.crossed[i] & np.uint16(SHELF - 1))
+                place = np.int64(ws.crossed[i] & np.uint16(L2_TILE - 1))
                 if place < size and (passing.units.size == 0 or passing.units[base + place]):
                     ws.scores[found] = shelf_sums[place] * unit
                     ws.units[found] = base + place if s.original.size == 0 else s.original[base + place]
@@ -356,7 +356,7 @@ def scan(
             if sparse:
                 for j in range(n):
                     for p in range(ws.begun[j], upcoming[j]):
-                        shelf_sums[units[p] & np.uint16(SHELF - 1)] = 0
+                        shelf_sums[units[p] & np.uint16(L2_TILE - 1)] = 0
             else:
                 shelf_sums[:size] = 0
             seen = base + size

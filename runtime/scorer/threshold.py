@@ -16,7 +16,7 @@ import numpy as np
 
 from ..numba_support.arrays import F64, I64, U32, U64
 from ..numba_support.cache import inline_kernel
-from . import WINDOW, WINDOW_BITS
+from . import RANGE_BITS, RANGE_SIZE
 
 # It is guessed first when so many units have been seen, and again when these are so many times as many.
 FIRST, AGAIN = 1 << 13, 4
@@ -69,7 +69,7 @@ def find_promise(n: int, units: int, used: F64, starts: U64, promise: F64) -> No
         own = 0.0
         for j in range(n):
             own += used[j] * np.float64(starts[j, w + 1] - starts[j, w])
-        length = min(WINDOW, units - (w << WINDOW_BITS))
+        length = min(RANGE_SIZE, units - (w << RANGE_BITS))
         promise[w] = 1e-9 + length * (own / length / usual) ** POWER
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..numba_support.arrays import F64, I64, U8, U16, U32, U64, Bools
 from ..numba_support.cache import inline_kernel
 from ..numba_support.simd import LANES, at_least, clear, equal_to, flagged, lowest_bit
-from . import CHUNK, CHUNK_BITS, SHELF, STRIP, WINDOW
+from . import BLOCK_BITS, BLOCK_SIZE, L1_TILE, L2_TILE, RANGE_SIZE
 from .accumulate import LONG, add_all, long_first
 from .block_max_bounds import SLACK, needed
 from .maxscore import add_late, keep_hopeful, keep_reaching, look_up
@@ -23,7 +23,7 @@ from .topk import NONE
 
 # What sums a scan adds after the first window: those that take less time, of 16 bits wherever possible, or full ones.
 EITHER, COARSE, FULL = range(3)
-COARSE_STRIP = SHELF  # units whose sums of 16 bits are as much as a first-level cache of 32 KB holds
+COARSE_STRIP = L2_TILE  # units whose sums of 16 bits are as much as a first-level cache of 32 KB holds
 MOST_ADDED = 0.1  # to the weights by rounding: of many terms 16 bits do not leave enough for each
 # In nanoseconds, what is saved: for each unit and each posting, where all sums are looked at, where they are cleared
 # together, and where they are cleared one by one. What it costs: to look a candidate up in a term, and once a window.
@@ -64,8 +64,8 @@ def gain_of(n: int, length: int, w: int, starts: U64, dense: Any, sparse: Any, s
     for j in range(n):
         own = starts[j, w + 1] - starts[j, w]
         postings += own
-        runs += WINDOW // STRIP if dense and own >= LONG else WINDOW // SHELF
-        runs -= WINDOW // COARSE_STRIP if own >= LONG else 1
+        runs += RANGE_SIZE // L1_TILE if dense and own >= LONG else RANGE_SIZE // L2_TILE
+        runs -= RANGE_SIZE // COARSE_STRIP if own >= LONG else 1
     unit, posting = SAVED_DENSE if dense else SAVED_SPARSE if sparse else SAVED_MIDDLE
     gain = unit * length + posting * np.float64(postings) + SAVED_RUN * runs
     return gain - COST_WINDOW - COST_LOOKUP * scored * n
@@ -79,8 +79,8 @@ def sweep_coarse(
     """Make candidates of the sums of a strip that are at least ``least``, together with the room of their chunk if
     there is any, and set all to 0. A candidate's score is not below what it has in the terms that were added.
     """
-    for group in range(first, first + COARSE_STRIP, CHUNK):
-        need = np.uint16(max(0, least - room[group >> CHUNK_BITS])) if room.size > 0 else np.uint16(least)
+    for group in range(first, first + COARSE_STRIP, BLOCK_SIZE):
+        need = np.uint16(max(0, least - room[group >> BLOCK_BITS])) if room.size > 0 else np.uint16(least)
         reached = at_least(sums, group, need)
         if reached and passing.size > 0:
             reached &= flagged(passing, first_unit + group)
@@ -104,7 +104,7 @@ def gather_coarse(
     """
     many, few = long_first(n, w, starts, turns, postponed, order)
     least = np.int64(needed(bar, step, 1.0))
-    end = np.uint32(WINDOW)
+    end = np.uint32(RANGE_SIZE)
     found, seen = NONE, NONE
     add_all(order[few:n], w, weights, sums, units, impacts, starts, upcoming, end, end)
     for strip in range(0, length, COARSE_STRIP):
@@ -125,7 +125,7 @@ def look_along(places: U32, scores: F64, weight: float, start: Any, end: Any, un
     """
     at, lanes = start, np.uint64(LANES)
     for i in range(places.size):
-        unit = np.uint16(places[i] & np.uint32(WINDOW - 1))
+        unit = np.uint16(places[i] & np.uint32(RANGE_SIZE - 1))
         while at + lanes < end and units[at + lanes] <= unit:
             at += lanes
         impact = np.int64(0)

@@ -20,7 +20,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 from ..numba_support.arrays import F64, I32, I64, U8, U16, U32, U64, Bools
 from ..numba_support.cache import inline_kernel
-from . import CHUNK, CHUNK_BITS, SPAN, WINDOW, WINDOW_BITS
+from . import BLOCK_BITS, BLOCK_SIZE, RANGE_BITS, RANGE_SIZE, SUPERBLOCK_BLOCKS
 
 
 class AddressTable:
@@ -141,13 +141,13 @@ else:
 @inline_kernel
 def chunks_of(units: int) -> int:
     """Chunks of so many units."""
-    return (units + CHUNK - 1) >> CHUNK_BITS
+    return (units + BLOCK_SIZE - 1) >> BLOCK_BITS
 
 
 @inline_kernel
 def windows_of(units: int) -> int:
     """Windows of so many units."""
-    return (units + WINDOW - 1) >> WINDOW_BITS
+    return (units + RANGE_SIZE - 1) >> RANGE_BITS
 
 
 @inline_kernel
@@ -166,7 +166,11 @@ def open_postings(address: int) -> Postings:
         array_at(t[10], (t[11],), np.uint8),
         array_at(t[12], (t[13],), np.uint64),
         array_at(t[14], (rows, chunks), np.uint8),
-        array_at(t[16], (rows, (chunks * CHUNK + CHUNK * SPAN - 1) // (CHUNK * SPAN)), np.uint16),
+        array_at(
+            t[16],
+            (rows, (chunks * BLOCK_SIZE + BLOCK_SIZE * SUPERBLOCK_BLOCKS - 1) // (BLOCK_SIZE * SUPERBLOCK_BLOCKS)),
+            np.uint16,
+        ),
         array_at(t[18], (rows, chunks), np.uint8),
         array_at(t[20], (t[21],), np.uint16),
         array_at(t[22], (t[23],), np.uint8),

@@ -18,7 +18,8 @@ from ..files import STAGING_PREFIX, operations, storage_errors
 from ..index.index import open_directory
 from ..index.layout import LOCK_NAME, MANIFEST_NAME, SEGMENTS, TOMBSTONES, IndexManifest, read_manifest_file
 from ..locking import writer_lock
-from ..manifest import encode_manifest, swap_manifest
+from ..manifest import encode_manifest
+from .manifest_swap import swap_manifest
 from .record import Record, in_use
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..build import clustering, inversion
+from ..build.documents_writer import DocumentWriter
+from ..build.fields_writer import FieldWriter
 from ..build.limits import BLOCK_MAX_FROM
 from ..build.postings_writer import BYTES_A_POSTING, SegmentFiles, move, term_range, write_array
 from ..build.reordering import directions, similar_first, term_weights
@@ -17,12 +19,10 @@ from ..directory import AnyPath
 from ..errors import IntegrityError
 from ..files import operations, storage_errors
 from ..filters import parse_field
-from ..filters.fields import FieldWriter
-from ..index.documents import DocumentWriter
 from ..index.layout import DOCUMENTS_FILE, FIELDS_FILE, FREQUENT, SegmentEntry, SegmentSettings
 from ..index.segment import Segment
 from ..numba_support.arrays import U32, Bools
-from ..scorer import WINDOW_BITS
+from ..scorer import RANGE_BITS
 
 _SKETCH_BYTES = 4 * clustering.DIMENSIONS  # of the sums of a unit
 
@@ -205,7 +205,7 @@ def _postings(segment: Segment, first: int, last: int) -> tuple[npt.NDArray[np.u
     a, b = int(segment.term_blocks[first]), int(segment.term_blocks[last])
     lengths = np.diff(segment.block_postings[a : b + 1]).astype(np.int64)
     start, end = int(segment.block_postings[a]), int(segment.block_postings[b])
-    docids = np.repeat(segment.block_windows[a:b].astype(np.uint32) << np.uint32(WINDOW_BITS), lengths)
+    docids = np.repeat(segment.block_windows[a:b].astype(np.uint32) << np.uint32(RANGE_BITS), lengths)
     docids |= segment.posting_units[start:end]
     if docids.size and int(docids.max()) >= segment.units:
         raise IntegrityError(f"{segment.root / segment.entry.path} has postings of units beyond the last")

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from ..build.documents_writer import DuplicateIdError
 from ..build.limits import BLOCK_MAX_FROM, DEFAULT_MEMORY
+from ..build.tombstones_writer import pack_tombstones, write_tombstones
 from ..document import Document
 from ..errors import InputError
 from ..files import operations, storage_errors
 from ..forking import Owner
-from ..index.documents import DuplicateIdError
 from ..index.index import Index
 from ..index.layout import MAX_UNITS, SEGMENTS, TOMBSTONES, VERSION, IndexManifest, Statistics
 from ..index.segment import Segment, segment_files
-from ..index.tombstones import pack_tombstones, write_tombstones
 from ..manifest import FileEntry, encode_manifest
 from ..vectors import SparseBatch
 from ..version import MADE_BY

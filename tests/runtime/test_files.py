@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from splade_edge.runtime.build import staging
 from splade_edge.runtime.errors import InputError, SpladeEdgeError, StorageError
-from splade_edge.runtime.files import safe_join, sha256_file, staged_file, storage_errors, write_file_durably
+from splade_edge.runtime.files import safe_join, sha256_file, storage_errors, write_file_durably
+from splade_edge.runtime.staged_file import staged_file
 
 MANIFEST = "splade_edge.json"
 staged_directory = partial(staging.staged_directory, manifest=MANIFEST)
@@ -175,7 +176,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, write: str) -> None:
         """
         import resource, signal, sys
         from pathlib import Path
-        from splade_edge.runtime import files
+        from splade_edge.runtime import files, staged_file
         from splade_edge.runtime.build import staging
         from splade_edge.runtime.errors import StorageError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -186,7 +187,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, write: str) -> None:
                 with staging.staged_directory(target, manifest="m") as directory, files.storage_errors(target):
                     (directory / "x").write_bytes(bytes(5000))
             elif sys.argv[2] == "staged_file":
-                with files.staged_file(target) as out:
+                with staged_file.staged_file(target) as out:
                     out.write("x" * 5000)
             else:
                 files.write_file_durably(target, bytes(5000))

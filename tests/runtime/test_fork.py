@@ -22,8 +22,9 @@ from splade_edge.runtime.artifact import MANIFEST_NAME, SideSettings
 from splade_edge.runtime.build.checkpointing import ShardStore
 from splade_edge.runtime.build.staging import staged_directory
 from splade_edge.runtime.errors import IndexLockedError
-from splade_edge.runtime.files import OpenFile, operations, staged_file
+from splade_edge.runtime.files import OpenFile, operations
 from splade_edge.runtime.index import sqlite
+from splade_edge.runtime.staged_file import staged_file
 
 from benchmarks.changes import Changes, csr, stored
 

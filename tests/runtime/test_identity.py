@@ -16,11 +16,12 @@ import pytest
 from splade_edge.runtime import Document, Index, IndexUpdater, Searcher, build_index
 from splade_edge.runtime import directory as directories
 from splade_edge.runtime import files as file_operations
+from splade_edge.runtime.build.sqlite_writer import SqliteWriter
 from splade_edge.runtime.directory import Directory
 from splade_edge.runtime.errors import IndexFormatError, IndexLockedError, IndexReplacedError, InputError, StorageError
 from splade_edge.runtime.index import sqlite
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
-from splade_edge.runtime.index.sqlite import SqliteReader, SqliteWriter
+from splade_edge.runtime.index.sqlite import SqliteReader
 from splade_edge.runtime.repair.check import check_index
 from splade_edge.runtime.repair.recovery import repair_index
 from splade_edge.runtime.vectors import SparseBatch
@@ -53,7 +54,7 @@ class TestClosed:
         "act",
         [
             lambda u: u.commit(), lambda u: u.compact(), lambda u: u.delete(["a"]), lambda u: u.add_vectors(*one()),
-            lambda u: u.index.search_vectors([0], [1.0]), lambda u: u.delete(["a"], ignore_missing=True),
+            lambda u: u.index.search_vector(([0], [1.0])), lambda u: u.delete(["a"], ignore_missing=True),
             lambda u: u.add_vectors([], SparseBatch.stack([])), lambda u: u.add([]), lambda u: u.delete([]),
         ],
     )  # fmt: skip

@@ -97,7 +97,7 @@ def test_a_search_is_that_of_the_weighted_vector(index: Path, power: float) -> N
         factors = idf_factors(opened.frequencies(np.arange(len(tiny.VOCABULARY))), opened.units, power)
         assert factors[raw.indices].min() < 0.9
         weighted = raw.values * factors[raw.indices]
-        ordinals, scores = opened.search_vectors(raw.indices, weighted, 10)
+        ordinals, scores = opened.search_vector((raw.indices, weighted), 10)
         hits = searcher.search(QUERY, 10)
         assert [(hit.ordinal, hit.score) for hit in hits] == list(zip(ordinals.tolist(), scores.tolist(), strict=True))
         assert (

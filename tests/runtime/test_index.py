@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.build import postings_writer
+from splade_edge.runtime.build.documents_writer import DuplicateIdError
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.build.passages import PassageSpan
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import IndexFormatError, InputError, IntegrityError
 from splade_edge.runtime.index import Index
 from splade_edge.runtime.index.checksum import checksum
-from splade_edge.runtime.index.documents import DuplicateIdError
 from splade_edge.runtime.index.layout import KTH_LEVELS, MANIFEST_NAME, SEGMENT_ARRAYS, VERSION, IndexManifest
 from splade_edge.runtime.manifest import describe_file, read_manifest, write_manifest
 from splade_edge.runtime.vectors import SparseBatch
@@ -106,14 +106,14 @@ class TestWriting:
             writer.add_vectors(SparseBatch(np.array([0, 1]), np.array([term]), np.array([i + 1.0])))
         writer.finish()
         index = Index.open(tmp_path)
-        assert index.search_vectors([65_536], [1.0])[0].tolist() == [2]
-        assert index.search_vectors([vocab - 1, 0], [1.0, 1.0])[0].tolist() == [3, 0]
+        assert index.search_vector(([65_536], [1.0]))[0].tolist() == [2]
+        assert index.search_vector(([vocab - 1, 0], [1.0, 1.0]))[0].tolist() == [3, 0]
 
     def test_fixed_scale_clips_and_counts(self, tmp_path):
         index = write_index(tmp_path / "index", np.array([[0.1, 2.0, 300.0]]), scale=1.0)
         assert index.manifest.statistics.clipped == 1
         assert index.manifest.statistics.below_half_a_step == 1
-        assert index.search_vectors([2], [1.0])[1].tolist() == [255.0]
+        assert index.search_vector(([2], [1.0]))[1].tolist() == [255.0]
 
     @pytest.mark.parametrize(("units", "block_max", "rows"), [(4095, True, 0), (4096, True, 3), (4096, False, 0)])
     def test_block_max_data_are_written_where_they_help(self, tmp_path, units, block_max, rows):
@@ -127,12 +127,12 @@ class TestWriting:
         assert manifest.settings.block_max == block_max
         with Index.open(tmp_path) as index:
             index.check()
-            assert index.search_vectors([1], [1.0], 2)[0].tolist() == [0, 1]
+            assert index.search_vector(([1], [1.0]), 2)[0].tolist() == [0, 1]
 
     def test_documents_without_terms(self, tmp_path):
         index = write_index(tmp_path / "index", np.zeros((5, 4)), scale=None)
         assert len(index) == 5
-        assert index.search_vectors([0], [1.0])[0].size == 0
+        assert index.search_vector(([0], [1.0]))[0].size == 0
         index.check()
 
     def test_stored_fields_come_back(self, tmp_path):
@@ -203,7 +203,7 @@ class TestPassages:
             for unit, score in zip(*top_k(impacts, *query, 600), strict=True):
                 if allowed is None or allowed[owners[unit]]:
                     expected.setdefault(int(owners[unit]), (score, unit))
-            ordinals, units, scores = index.search_units(*query, k, allowed=allowed)
+            ordinals, units, scores = index.search_units(query, k, allowed=allowed)
             assert list(zip(ordinals.tolist(), scores.tolist(), units.tolist(), strict=True)) == [
                 (document, score, unit) for document, (score, unit) in list(expected.items())[:k]
             ]
@@ -238,11 +238,11 @@ class TestDamage:
         at = data.draw(st.integers(0, len(raw) - 1))
         raw[at] ^= data.draw(st.integers(1, 255))
         (path / name).write_bytes(raw)
-        expected = Index.open(pristine).search_vectors(range(20), np.ones(20), 300)
+        expected = Index.open(pristine).search_vector((range(20), np.ones(20)), 300)
 
         def use() -> None:
             index = Index.open(path)
-            answer = index.search_vectors(range(20), np.ones(20), 300)
+            answer = index.search_vector((range(20), np.ones(20)), 300)
             assert [a.tolist() for a in answer] == [e.tolist() for e in expected]
             index.check()
 
@@ -265,9 +265,9 @@ class TestDamage:
         raw[0] ^= 1  # the first posting of the first term that has any
         path.write_bytes(raw)
         index = Index.open(damaged)
-        index.search_vectors([5, 6], [1.0, 1.0])
+        index.search_vector(([5, 6], [1.0, 1.0]))
         with pytest.raises(IntegrityError, match="postings of term 0 do not match their checksum"):
-            index.search_vectors([0, 5], [1.0, 1.0])
+            index.search_vector(([0, 5], [1.0, 1.0]))
 
     def test_a_damaged_document_is_not_shown(self, damaged):
         path = damaged / SEGMENT / "documents.sqlite"
@@ -344,9 +344,9 @@ class TestValidation:
         checksums[at[0]] = checksum(*(arrays[n][at[0]] for n in names))
         rewrite(damaged, {name: arrays[name], "chunk_checksums.u32": checksums})
         index = Index.open(damaged)
-        index.search_vectors([3, 5], [1.0, 1.0])
+        index.search_vector(([3, 5], [1.0, 1.0]))
         with pytest.raises(IntegrityError, match="offsets of term 4 that do not ascend within its blocks"):
-            index.search_vectors([3, 4], [1.0, 1.0])
+            index.search_vector(([3, 4], [1.0, 1.0]))
 
     def test_maxima_of_chunks(self, damaged):
         names = "chunk_impacts.u8", "span_postings.u16", "chunk_postings.u8"
@@ -384,7 +384,7 @@ class TestValidation:
             with nullcontext() if way is not None else numpy_alone():
                 for k in (1, 50, 300):
                     for allowed in (None, rng.random(300) < 0.5):
-                        found, _ = index.search_vectors(range(20), rng.random(20), k, allowed=allowed)
+                        found, _ = index.search_vector((range(20), rng.random(20)), k, allowed=allowed)
                         assert (found < 300).all()
         with pytest.raises(IntegrityError):
             index.check()

@@ -181,9 +181,9 @@ def test_use_kernels_leaves_nothing_to_be_loaded(tmp_path: Path, index: Path, ow
 def test_refuses_the_same_queries(tmp_path: Path, terms: list[Any], weights: list[float], message: str) -> None:
     index = write_index(tmp_path / "index", np.ones((3, 5), np.uint8))
     with pytest.raises(InputError, match=message):
-        index.search_vectors(terms, weights)
+        index.search_vector((terms, weights))
     with numpy_alone(), pytest.raises(InputError, match=message):
-        index.search_vectors(terms, weights)
+        index.search_vector((terms, weights))
 
 
 def test_damaged_postings_are_found(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_damaged_postings_are_found(tmp_path: Path) -> None:
     data[0] ^= 1
     file.write_bytes(data)
     with numpy_alone(), pytest.raises(Exception, match="do not match their checksum"):
-        Index.open(path).search_vectors([0], [1.0])
+        Index.open(path).search_vector(([0], [1.0]))
 
 
 def test_an_empty_query_and_an_empty_index(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_an_empty_query_and_an_empty_index(tmp_path: Path) -> None:
     empty = write_index(tmp_path / "b", np.zeros((0, 5), np.uint8))
     with numpy_alone():
         for some, terms in ((index, []), (empty, [0, 4])):
-            ordinals, scores = some.search_vectors(terms, [1.0] * len(terms))
+            ordinals, scores = some.search_vector((terms, [1.0] * len(terms)))
             assert ordinals.dtype == np.dtype(np.uint32)
             assert scores.dtype == np.dtype(np.float64)
             assert ordinals.size == scores.size == 0

@@ -69,7 +69,7 @@ def contents(index: Index) -> tuple[list[Document], np.ndarray]:
     """The documents, and their largest impact for each term, int64 ``[documents, vocab]``."""
     impacts = np.zeros((len(index), VOCAB), np.int64)
     for term in range(VOCAB):
-        ordinals, scores = index.search_vectors([term], [1.0], len(index))
+        ordinals, scores = index.search_vector(([term], [1.0]), len(index))
         impacts[ordinals, term] = np.rint(scores / index.manifest.scale)
     return index.documents(range(len(index))), impacts
 
@@ -92,7 +92,7 @@ def check_repaired(pristine: Path, repaired: Path, report: Repair) -> None:
     if not any(segment.passages for segment in after.manifest.segments):
         weights = np.random.default_rng(0).random(VOCAB).astype(np.float32)
         expected = top_k(impacts, np.arange(VOCAB), weights, 20, after.manifest.scale)
-        ordinals, scores = after.search_vectors(np.arange(VOCAB), weights, 20)
+        ordinals, scores = after.search_vector((np.arange(VOCAB), weights), 20)
         assert (ordinals.tolist(), scores.tolist()) == expected
     numbers = np.array([document.metadata["n"] for document in left])
     assert np.array_equal(after.select("n < 70").allowed, numbers < 70)
@@ -383,7 +383,7 @@ def test_many_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense[:, 2] = 0
     expected = top_k(dense.astype(np.int64), [1, 2, 3], [1.0, 1.0, 9.0], 6)[0]
     with check_index(tmp_path / "index") as index:
-        assert index.search_vectors([1, 2, 3], [1.0, 1.0, 9.0], 6)[0].tolist() == expected
+        assert index.search_vector(([1, 2, 3], [1.0, 1.0, 9.0]), 6)[0].tolist() == expected
     shutil.rmtree(tmp_path / "index.damaged")
     flip(tmp_path / "index" / SEGMENT / "block_postings.u64")
     with pytest.raises(BeyondRepairError, match=r"block_postings\.u64 is damaged, and no posting can be told without"):

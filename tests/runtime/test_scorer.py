@@ -14,7 +14,7 @@ from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.numba_support import simd as lanes
 from splade_edge.runtime.numba_support.cache import inline_kernel
-from splade_edge.runtime.scorer import SHELF, STRIP, WINDOW
+from splade_edge.runtime.scorer import L1_TILE, L2_TILE, RANGE_SIZE
 from splade_edge.runtime.scorer import block_max as visit
 from splade_edge.runtime.scorer import block_max_bounds as bounds
 from splade_edge.runtime.scorer import block_max_postings as chunks
@@ -32,7 +32,7 @@ QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None, suppress_heal
 
 
 def assert_exact_once(index, impacts, allowed):
-    found = index.search_vectors([0, 2], [0.3, 1.1], 20, allowed=allowed)
+    found = index.search_vector(([0, 2], [0.3, 1.1]), 20, allowed=allowed)
     expected = top_k(impacts, [0, 2], [0.3, 1.1], 20, index.manifest.scale, allowed)
     assert (found[0].tolist(), found[1].tolist()) == expected
 
@@ -101,7 +101,7 @@ class TestAgainstOracle:
                 assert_exact(index, impacts, list(query), list(query.values()), k)
 
     @LARGE
-    @pytest.mark.parametrize("documents", [WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
+    @pytest.mark.parametrize("documents", [RANGE_SIZE - 1, RANGE_SIZE, RANGE_SIZE + 1, 3 * RANGE_SIZE])
     @pytest.mark.parametrize("density", [0.001, 0.5])
     def test_windows(self, tmp_path, documents, density):
         rng = np.random.default_rng(documents)
@@ -135,10 +135,10 @@ class TestAgainstOracle:
 
     def test_a_few_units_of_two_windows(self, tmp_path):
         rng = np.random.default_rng(7)
-        impacts = np.zeros((WINDOW + 500, 3), np.uint8)
+        impacts = np.zeros((RANGE_SIZE + 500, 3), np.uint8)
         rows = rng.choice(len(impacts), 300, replace=False)
         impacts[rows] = rng.integers(0, 255, (300, 3))
-        impacts[[0, WINDOW - 1, WINDOW, len(impacts) - 1]] = 200
+        impacts[[0, RANGE_SIZE - 1, RANGE_SIZE, len(impacts) - 1]] = 200
         for layout in ({}, {"block_max": False}):
             index = write_index(tmp_path / str(len(layout)), impacts, batch=50_000, **layout)
             for k in (1, 10, 500):
@@ -148,7 +148,7 @@ class TestAgainstOracle:
     def test_sparse_windows_overflow_the_candidates(self, tmp_path):
         # few postings in each window, near ties all of them, more in all than the candidate buffer holds
         rng = np.random.default_rng(6)
-        impacts = np.zeros((8 * WINDOW, 2), np.uint8)
+        impacts = np.zeros((8 * RANGE_SIZE, 2), np.uint8)
         rows = np.sort(rng.choice(len(impacts), 8 * 1900, replace=False))
         impacts[rows, 0] = rng.integers(1, 255, rows.size)
         impacts[rows, 1] = 255 - impacts[rows, 0]
@@ -161,10 +161,10 @@ class TestAgainstOracle:
     def test_all_of_a_full_window(self, tmp_path):
         # every unit of a window is a candidate, and the best is its last
         rng = np.random.default_rng(8)
-        impacts = rng.integers(1, 200, (WINDOW + 1000, 2)).astype(np.uint8)
-        impacts[WINDOW - 1] = 255
+        impacts = rng.integers(1, 200, (RANGE_SIZE + 1000, 2)).astype(np.uint8)
+        impacts[RANGE_SIZE - 1] = 255
         index = write_index(tmp_path / "index", impacts, batch=50_000)
-        for k in (len(impacts), len(impacts) - 1, WINDOW):
+        for k in (len(impacts), len(impacts) - 1, RANGE_SIZE):
             assert_exact(index, impacts, [0, 1], [0.37, 1.21], k)
 
     def test_rounding_that_swaps_two_documents(self, tmp_path):
@@ -234,7 +234,7 @@ class TestLayouts:
     @pytest.mark.parametrize("density", [0.001, 0.3])
     def test_windows(self, tmp_path, layout, density):
         rng = np.random.default_rng(21)
-        shape = 2 * WINDOW + 77, 8
+        shape = 2 * RANGE_SIZE + 77, 8
         # groups of alike units, so that reordering has something to do, and many equal scores
         base = rng.integers(1, 256, (50, 8)) * (rng.random((50, 8)) < density * 3)
         impacts = (base[rng.integers(0, 50, shape[0])] * (rng.random(shape) < 0.7)).astype(np.uint8)
@@ -244,7 +244,7 @@ class TestLayouts:
                 assert_exact(index, impacts, terms, weights, k)
 
     @LARGE
-    @pytest.mark.parametrize("units", [STRIP + 1, SHELF, SHELF + 63, WINDOW + SHELF + STRIP + 1])
+    @pytest.mark.parametrize("units", [L1_TILE + 1, L2_TILE, L2_TILE + 63, RANGE_SIZE + L2_TILE + L1_TILE + 1])
     @pytest.mark.parametrize("layout", [{}, {"reorder": True}])
     def test_shelves_and_strips(self, tmp_path, layout, units):
         """Long and short lists; many sums to search, or few to test; whole shelves excluded; both kinds of sums."""
@@ -253,7 +253,7 @@ class TestLayouts:
         impacts = rng.integers(1, 256, (units, 7)) * (rng.random((units, 7)) < density)
         index = write_index(tmp_path / "index", impacts, batch=50_000, **layout)
         some = rng.random(units) < 0.3
-        some[:SHELF] = False
+        some[:L2_TILE] = False
         for terms, exponents in ((range(7), range(7)), (range(3, 7), range(4)), ([5, 6], [0, 0]), ([0, 6], [0, -60])):
             weights = [float(np.float32(rng.uniform(1, 2) * 2.0**-e)) for e in exponents]
             for k in (1, 2000):
@@ -264,16 +264,16 @@ class TestLayouts:
     @LARGE
     def test_a_long_list_that_ends_in_a_few_far_units(self, tmp_path):
         # postings that are added together lie in several shelves
-        units = 2 * WINDOW
+        units = 2 * RANGE_SIZE
         rng = np.random.default_rng(12)
         impacts = np.zeros((units, 3), np.uint8)
         impacts[:, 0] = rng.integers(1, 5, units)
-        for first in (0, WINDOW):
+        for first in (0, RANGE_SIZE):
             impacts[first : first + 1500, 1] = 200
-            impacts[first + rng.choice(np.arange(SHELF, WINDOW), 9, replace=False), 1] = 250
-            impacts[first + SHELF - STRIP - 40 : first + SHELF - STRIP, 2] = 100
-            impacts[first + SHELF + np.arange(1, 1100, 17), 2] = 255
-            impacts[first + WINDOW - 1500 : first + WINDOW - 1, 2] = 90
+            impacts[first + rng.choice(np.arange(L2_TILE, RANGE_SIZE), 9, replace=False), 1] = 250
+            impacts[first + L2_TILE - L1_TILE - 40 : first + L2_TILE - L1_TILE, 2] = 100
+            impacts[first + L2_TILE + np.arange(1, 1100, 17), 2] = 255
+            impacts[first + RANGE_SIZE - 1500 : first + RANGE_SIZE - 1, 2] = 90
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         for k in (1, 100, 20_000):
             assert_exact(index, impacts, [0, 1, 2], [0.25, 1.5, 0.75], k)
@@ -344,7 +344,7 @@ class TestLeavingForTheScan:
         ).items():
             monkeypatch.setattr(visit, name, value)
         expected = top_k(impacts, [0, 1], [0.5, 1.5], 3, index.manifest.scale)
-        found = index.search_vectors([0, 1], [0.5, 1.5], 3)
+        found = index.search_vector(([0, 1], [0.5, 1.5]), 3)
         assert (found[0].tolist(), found[1].tolist()) == expected
         assert index._scorer.by_kernels.latest_way == visit.BY_POSTINGS
         assert len(visited) == stretches
@@ -360,7 +360,7 @@ class TestLeavingForTheScan:
             monkeypatch.setattr(visit, name, 0.0)
         for name, value in {"COST_ADD": 1e-9, "COST_CHUNK_TERM": 1e-12, "STILL_REACH": 1e15}.items():
             monkeypatch.setattr(visit, name, value)
-        found, scores = index.search_vectors([0, 1], [0.5, 1.5], 64)
+        found, scores = index.search_vector(([0, 1], [0.5, 1.5]), 64)
         expected = top_k(impacts.reshape(-1, 2), [0, 1], [0.5, 1.5], 64, index.manifest.scale)
         assert (found.tolist(), scores.tolist()) == expected
         assert index._scorer.by_kernels.latest_way == visit.BY_POSTINGS
@@ -381,7 +381,7 @@ class TestFloor:
                 expected = [pair for pair in zip(best, scores, strict=True) if pair[1] >= floor]
                 for way in (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS):
                     index._scorer.by_kernels.way = way
-                    found = index._scorer.search(terms, weights, k, floor=floor)
+                    found = index._scorer.backend(terms, weights).search(terms, weights, k, floor=floor)
                     assert list(zip(*(x.tolist() for x in found), strict=True)) == expected
 
 
@@ -403,7 +403,7 @@ class TestApproximate:
             terms, weights = rng.choice(30, 6, replace=False), rng.uniform(0.1, 3, 6).astype(np.float32)
             best = top_k(impacts, terms, weights, 10)[1]
             for share in (0.3, 0.7, 1.0):
-                documents, scores = index.search_vectors(terms, weights, 10, approximate=share)
+                documents, scores = index.search_vector((terms, weights), 10, approximate=share)
                 true = dict(zip(*top_k(impacts, terms, weights, len(impacts)), strict=True))
                 assert [true[d] for d in documents.tolist()] == scores.tolist()
                 assert len(scores) == 10
@@ -432,7 +432,7 @@ class TestApproximate:
     @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
     def test_not_a_share(self, collection, share):
         with pytest.raises(InputError, match="above 0, up to 1"):
-            collection[0].search_vectors([0], [1.0], approximate=share)
+            collection[0].search_vector(([0], [1.0]), approximate=share)
 
 
 class TestAllowed:
@@ -449,12 +449,12 @@ class TestAllowed:
     @pytest.mark.parametrize("density", [0.001, 0.5])
     def test_windows(self, tmp_path, density):
         rng = np.random.default_rng(11)
-        impacts = (rng.integers(1, 256, (3 * WINDOW + 5, 4)) * (rng.random((3 * WINDOW + 5, 4)) < density)).astype(
-            np.uint8
-        )
+        impacts = (
+            rng.integers(1, 256, (3 * RANGE_SIZE + 5, 4)) * (rng.random((3 * RANGE_SIZE + 5, 4)) < density)
+        ).astype(np.uint8)
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         one_window = np.zeros(len(impacts), bool)
-        one_window[WINDOW : 2 * WINDOW : 7] = True
+        one_window[RANGE_SIZE : 2 * RANGE_SIZE : 7] = True
         for allowed in (one_window, rng.random(len(impacts)) < 0.1, rng.random(len(impacts)) < 1e-4):
             for k in (1, 10, 1000):
                 assert_exact(index, impacts, range(4), [0.3, 1.1, 2.0, 0.01], k, allowed)
@@ -487,7 +487,7 @@ class TestAllowed:
     def test_not_a_mask(self, tmp_path, allowed):
         index = write_index(tmp_path / "index", np.ones((2, 2), int))
         with pytest.raises(InputError, match="one bool for each of the 2 documents"):
-            index.search_vectors([0], [1.0], 3, allowed=allowed)
+            index.search_vector(([0], [1.0]), 3, allowed=allowed)
 
 
 @pytest.mark.skipif(NO_JIT, reason="nothing is compiled")
@@ -512,15 +512,15 @@ class TestQueries:
         return write_index(tmp_path / "q", np.eye(5, 6, dtype=int) * 9 + np.eye(5, 6, 1, dtype=int))
 
     def test_order_of_terms_does_not_matter(self, index):
-        a = index.search_vectors([0, 1, 4], [0.1, 0.2, 0.3], 5)
-        b = index.search_vectors([4, 0, 1], [0.3, 0.1, 0.2], 5)
+        a = index.search_vector(([0, 1, 4], [0.1, 0.2, 0.3]), 5)
+        b = index.search_vector(([4, 0, 1], [0.3, 0.1, 0.2]), 5)
         assert [x.tolist() for x in a] == [x.tolist() for x in b]
 
     def test_no_match_is_an_empty_answer(self, tmp_path, index):
-        assert index.search_vectors([], [], 3)[0].size == 0
-        assert index.search_vectors([0], [0.0], 3)[0].size == 0
+        assert index.search_vector(([], []), 3)[0].size == 0
+        assert index.search_vector(([0], [0.0]), 3)[0].size == 0
         lonely = write_index(tmp_path / "index", np.array([[3, 0]]))
-        assert lonely.search_vectors([1], [1.0], 3)[0].size == 0
+        assert lonely.search_vector(([1], [1.0]), 3)[0].size == 0
 
     @pytest.mark.parametrize(
         ("terms", "weights", "message"),
@@ -537,25 +537,25 @@ class TestQueries:
     )
     def test_bad_vectors(self, index, terms, weights, message):
         with pytest.raises(InputError, match=message):
-            index.search_vectors(terms, weights, 3)
+            index.search_vector((terms, weights), 3)
 
     @pytest.mark.parametrize("k", [0, -1, 2.5, True, None])
     def test_bad_k(self, index, k):
         with pytest.raises(InputError, match="ask for at least 1"):
-            index.search_vectors([1], [1.0], k)
+            index.search_vector(([1], [1.0]), k)
 
     @pytest.mark.parametrize(
         ("terms", "weights"), [([1.7], [1.0]), (["a"], [1.0]), ([1], ["x"]), ([None], [1.0]), ([[1]], [[1.0]])]
     )
     def test_not_a_vector(self, index, terms, weights):
         with pytest.raises(InputError, match="terms"):
-            index.search_vectors(terms, weights, 3)
+            index.search_vector((terms, weights), 3)
 
     def test_an_error_leaves_the_workspace_usable(self, index):
-        expected = index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist()
+        expected = index.search_vector(([0, 1], [1.0, 2.0]), 5)[0].tolist()
         with pytest.raises(InputError):
-            index.search_vectors([0, 99], [1.0, 2.0], 5)
-        assert index.search_vectors([0, 1], [1.0, 2.0], 5)[0].tolist() == expected
+            index.search_vector(([0, 99], [1.0, 2.0]), 5)
+        assert index.search_vector(([0, 1], [1.0, 2.0]), 5)[0].tolist() == expected
 
 
 def test_an_interrupt_between_kernels_does_no_harm(tmp_path, monkeypatch):
@@ -569,7 +569,7 @@ def test_an_interrupt_between_kernels_does_no_harm(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(search, "scan", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            index.search_vectors([0, 1], [0.1, 0.1000001], 3)
+            index.search_vector(([0, 1], [0.1, 0.1000001]), 3)
     assert_exact(index, impacts, [0, 1], [0.1, 0.1000001], 3)
 
 
@@ -580,17 +580,17 @@ def test_threads_give_the_serial_answers(tmp_path):
     work = [
         (rng.choice(40, 8, replace=False), rng.random(8, np.float32), int(rng.integers(1, 300))) for _ in range(100)
     ]
-    expected = [[x.tolist() for x in index.search_vectors(*job)] for job in work]
+    expected = [[x.tolist() for x in index.search_vector(job[:2], job[2])] for job in work]
     wrong: list[int] = []
 
     def hammer(seed):
         for i in np.random.default_rng(seed).permutation(len(work)):
-            if [x.tolist() for x in index.search_vectors(*work[i])] != expected[i]:
+            if [x.tolist() for x in index.search_vector(work[i][:2], work[i][2])] != expected[i]:
                 wrong.append(int(i))
 
     many = index.search_many([SparseVector(*job[:2]) for job in work], 7, threads=4)
     for job, (documents, scores) in zip(work, many, strict=True):
-        alone = index.search_vectors(*job[:2], 7)
+        alone = index.search_vector(job[:2], 7)
         assert (documents.tolist(), scores.tolist()) == (alone[0].tolist(), alone[1].tolist())
     threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -682,7 +682,7 @@ class TestHelpers:
 
     @QUICK
     @given(
-        in_chunks=st.lists(st.integers(0, bounds.CHUNKS - 1), max_size=60),
+        in_chunks=st.lists(st.integers(0, bounds.RANGE_BLOCKS - 1), max_size=60),
         weight=st.integers(1, 257),
         before=st.sampled_from([0, 100, 65500]),
         seed=st.integers(0, 2**32),
@@ -691,16 +691,16 @@ class TestHelpers:
         rng = np.random.default_rng(seed)
         units = np.unique([64 * chunk + rng.integers(0, 64) for chunk in in_chunks]).astype(np.uint16)
         impacts = rng.integers(1, 256, units.size).astype(np.uint8)
-        totals = np.full(bounds.CHUNKS, before, np.uint16)
-        places = rng.integers(0, 65536, bounds.CHUNKS).astype(np.uint16)
+        totals = np.full(bounds.RANGE_BLOCKS, before, np.uint16)
+        places = rng.integers(0, 65536, bounds.RANGE_BLOCKS).astype(np.uint16)
         before_places = places.copy()
         bounds.add_postings(totals, np.uint16(weight), units, impacts, places)
-        expected = np.full(bounds.CHUNKS, before)
+        expected = np.full(bounds.RANGE_BLOCKS, before)
         for chunk in set(in_chunks):
             expected[chunk] = min(65535, before + weight * int(impacts[units >> 6 == chunk].max()))
             assert units[places[chunk]] >> 6 == chunk
         assert totals.tolist() == expected.tolist()
-        others = np.setdiff1d(np.arange(bounds.CHUNKS), in_chunks)
+        others = np.setdiff1d(np.arange(bounds.RANGE_BLOCKS), in_chunks)
         assert places[others].tolist() == before_places[others].tolist()
 
     @QUICK
@@ -731,27 +731,29 @@ class TestHelpers:
 
     @QUICK
     @given(
-        units=st.lists(st.integers(0, 2 * WINDOW - 1), max_size=80),
-        asked=st.lists(st.integers(0, 2 * bounds.CHUNKS - 1), min_size=1, max_size=20),
+        units=st.lists(st.integers(0, 2 * RANGE_SIZE - 1), max_size=80),
+        asked=st.lists(st.integers(0, 2 * bounds.RANGE_BLOCKS - 1), min_size=1, max_size=20),
         seed=st.integers(0, 2**32),
     )
     def test_places_that_are_left_over_lead_nowhere(self, units, asked, seed):
         rng = np.random.default_rng(seed)
         alike = rng.integers(0, 640, 40)  # some chunks have many
-        units = np.unique([*units, *alike, *(alike + WINDOW)])
-        within = (units % WINDOW).astype(np.uint16)
-        starts = np.array([[0, (units < WINDOW).sum(), units.size]], np.uint64)
-        places = rng.integers(0, 2 * units.size, (1, 2 * bounds.CHUNKS)).astype(np.uint16)
+        units = np.unique([*units, *alike, *(alike + RANGE_SIZE)])
+        within = (units % RANGE_SIZE).astype(np.uint16)
+        starts = np.array([[0, (units < RANGE_SIZE).sum(), units.size]], np.uint64)
+        places = rng.integers(0, 2 * units.size, (1, 2 * bounds.RANGE_BLOCKS)).astype(np.uint16)
         impacts = np.ones(units.size, np.uint8)
         for w in range(2):
             part = slice(int(starts[0, w]), int(starts[0, w + 1]))
-            totals = np.zeros(bounds.CHUNKS, np.uint16)
-            into = places[0, w * bounds.CHUNKS : (w + 1) * bounds.CHUNKS]
+            totals = np.zeros(bounds.RANGE_BLOCKS, np.uint16)
+            into = places[0, w * bounds.RANGE_BLOCKS : (w + 1) * bounds.RANGE_BLOCKS]
             bounds.add_postings(totals, np.uint16(1), within[part], impacts[part], into)
         firsts, counts = np.zeros(1, np.uint64), np.zeros(1, np.int64)
         nothing = dict.fromkeys(memory.Postings._fields, np.zeros(0, np.uint8))
         rows = {"span_postings": np.zeros((1, 1), np.uint16), "chunk_postings": np.zeros((1, 2048), np.uint8)}
-        segment = memory.Postings(**nothing | rows | {"units": within, "impacts": impacts, "unit_count": 2 * WINDOW})
+        segment = memory.Postings(
+            **nothing | rows | {"units": within, "impacts": impacts, "unit_count": 2 * RANGE_SIZE}
+        )
         for chunk in {*asked, *(units >> 6).tolist()}:
             chunks.find_postings(chunk, 1, segment, np.array([-1]), starts, places, firsts, counts)
             expected = np.flatnonzero(units >> 6 == chunk)

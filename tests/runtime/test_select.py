@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import IndexUpdater
+from splade_edge.runtime.build import fields_writer
+from splade_edge.runtime.build.documents_writer import DocumentWriter, DuplicateIdError
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import InputError, IntegrityError, StorageError
@@ -23,7 +25,6 @@ from splade_edge.runtime.filters.matching import test_of as matcher
 from splade_edge.runtime.filters.parser import WhereError
 from splade_edge.runtime.filters.predicate import comparisons
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.index.documents import DocumentWriter, DuplicateIdError
 from splade_edge.runtime.index.layout import MANIFEST_NAME
 from splade_edge.runtime.manifest import describe_file, write_manifest
 
@@ -87,7 +88,7 @@ PREDICATES = st.recursive(
 def test_indexes_scans_and_the_definition_agree(tmp_path_factory, data, indexed, filters, flush):
     with pytest.MonkeyPatch.context() as patch:
         if flush:
-            patch.setattr(fields, "_MAX_BYTES", 600)  # values are written in several runs
+            patch.setattr(fields_writer, "_MAX_BYTES", 600)  # values are written in several runs
         patch.setattr(select.IndexSelector, "_refuse_misfit", lambda *_: None)
         index = write(tmp_path_factory.mktemp("i") / "index", data, indexed)
         documents = index.documents(range(len(data)))
@@ -109,7 +110,7 @@ def test_the_answer_is_the_exact_top_k_of_what_is_allowed(tmp_path):
         allowed = index.select(text).allowed
         left = np.where(allowed[:, None], impacts, 0)
         for k in (1, 10, 600):
-            ordinals, scores = index.search_vectors([0, 2], [0.5, 1.25], k, allowed=allowed)
+            ordinals, scores = index.search_vector(([0, 2], [0.5, 1.25]), k, allowed=allowed)
             assert (ordinals.tolist(), scores.tolist()) == top_k(left, [0, 2], [0.5, 1.25], k)
 
 
@@ -222,7 +223,7 @@ def test_answers_are_kept_and_cannot_be_changed(years, monkeypatch):
 
 
 def test_more_names_than_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(fields, "MAX_NAMES", 5)
+    monkeypatch.setattr(fields_writer, "MAX_NAMES", 5)
     index = write(tmp_path / "i", [{f"user {i}": i} for i in range(9)], ["`user 8`"])
     assert list(index.fields) == ["`user 0`", "`user 1`", "`user 2`", "`user 3`", "`user 8`"]
     assert index.select("`user 7` = 7").allowed.tolist() == [False] * 7 + [True, False]
@@ -328,12 +329,12 @@ def test_a_mask_that_is_changed_is_looked_at_again(tmp_path):
     mask.flags.writeable = False
     for wanted in ([0, 2, 4], [1, 3, 5], [1, 3, 5]):
         for _ in range(2):
-            assert sorted(index.search_vectors([0], [1.0], 9, allowed=mask)[0].tolist()) == wanted
+            assert sorted(index.search_vector(([0], [1.0]), 9, allowed=mask)[0].tolist()) == wanted
         mask.flags.writeable = True
         mask[:] = [False, True] * 3
         mask.flags.writeable = False
     kept = index._latest_filter[2]
-    index.search_vectors([0], [1.0], 9, allowed=mask)
+    index.search_vector(([0], [1.0]), 9, allowed=mask)
     assert index._latest_filter[2] is kept
     mask.shape = 2, 3
     with pytest.raises(InputError, match="shape"):
@@ -348,14 +349,14 @@ def test_a_mask_that_is_changed_is_looked_at_again(tmp_path):
         with pytest.raises(ValueError, match="cannot set WRITEABLE"):
             allowed.flags.writeable = True
         for _ in range(2):
-            assert sorted(index.search_vectors([0], [1.0], 9, allowed=allowed)[0].tolist()) == [1, 3, 5]
+            assert sorted(index.search_vector(([0], [1.0]), 9, allowed=allowed)[0].tolist()) == [1, 3, 5]
         assert index._latest_filter[0] is allowed
 
 
 def test_a_type_is_refused_only_where_all_names_are_known(tmp_path, monkeypatch):
     """A segment with more fields than are counted may have the field with another type, and does not say so."""
     write(tmp_path / "i", [{"a": 1}], []).close()
-    monkeypatch.setattr(fields, "MAX_NAMES", 3)
+    monkeypatch.setattr(fields_writer, "MAX_NAMES", 3)
     with IndexUpdater.open(tmp_path / "i") as updater:
         many = {f"x{n}": n for n in range(5)}
         updater.add_vectors([Document("x", metadata={**many, "a": "text"})], csr(np.ones((1, 4))))
@@ -404,7 +405,7 @@ def test_metadata_of_numpy_comes_back(tmp_path):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    writer = fields.FieldWriter(tmp_path / "f.sqlite", [])
+    writer = fields_writer.FieldWriter(tmp_path / "f.sqlite", [])
     writer._file.connection.execute("PRAGMA max_page_count = 3")
     writer._names = {(str(i),) for i in range(5000)}
     with pytest.raises(StorageError, match=r"cannot write .*f\.sqlite: .*full"):

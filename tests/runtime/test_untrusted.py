@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from splade_edge.runtime import Document, Encoder, Index, IndexUpdater, Searcher, build_index
+from splade_edge.runtime.build.documents_writer import MAX_DEPTH
+from splade_edge.runtime.build.fields_writer import FieldWriter
 from splade_edge.runtime.errors import ArtifactError, InputError, IntegrityError
 from splade_edge.runtime.files import safe_join
-from splade_edge.runtime.filters.fields import FieldWriter
 from splade_edge.runtime.filters.predicate import Field
-from splade_edge.runtime.filters.values import is_deep
 from splade_edge.runtime.index import sqlite_limits as untrusted
-from splade_edge.runtime.index.documents import MAX_DEPTH, row_crc
+from splade_edge.runtime.index.documents import is_deep, row_crc
 from splade_edge.runtime.index.sqlite import SqliteReader
 from splade_edge.runtime.index.sqlite_limits import Limits, check_schema
 

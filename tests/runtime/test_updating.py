@@ -148,7 +148,7 @@ class TestAnswers:
         with IndexUpdater.open(tmp_path / "index") as updater:
             updater.add_vectors([Document("d1"), Document("new")], csr(np.ones((2, 1))), replace=True)
         index = Index.open(tmp_path / "index")
-        found, _ = index.search_vectors([0], [1.0], 9)
+        found, _ = index.search_vector(([0], [1.0]), 9)
         assert [d.id for d in index.documents(found)] == ["d0", "d2", "d3", "d4", "d1", "new"]
 
     def test_approximate_search_finds_k(self, tmp_path):
@@ -158,8 +158,8 @@ class TestAnswers:
             with IndexUpdater.open(tmp_path / "index") as updater:
                 model.add(updater, model.new(300))
         index = Index.open(tmp_path / "index")
-        exact = index.search_vectors(range(8), np.ones(8), 20)[1]
-        found = index.search_vectors(range(8), np.ones(8), 20, approximate=0.5)[1]
+        exact = index.search_vector((range(8), np.ones(8)), 20)[1]
+        found = index.search_vector((range(8), np.ones(8)), 20, approximate=0.5)[1]
         assert found.size == 20
         assert (found <= exact).all()
 
@@ -176,10 +176,10 @@ class TestAnswers:
             [SparseVector(np.arange(6, dtype=np.int32), q) for q in queries], 5, threads=2, allowed=mask
         )
         for query, (ordinals, scores) in zip(queries, many, strict=True):
-            expected = index.search_vectors(range(6), query, 5, allowed=mask)
+            expected = index.search_vector((range(6), query), 5, allowed=mask)
             assert (ordinals.tolist(), scores.tolist()) == (expected[0].tolist(), expected[1].tolist())
         with pytest.raises(InputError, match="give one bool for each of the 100 documents"):
-            index.search_vectors([0], [1.0], 5, allowed=mask[:99])
+            index.search_vector(([0], [1.0]), 5, allowed=mask[:99])
         for wrong in (-1, 100):
             with pytest.raises(InputError, match="no document"):
                 index.documents([wrong])
@@ -195,7 +195,7 @@ class TestAnswers:
         index = Index.open(tmp_path / "index")
         assert index.manifest.statistics.clipped == 1
         assert index.manifest.statistics.below_half_a_step == 1
-        assert index.search_vectors([0], [1.0])[1].tolist() == [2.0] * 3
+        assert index.search_vector(([0], [1.0]))[1].tolist() == [2.0] * 3
 
 
 class _Nothing:
@@ -348,7 +348,7 @@ class TestUpdater:
         empty = Index.open(index)
         empty.check()
         assert (len(empty), len(empty.segments), empty.terms.size, empty.fields) == (0, 0, 0, {})
-        assert [a.size for a in empty.search_units([0], [1.0])] == [0, 0, 0]
+        assert [a.size for a in empty.search_units(([0], [1.0]))] == [0, 0, 0]
         assert empty.select("year = 3").count == 0
         assert empty.find("d1") is None
         with IndexUpdater.open(index) as updater:
@@ -376,7 +376,7 @@ class TestUpdater:
             updater.commit()
             assert updater.index.manifest.scale == pytest.approx(9 / 255)  # as in a build of all that was given
         index = index.refresh()
-        assert index.search_vectors([2], [1.0])[1].tolist() == pytest.approx([0.2], abs=0.02)
+        assert index.search_vector(([2], [1.0]))[1].tolist() == pytest.approx([0.2], abs=0.02)
         with IndexUpdater.open(tmp_path) as updater:
             updater.add_vectors([Document("y")], csr(np.array([[18.0, 0, 0, 0, 0]])))
             updater.compact()
@@ -517,14 +517,14 @@ class TestReaders:
         model.add(_Nothing(), model.new(60))
         old = model.rebuild(tmp_path / "index")
         assert old.refresh() is old
-        answers = old.search_vectors(range(6), np.ones(6), 60)
+        answers = old.search_vector((range(6), np.ones(6)), 60)
         documents = old.documents(range(60))
         with IndexUpdater.open(tmp_path / "index") as updater:
             model.delete(updater, model.some(50))
             model.add(updater, model.new(5))
             updater.compact()
         assert not (tmp_path / "index/segments/00000001").exists()
-        assert [a.tolist() for a in old.search_vectors(range(6), np.ones(6), 60)] == [a.tolist() for a in answers]
+        assert [a.tolist() for a in old.search_vector((range(6), np.ones(6)), 60)] == [a.tolist() for a in answers]
         assert old.documents(range(60)) == documents
         assert old.select("year > 0").count == 60
         new = old.refresh()
@@ -553,7 +553,7 @@ class TestReaders:
         assert_same(third, model.rebuild(tmp_path / "rebuilt"), model.rng)
         third.close()
         for ask in (
-            lambda: third.documents([0]), lambda: third.search_vectors([0], [1.0]), lambda: third.select("year = 1"),
+            lambda: third.documents([0]), lambda: third.search_vector(([0], [1.0])), lambda: third.select("year = 1"),
             third.refresh, third.check, lambda: third.find("d2"), lambda: third.span(0), lambda: third.fields,
             lambda: list(third.search_many([SparseVector(np.array([0], np.int32), np.ones(1, np.float32))])),
             lambda: third.frequencies([0]),
@@ -744,7 +744,7 @@ class TestVersion1:
         index.check()
         for case in json.loads((FIXTURES / "answers.json").read_text())[name]:
             allowed = None if case["where"] is None else index.select(case["where"]).allowed
-            ordinals, units, scores = index.search_units(case["vector"][0], case["vector"][1], 10, allowed=allowed)
+            ordinals, units, scores = index.search_units(case["vector"], 10, allowed=allowed)
             ids = [d.id for d in index.documents(ordinals)]
             found = [list(hit) for hit in zip(ids, ordinals.tolist(), units.tolist(), scores.tolist(), strict=True)]
             assert found == case["hits"]

@@ -101,7 +101,7 @@ def test_vectors_are_those_of_the_index_in_the_order_of_the_corpus(
         np.testing.assert_allclose(found.toarray().T, expected, atol=scale)
         # to the very impact: what a search finds
         query = np.array([7, 9, 12], np.int32)
-        ordinals, scores = opened.search_vectors(query, np.ones(3, np.float32), len(data.ids))
+        ordinals, scores = opened.search_vector((query, np.ones(3, np.float32)), len(data.ids))
         names = [document.id for document in opened.documents(ordinals)]
     sums = dict(zip(data.ids, found[query].sum(axis=0).tolist()[0], strict=True))
     np.testing.assert_allclose([sums[name] for name in names], scores, rtol=1e-6)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from splade_edge.runtime.index.checksum import checksum
 from splade_edge.runtime.numba_support import simd as lanes
 from splade_edge.runtime.numba_support.cache import inline_kernel
-from splade_edge.runtime.scorer import CHUNK, SPAN, WINDOW
+from splade_edge.runtime.scorer import BLOCK_SIZE, RANGE_SIZE, SUPERBLOCK_BLOCKS
 from splade_edge.runtime.scorer import block_max as visit
 from splade_edge.runtime.scorer import maxscore as late
 from splade_edge.runtime.scorer import taat as scan
 from splade_edge.runtime.scorer import threshold as guess
 from splade_edge.runtime.scorer import upper_bounds16 as coarse
-from splade_edge.runtime.scorer.block_max_bounds import CHUNKS
+from splade_edge.runtime.scorer.block_max_bounds import RANGE_BLOCKS
 from splade_edge.runtime.scorer.numba_backend import SCANS_A_MISS, SegmentScorer
 
 from tests.oracle import assert_exact, top_k, write_index
@@ -66,7 +66,7 @@ class TestGuess:
 
     def test_promise(self):
         """By postings a unit, times weight; the last window has fewer units."""
-        units = 3 * WINDOW + WINDOW // 4
+        units = 3 * RANGE_SIZE + RANGE_SIZE // 4
         per_window = np.array([[1000, 2000, 1000, 250], [400, 800, 400, 100]])
         starts = np.zeros((2, 5), np.uint64)
         starts[:, 1:] = per_window.cumsum(1)
@@ -97,7 +97,7 @@ class TestGuess:
             impacts[12_000:12_400] = rng.integers(150, 256, (400, 3))
         index = write_index(tmp_path / "index", impacts, batch=10_000)
         scorer = scan_of(index)
-        found, scores = index.search_vectors([0, 1, 2], [0.7, 0.9, 1.1], k)
+        found, scores = index.search_vector(([0, 1, 2], [0.7, 0.9, 1.1]), k)
         expected = top_k(impacts, [0, 1, 2], [0.7, 0.9, 1.1], k, index.manifest.scale)
         assert (found.tolist(), scores.tolist()) == expected
         assert scorer._guess_from == (1 + SCANS_A_MISS if best == "begin" else 0)
@@ -109,7 +109,7 @@ class TestGuess:
         scorer = scan_of(index)
         guesses = []
         for _ in range(SCANS_A_MISS + 2):
-            index.search_vectors([0, 1], [1.0, 0.3], 300)
+            index.search_vector(([0, 1], [1.0, 0.3]), 300)
             guesses.append(scorer._guess_from)
         assert guesses == [1 + SCANS_A_MISS] * SCANS_A_MISS + [1 + 2 * SCANS_A_MISS] * 2
 
@@ -137,7 +137,7 @@ class TestGuess:
         impacts = 30 * (rng.random((30_000, 1)) < 0.125)
         index = write_index(tmp_path / "index", impacts, batch=10_000)
         scorer = scan_of(index)
-        documents, _ = index.search_vectors([0], [0.3], 1000)
+        documents, _ = index.search_vector(([0], [0.3]), 1000)
         assert documents.tolist() == np.flatnonzero(impacts)[:1000].tolist()
         assert scorer._guess_from == 1 + SCANS_A_MISS
 
@@ -154,13 +154,13 @@ class TestGuess:
 def five_windows(tmp_path_factory):
     """(index, impacts) of five windows and a part of a chunk; the last term has the same impact everywhere."""
     rng = np.random.default_rng(5)
-    units = 5 * WINDOW + CHUNK + 5
+    units = 5 * RANGE_SIZE + BLOCK_SIZE + 5
     density = np.array([0.6, 0.4, 0.2, 0.1, 0.1, 0.05, 0.02, 0.01, 0.003, 0.0005, 0.3])
     impacts = np.minimum(255, 1 + rng.exponential(25, (units, density.size))).astype(np.uint8)
     impacts[:, -1] = 30
     impacts *= rng.random(impacts.shape) < density
     impacts[-1, :9] = 200  # the last unit of all is the best
-    impacts[3 * WINDOW + 777] = [255] * 5 + [0, 0, 60, 0, 0, 0]  # one of the best by its frequent terms
+    impacts[3 * RANGE_SIZE + 777] = [255] * 5 + [0, 0, 60, 0, 0, 0]  # one of the best by its frequent terms
     return write_index(tmp_path_factory.mktemp("windows") / "index", impacts, batch=50_000), impacts
 
 
@@ -186,7 +186,7 @@ class TestPostponed:
         index, impacts = windows
         allowed = np.random.default_rng(6).random(len(impacts)) < (passing if isinstance(passing, float) else 0)
         if passing == "last":
-            allowed[-CHUNK:] = True
+            allowed[-BLOCK_SIZE:] = True
         elif passing == "ends":
             allowed[:3000] = allowed[-3000:] = True
         for k in (10, 1000):
@@ -197,17 +197,17 @@ class TestPostponed:
         index, impacts = windows
         scan_of(index)
         terms, weights = [0, 1, 2, 3, 4, 7, 8], [0.1] * 5 + [1.0] * 2
-        documents, scores = index.search_vectors(terms, weights, 10)
+        documents, scores = index.search_vector((terms, weights), 10)
         assert (documents.tolist(), scores.tolist()) == top_k(impacts, terms, weights, 10, index.manifest.scale)
-        assert 3 * WINDOW + 777 in documents.tolist()
+        assert 3 * RANGE_SIZE + 777 in documents.tolist()
 
     @pytest.mark.parametrize("k", [10, 1000])
     def test_far_more_candidates_than_expected(self, tmp_path, k):
         """The last two windows are far richer than the others: in most of them nothing is postponed."""
         rng = np.random.default_rng(11)
-        units, density = 6 * WINDOW, np.array([0.5, 0.3, 0.2, 0.02, 0.01])
+        units, density = 6 * RANGE_SIZE, np.array([0.5, 0.3, 0.2, 0.02, 0.01])
         values = 1 + rng.exponential(4, (units, 5))
-        values[4 * WINDOW :] *= 8
+        values[4 * RANGE_SIZE :] *= 8
         impacts = (np.minimum(255, values) * (rng.random((units, 5)) < density)).astype(np.uint8)
         index = write_index(tmp_path / "index", impacts, batch=50_000)
         for index._scorer.by_kernels.sums in (coarse.EITHER, coarse.COARSE, coarse.FULL):
@@ -230,7 +230,7 @@ class TestPostponed:
         index, _ = windows
         scorer = scan_of(index)
         for weight, postponed in ((0.02, True), (20.0, False)):
-            index.search_vectors([0, 6, 7], [weight, 1.0, 1.0], 100)
+            index.search_vector(([0, 6, 7], [weight, 1.0, 1.0]), 100)
             room = scorer._workspaces.mine._of_segment["room"]
             assert room.any() == postponed
             room[:] = 0
@@ -238,7 +238,7 @@ class TestPostponed:
 
     def test_reordered(self, tmp_path, five_windows):
         _, impacts = five_windows
-        impacts = impacts[: 4 * WINDOW + 999]
+        impacts = impacts[: 4 * RANGE_SIZE + 999]
         index = write_index(tmp_path / "index", impacts, batch=50_000, reorder=True)
         weights = np.array([0.02, 0.1, 1.0, 1.5, 0.3], np.float32)
         for index._scorer.by_kernels.sums in (coarse.EITHER, coarse.COARSE, coarse.FULL):
@@ -251,10 +251,10 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
     monkeypatch.setattr(late, "LEAST_WINDOWS", 2)
     monkeypatch.setattr(late, "COST_WINDOW", -np.inf)
     rng = np.random.default_rng(10)
-    density, units = np.array([0.3, 0.2, 0.02, 0.01]), WINDOW + 5000
+    density, units = np.array([0.3, 0.2, 0.02, 0.01]), RANGE_SIZE + 5000
     impacts = rng.integers(1, 256, (units, 4)) * (rng.random((units, 4)) < density)
     impacts[-1] = 255
-    impacts[WINDOW + 50 : WINDOW + 53] = [255, 255, 120, 120]  # among the best by the terms that are postponed
+    impacts[RANGE_SIZE + 50 : RANGE_SIZE + 53] = [255, 255, 120, 120]  # among the best by the terms that are postponed
     index = write_index(tmp_path / "index", impacts, batch=10_000)
     scorer = scan_of(index)
     scorer.sums = coarse.FULL
@@ -271,7 +271,7 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
         for weights in ([0.02, 0.03, 1.0, 1.5], [0.5, 0.5, 1.0, 1.0]):
             for allowed in (None, np.arange(len(impacts)) % 5 > 0):
                 room[:] = 0
-                found, scores = index.search_vectors(range(4), weights, 100, allowed=allowed)
+                found, scores = index.search_vector((range(4), weights), 100, allowed=allowed)
                 assert room.any()
                 expected = top_k(impacts, range(4), weights, 100, index.manifest.scale, allowed)
                 assert (found.tolist(), scores.tolist()) == expected
@@ -282,14 +282,14 @@ def test_postponed_without_the_compiler(tmp_path, monkeypatch):
 def test_postings_in_a_wrong_order_are_not_read_through(tmp_path):
     """A posting that goes back to a strip which has been swept leaves a sum where the last window has no unit."""
     rng = np.random.default_rng(12)
-    units = WINDOW + 69
+    units = RANGE_SIZE + 69
     impacts = rng.integers(1, 50, (units, 1)) * (rng.random((units, 1)) < 0.3)
     index = write_index(tmp_path / "index", impacts, batch=10_000, reorder=True, block_max=False)
     segment = index.segments[0].segment
     for name in ("posting_units", "posting_impacts", "term_checksums"):
         setattr(segment, name, getattr(segment, name).copy())
-    later = np.searchsorted(segment.posting_units[: segment.block_postings[1]], WINDOW - 4000)
-    segment.posting_units[later], segment.posting_impacts[later] = 3 * (WINDOW // 4) + 1500, 255
+    later = np.searchsorted(segment.posting_units[: segment.block_postings[1]], RANGE_SIZE - 4000)
+    segment.posting_units[later], segment.posting_impacts[later] = 3 * (RANGE_SIZE // 4) + 1500, 255
     segment.term_checksums[0] = checksum(segment.posting_units, segment.posting_impacts)
     scorer = SegmentScorer(segment)
     scorer.way = visit.BY_POSTINGS
@@ -302,7 +302,7 @@ class TestLookUp:
     @QUICK
     @given(
         data=st.data(),
-        units=st.sampled_from([1, 63, 64, 65, 1000, WINDOW - 3]),
+        units=st.sampled_from([1, 63, 64, 65, 1000, RANGE_SIZE - 3]),
         density=st.sampled_from([0.01, 0.2, 1.0]),
     )
     def test_look_up(self, data, units, density):
@@ -311,10 +311,10 @@ class TestLookUp:
         has = rng.random(units) < density
         postings = np.flatnonzero(has).astype(np.uint16)
         dense = np.where(has, rng.integers(1, 256, units), 0)
-        chunks = -(-units // CHUNK)
-        starts = np.searchsorted(postings.astype(np.int64), np.arange(chunks) * CHUNK)
-        spans = starts[::SPAN].astype(np.uint16)
-        offsets = (starts - starts[::SPAN].repeat(SPAN)[:chunks]).astype(np.uint8)
+        chunks = -(-units // BLOCK_SIZE)
+        starts = np.searchsorted(postings.astype(np.int64), np.arange(chunks) * BLOCK_SIZE)
+        spans = starts[::SUPERBLOCK_BLOCKS].astype(np.uint16)
+        offsets = (starts - starts[::SUPERBLOCK_BLOCKS].repeat(SUPERBLOCK_BLOCKS)[:chunks]).astype(np.uint8)
         places = np.sort(rng.choice(units, min(units, 40), replace=False)).astype(np.uint32)
         scores = rng.random(places.size)
         expected = scores + 0.5 * dense[places]
@@ -334,19 +334,22 @@ class TestLookUp:
         assert equal_to(values, np.uint64(4), np.uint16(100 + count)) == 0
 
     def test_room(self):
-        maxima = np.random.default_rng(7).integers(0, 256, (3, CHUNKS + 10)).astype(np.uint8)
-        room = np.full(CHUNKS, 99)
+        maxima = np.random.default_rng(7).integers(0, 256, (3, RANGE_BLOCKS + 10)).astype(np.uint8)
+        room = np.full(RANGE_BLOCKS, 99)
         late.make_room(1, np.array([4, 0]), np.array([2, 1]), np.array([10, 0, 0, 0, 3]), maxima, room)
-        assert room[:10].tolist() == (3 * maxima[2, CHUNKS:].astype(int) + 10 * maxima[1, CHUNKS:].astype(int)).tolist()
+        assert (
+            room[:10].tolist()
+            == (3 * maxima[2, RANGE_BLOCKS:].astype(int) + 10 * maxima[1, RANGE_BLOCKS:].astype(int)).tolist()
+        )
         assert not room[10:].any()
 
     def test_keeping(self):
         scores = np.array([1.0, 3.0, 2.0, 2.5])
-        places = np.array([0, 70, 71, WINDOW + 64], np.uint32)
-        room = np.zeros(CHUNKS, np.int64)
+        places = np.array([0, 70, 71, RANGE_SIZE + 64], np.uint32)
+        room = np.zeros(RANGE_BLOCKS, np.int64)
         room[1] = 2  # of units 64 to 127
         assert late.keep_hopeful(scores, places, 3.0, 0.25, room) == 2
-        assert (scores[:2].tolist(), places[:2].tolist()) == ([3.0, 2.5], [70, WINDOW + 64])
+        assert (scores[:2].tolist(), places[:2].tolist()) == ([3.0, 2.5], [70, RANGE_SIZE + 64])
         for beat, kept in ((False, [70]), (True, [])):
             scores, places = np.array([3.0, 2.5]), np.array([70, 5], np.uint32)
             count = late.keep_reaching(scores, places, 3.0, beat, np.empty(0, np.uint32))
@@ -410,10 +413,10 @@ class TestLookUp:
         assert late.forget(1.5) == 1.0
 
     def test_whether_terms_are_postponed(self):
-        assert late.postpones(3 * WINDOW + 1, 0)
-        assert late.postpones(4 * WINDOW, 2 * WINDOW)
-        assert not late.postpones(3 * WINDOW, 0)
-        assert not late.postpones(4 * WINDOW, 2 * WINDOW + 1)
+        assert late.postpones(3 * RANGE_SIZE + 1, 0)
+        assert late.postpones(4 * RANGE_SIZE, 2 * RANGE_SIZE)
+        assert not late.postpones(3 * RANGE_SIZE, 0)
+        assert not late.postpones(4 * RANGE_SIZE, 2 * RANGE_SIZE + 1)
 
     def test_resume(self):
         """The postponed terms go on with the first posting of a chunk or of a later one."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splade_edge.runtime.scorer import CHUNK, query
+from splade_edge.runtime.scorer import BLOCK_SIZE, query
 from splade_edge.runtime.scorer import block_max as visit
 
 from tests.oracle import assert_exact, top_k, write_index
@@ -54,14 +54,14 @@ def test_exact(tmp_path, weights, reorder):
 
 def apart(chunks: int, impact: int, *, terms: int = 4) -> np.ndarray:
     """So many chunks in which each term has one unit: bounds are high, and no score is."""
-    impacts = np.zeros((chunks, CHUNK, terms), np.uint8)
+    impacts = np.zeros((chunks, BLOCK_SIZE, terms), np.uint8)
     impacts[:, range(terms), range(terms)] = impact
     return impacts
 
 
 def tie() -> tuple[np.ndarray, list[float]]:
     """Units score what the bar is, in chunks that are looked at in two steps; the first of them is the best."""
-    impacts = np.zeros((40, CHUNK, 4), np.uint8)
+    impacts = np.zeros((40, BLOCK_SIZE, 4), np.uint8)
     impacts[10:30] = apart(20, 50)
     impacts[0, 0] = impacts[20, 9] = 15
     return impacts, [1, 1, 1, 1]
@@ -69,7 +69,7 @@ def tie() -> tuple[np.ndarray, list[float]]:
 
 def many_sums() -> tuple[np.ndarray, list[float]]:
     """Sums that wrapped if those of the chunks before were left."""
-    impacts = np.zeros((50, CHUNK, 4), np.uint8)
+    impacts = np.zeros((50, BLOCK_SIZE, 4), np.uint8)
     impacts[:34, 6, 0] = impacts[:34, 7, 1] = 250
     impacts[:34, 8, 2:] = 1
     impacts[0, 9, :2] = 200
@@ -98,7 +98,7 @@ def test_hard_cases(tmp_path, case):
 
 def test_approximate_takes_all_of_a_visited_chunk(tmp_path):
     """The bar of units is the bar, whatever share of a bound has to reach it."""
-    impacts = np.zeros((50, CHUNK, 4), np.uint8)
+    impacts = np.zeros((50, BLOCK_SIZE, 4), np.uint8)
     impacts[:34] = apart(34, 100)
     impacts[0, 9] = 33
     impacts[40] = apart(1, 90)[0]
@@ -107,7 +107,7 @@ def test_approximate_takes_all_of_a_visited_chunk(tmp_path):
     scorer = index._scorer.by_kernels
     scorer.way = visit.BY_CHUNKS
     units, scores = scorer.search(range(4), np.ones(4, np.float32), 1, None, 0.5)
-    assert (units.tolist(), scores.tolist()) == ([40 * CHUNK + 9], [160.0])
+    assert (units.tolist(), scores.tolist()) == ([40 * BLOCK_SIZE + 9], [160.0])
 
 
 @pytest.mark.skipif(not NO_JIT, reason="compiled kernels hold what is replaced here")
@@ -158,7 +158,7 @@ def test_chunks_that_are_left(tmp_path, monkeypatch):
     index = write_index(tmp_path / "index", impacts, batch=10_000)
     index._scorer.by_kernels.way = visit.BY_CHUNKS
     scores = impacts.astype(float) @ weights.astype(float)
-    scores = np.append(scores, np.zeros(-scores.size % CHUNK)).reshape(-1, CHUNK).max(1)
+    scores = np.append(scores, np.zeros(-scores.size % BLOCK_SIZE)).reshape(-1, BLOCK_SIZE).max(1)
     left: list[tuple[int, int]] = []
 
     def watched(stretch, looked_at, k, limit, step, keep, bar, n, segment, workspace, *others):
@@ -180,10 +180,10 @@ def test_chunks_that_are_left(tmp_path, monkeypatch):
 
     score_chunks = visit.score_chunks
     monkeypatch.setattr(visit, "score_chunks", watched)
-    found, best = index.search_vectors(range(7), weights, 10)
+    found, best = index.search_vector((range(7), weights), 10)
     assert (found.tolist(), best.tolist()) == top_k(impacts, range(7), weights, 10, index.manifest.scale)
     assert left
     assert sum(kept for _, kept in left) < 0.7 * sum(size for size, _ in left)
     left.clear()
-    index.search_vectors(range(7), weights, 10, approximate=0.9)
+    index.search_vector((range(7), weights), 10, approximate=0.9)
     assert not left
