@@ -15,7 +15,6 @@ from ..artifact import Artifact, copy_artifact, encoding_sha256, open_artifact
 from .corpus import BadLines, Record
 from ..document import Document
 from ..encoder import Encoder
-from ..encoder.cutting import MOST_CHARACTERS
 from ..encoder.tokenizer import TextTokenizer, clean_text
 from ..errors import ArtifactError, InputError
 from ..files import storage_errors
@@ -237,7 +236,7 @@ def unit_spans(document: Document, tokenizer: TextTokenizer, passages: Passages 
     """
     if passages is None:
         return [(0, len(document.text))]
-    room = tokenizer.room - len(tokenizer.spans(document.title[:MOST_CHARACTERS]).offsets)
+    room = tokenizer.room - len(tokenizer.spans(document.title[: tokenizer.most_characters]).offsets)
     tokens = min(passages.max_tokens, max(room, -(-passages.max_tokens // 4)))
     return split(document.text, tokenizer, tokens, min(passages.overlap, tokens - 1))
 

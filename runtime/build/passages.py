@@ -38,14 +38,15 @@ def split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0
     shorter, and may share fewer tokens than ``overlap`` with the one before. Raises InputError for sizes that
     :class:`Passages` refuses.
 
-    A text of more than :data:`MOST_CHARACTERS` is split in parts of about so many, which share no tokens.
+    A text of more characters than the tokenizer is given at most is split in parts of about so many, which share no
+    tokens.
     """
     Passages(max_tokens, overlap)
     text = clean_text(text)
     found: list[tuple[int, int]] = []
-    at = 0
+    at, most = 0, min(MOST_CHARACTERS, tokenizer.most_characters)
     while at < len(text) or not found:
-        part = first_part(text[at : at + 2 * MOST_CHARACTERS], MOST_CHARACTERS)[0]
+        part = first_part(text[at : at + 2 * MOST_CHARACTERS], most)[0]
         if not (found and part.isspace()):
             found += ((at + start, at + end) for start, end in _split(part, tokenizer, max_tokens, overlap))
         at += len(part)
