@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,15 +58,20 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
     the holder's process id.
 
     Raises IndexLockedError if another process, or another writer of this one, holds it; StorageError where it cannot be
-    written, or the file system has no locks.
+    written or is no file, or the file system has no locks.
     """
     owner = Owner()
     while True:
-        with storage_errors(path, _ALLOW):
-            fd = _open(path)
+        try:
+            with storage_errors(path, _ALLOW):
+                fd = _open(path)
+        except StorageError as error:
+            _refuse_other(path, error)
+            raise
         private_descriptor(fd)
         directory: int | None = None
         try:
+            _refuse_other(path)
             if not _try(fd, path):
                 raise _locked(path, _holder(fd))
             directory = _try_directory(path)
@@ -94,13 +100,25 @@ def unlock(fd: int, owner: Owner) -> None:
     os.close(fd)
 
 
+def _refuse_other(path: AnyPath, cause: Exception | None = None) -> None:
+    """Raise StorageError where something else than a regular file lies at the path of a lock."""
+    try:
+        mode = path.stat(follow_symlinks=False).st_mode
+    except OSError:  # gone, or nothing that could be said better
+        return
+    if not stat.S_ISREG(mode):
+        raise StorageError(
+            f"{path} is not a regular file, so it is no lock; remove it: a writer makes it anew"
+        ) from cause
+
+
 def _locked(path: AnyPath, holder: str = "") -> IndexLockedError:
     return IndexLockedError(f"{path.parent} is being changed by another process{holder}; wait until it has ended")
 
 
 def _open(path: AnyPath) -> int:
     """Open the lock file, through no link: what that leads to would get a process id."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # wait for no pipe
     name, dir_fd = path.directory.at(path.relative) if isinstance(path, Entry) else (str(path), None)
     return os.open(name, flags, 0o666, dir_fd=dir_fd)
 

@@ -29,7 +29,7 @@ from ..artifact import variant_files
 from ..encoder import Encoder
 from ..encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
 from ..errors import InputError, StorageError
-from ..files import NOT_THERE, reading, storage_errors, write_file_durably
+from ..files import NOT_THERE, absolute_path, reading, storage_errors, write_file_durably
 from ..forking import Owner, private_descriptor
 from .journal import Journal
 from ..locking import unlock
@@ -111,7 +111,7 @@ class Shard:
 
 def partial_directory(output: Path) -> Path:
     """Where the shards of an index lie while it is made."""
-    return Path(os.path.abspath(output) + PARTIAL_SUFFIX)  # noqa: PTH100 - resolve() would follow a link
+    return Path(f"{absolute_path(output)}{PARTIAL_SUFFIX}")
 
 
 def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore | None = None) -> Iterator[Encoded]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..directory import EXCHANGE, NO_REPLACE
 from ..directory import renameat2 as _renameat2
 from ..errors import InputError
-from ..files import NOT_THERE, STAGING_PREFIX, fsync_path, reading, storage_errors
+from ..files import NOT_THERE, STAGING_PREFIX, absolute_path, fsync_path, reading, storage_errors
 from ..forking import Owner, private_descriptor
 from ..locking import unlock
 
@@ -44,7 +44,7 @@ def staged_directory(
     Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors
     of the block itself pass through.
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target itself
+    target = absolute_path(target)
     check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from ..build.staging import staged_directory
 from ..document import Document
 from ..encoder.tokenizer import TextTokenizer
 from ..errors import IndexFormatError, IndexReplacedError, InputError, IntegrityError, SpladeEdgeError, StorageError
-from ..files import reading, safe_join, staged_file, storage_errors
+from ..files import absolute_path, reading, safe_join, staged_file, storage_errors
 from ..index.index import Index
 from ..index.layout import DOCUMENTS_FILE, INDEX_FORMAT, LOCK_NAME, MANIFEST_NAME, VERSION, IndexManifest, SegmentEntry
 from ..index.segment import refuse_future, segment_files
@@ -133,7 +133,7 @@ def repair_index(
     """
     path = Path(path)
     target = Path(output) if output is not None else path
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `.` has no name to add to; a link stays one
+    absolute = absolute_path(path)  # `.` has no name to add to
     rescue = target.with_name(target.name + RESCUED_SUFFIX)
     original = absolute.with_name(absolute.name + ORIGINAL_SUFFIX)
     if rescue.exists():

@@ -30,6 +30,7 @@ from splade_edge.runtime import (
     build_index,
     open_artifact,
 )
+from splade_edge.runtime.build.shards import partial_directory
 from splade_edge.runtime.cli.info import describe
 from splade_edge.runtime.index import segment
 from splade_edge.runtime.index.sqlite import SqliteReader
@@ -464,3 +465,40 @@ def test_an_open_index_of_a_closed_one(index: Path) -> None:
     for action in (lambda: opened.documents([0]), lambda: opened.find("d1"), lambda: opened.fields):
         with pytest.raises(InputError, match="is closed; open it again"):
             action()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes, and working directories that are removed")
+class TestOddPlaces:
+    @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.parent / "none")])
+    def test_a_lock_that_is_no_file(self, index: Path, make: Callable[[Path], object]) -> None:
+        """Nothing waits for the other end of a pipe, and the error says what to do."""
+        lock = index / "splade_edge_index.lock"
+        lock.unlink(missing_ok=True)
+        make(lock)
+        with pytest.raises(StorageError, match=r"\.lock is not a regular file, so it is no lock; remove it"):
+            IndexUpdater.open(index)
+        assert os.path.lexists(lock)
+        lock.rmdir() if lock.is_dir() else lock.unlink()
+        IndexUpdater.open(index).close()
+
+    def test_a_working_directory_that_was_removed(self, tiny_pair: Path, index: Path, tmp_path: Path) -> None:
+        def work() -> str:
+            gone = tmp_path / "gone"
+            gone.mkdir()
+            os.chdir(gone)
+            gone.rmdir()
+            Searcher.open(index).close()
+            document = Document("a", "", "cat")
+            for use in (
+                lambda: build_index("new", [document], tiny_pair),
+                lambda: Searcher.open("index"),
+                lambda: Searcher.open("."),
+                lambda: IndexUpdater.open("index"),
+                lambda: repair_index("index"),
+                lambda: partial_directory(Path("new")),
+            ):
+                with pytest.raises(StorageError, match=r"the working directory was removed, and .* full path"):
+                    use()
+            return "good"
+
+        assert child_of(work)() == "good"
