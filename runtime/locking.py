@@ -53,9 +53,9 @@ class WriterLock:
 
 
 @contextmanager
-def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
+def writer_lock(path: AnyPath, allow: str = _ALLOW) -> Iterator[WriterLock]:
     """Hold the lock file ``path``, which is made if it is not there and stays, and its directory. The file begins with
-    the holder's process id.
+    the holder's process id. ``allow``: what to do where it may not be written.
 
     Raises IndexLockedError if another process, or another writer of this one, holds it; StorageError where it cannot be
     written or is no file, or the file system has no locks.
@@ -63,7 +63,7 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
     owner = Owner()
     while True:
         try:
-            with storage_errors(path, _ALLOW):
+            with storage_errors(path, allow):
                 fd = _open(path)
         except StorageError as error:
             _refuse_other(path, error)
@@ -81,7 +81,7 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
         lock = WriterLock(path, fd, directory)
         try:
             if lock.is_in_place():
-                with storage_errors(path):
+                with storage_errors(path, allow):
                     _name_holder(fd)
                 yield lock
                 return

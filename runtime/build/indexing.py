@@ -91,7 +91,7 @@ def build_index(
     with contextlib.ExitStack() as held:
         # What a writer added meanwhile would be lost. (Windows cannot rename a directory with an open file in it.)
         if sys.platform != "win32" and (output / MANIFEST_NAME).is_file():
-            held.enter_context(writer_lock(output / LOCK_NAME))
+            held.enter_context(writer_lock(output / LOCK_NAME, "let this user write to it, or choose another output"))
         shards = held.enter_context(_kept_shards(resume, document_encoder, note))
         staging = held.enter_context(
             staged_directory(output, manifest=MANIFEST_NAME, force=force, refuse=refuse_foreign_to_index)

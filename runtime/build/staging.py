@@ -23,6 +23,8 @@ from ..locking import unlock
 if sys.platform != "win32":
     import fcntl
 
+_MOVE = "move it away, and run the command again"
+
 
 @contextlib.contextmanager
 def staged_directory(
@@ -32,6 +34,7 @@ def staged_directory(
     force: bool = False,
     refuse: Callable[[Path], None] | None = None,
     keep: Path | None = None,
+    may_force: bool = True,
 ) -> Iterator[Path]:
     """A new directory beside ``target`` that takes its place when the block ends without an error.
 
@@ -39,7 +42,8 @@ def staged_directory(
     was. A killed process leaves a ``.splade-edge-…`` sibling, which the next writer of the same target removes.
     ``manifest`` is the file by which a directory of the same kind is known: only such a one is replaced, with
     ``force``, and if ``refuse`` does not raise: what else lies in it would be lost (see owned.py). ``keep``: where the
-    one that was replaced goes, beside the target; None: it is removed.
+    one that was replaced goes, beside the target; None: it is removed. ``may_force``: whether the user has a --force to
+    pass.
 
     Raises InputError when ``target`` may not be replaced, StorageError when the system refuses a write of ours; errors
     of the block itself pass through.
@@ -62,7 +66,7 @@ def staged_directory(
             _fsync_tree(staging)
             # Hours may have passed since the first look.
             check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
-            _take_place(staging, target, force=force, keep=keep)
+            _take_place(staging, target, force=force, keep=keep, may_force=may_force)
             _unlock(lock, owner)  # who waits for the target may become its writer now
             lock = None
             fsync_path(target.parent)
@@ -102,17 +106,21 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) -> None:
+def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None, may_force: bool) -> None:
     """Rename ``staging`` to ``target``; an old directory ends up at ``keep``, or under the staging name, which the
     caller removes.
     """
     if not target.exists() or not force:
         if not _renameat2(staging, target, NO_REPLACE):
-            _rename_onto_nothing(staging, target)
+            if force:
+                remedy = "run the command again"
+            else:
+                remedy = f"{'pass --force to replace it' if may_force else 'move it away'}, or choose another output"
+            _rename_onto_nothing(staging, target, remedy)
     elif _renameat2(staging, target, EXCHANGE):
         if keep is not None:
             try:
-                _rename_onto_nothing(staging, keep)
+                _rename_onto_nothing(staging, keep, _MOVE)
             except BaseException:
                 _renameat2(staging, target, EXCHANGE)  # or what was replaced would be removed with the staging
                 raise
@@ -122,7 +130,7 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
         lock = _try_lock(target)
         try:
             try:
-                _rename_onto_nothing(target, old)
+                _rename_onto_nothing(target, old, _MOVE)
                 staging.rename(target)
             finally:  # also where an interrupt falls between the two
                 if old.exists() and not target.exists():
@@ -133,14 +141,12 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
             _unlock(lock, Owner())
 
 
-def _rename_onto_nothing(staging: Path, target: Path) -> None:
+def _rename_onto_nothing(staging: Path, target: Path, remedy: str) -> None:
     try:
         staging.rename(target)  # a directory replaces an empty directory at most
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) or target.exists():
-            raise InputError(
-                f"{target} was made by another process meanwhile; pass --force to replace it, or choose another output"
-            ) from error
+            raise InputError(f"{target} was made by another process meanwhile; {remedy}") from error
         raise
 
 

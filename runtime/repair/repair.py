@@ -145,7 +145,7 @@ def repair_index(
         raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
     except StorageError as error:
         if not without_unreadable:
-            raise _refused([error]) from error
+            raise _refused([error], lost="the index") from error
         raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
     refuse_future(manifest, path)
     damaged = find_damage(path, manifest, unreadable)
@@ -162,13 +162,18 @@ def repair_index(
         raise InputError(f"{target} exists; move it away, or choose another output")
     with contextlib.ExitStack() as held:
         if output is None and sys.platform != "win32":  # what a writer changed meanwhile would be lost
-            held.enter_context(writer_lock(path / LOCK_NAME))
+            held.enter_context(writer_lock(path / LOCK_NAME, "let this user write to it, or name an output (-o)"))
             if read_index_manifest(path) != manifest:
                 raise IntegrityError(f"{path} was changed while it was read; run the command again")
         kept = original if output is None else None
         staging = held.enter_context(
             staged_directory(
-                target, manifest=MANIFEST_NAME, force=output is None, refuse=refuse_foreign_to_index, keep=kept
+                target,
+                manifest=MANIFEST_NAME,
+                force=output is None,
+                refuse=refuse_foreign_to_index,
+                keep=kept,
+                may_force=False,
             )
         )
         repair = _Repairing(path, manifest, damaged, unreadable.keys(), staging, fields)
@@ -187,10 +192,15 @@ def repair_index(
     return Repair(damaged, repair.rebuilt, repair.lost, rescue if rescued else None, kept)
 
 
-def _refused(errors: Sequence[StorageError]) -> StorageError:
-    """The error where something may not be read."""
+def _refused(errors: Sequence[StorageError], lost: str | None = None) -> StorageError:
+    """The error where something may not be read. ``lost``: what there would be none of without it."""
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return StorageError(f"{errors[0]}{more}; nothing is repaired, for it may be whole: --without-unreadable drops it")
+    drops = (
+        "--without-unreadable drops it"
+        if lost is None
+        else f"without it {lost} is lost, and --without-unreadable only saves the documents that can be read"
+    )
+    return StorageError(f"{errors[0]}{more}; nothing is repaired, for it may be whole: {drops}")
 
 
 class _Repairing:
@@ -369,13 +379,17 @@ def _beyond_repair(
                 yield from (document for _, document in documents_of(file))
             except StorageError as error:
                 if not without_unreadable:
-                    raise _refused([error]) from error.__cause__
+                    raise _refused([error], lost="the index") from error.__cause__
 
     if (path / "segments").exists() and not without_unreadable:
         with reading(path / "segments"):  # what glob() may not look into it takes for empty
-            for segment in (path / "segments").iterdir():
-                if segment.is_dir():
+            segments = [segment for segment in (path / "segments").iterdir() if segment.is_dir()]
+        for segment in segments:
+            try:
+                with reading(segment):
                     next(segment.iterdir(), None)
+            except StorageError as error:
+                raise _refused([error], lost="the index") from error.__cause__
     count = _write_documents(rescue, saved())
     if not count:
         rescue.unlink()

@@ -363,13 +363,40 @@ class TestPermissions:
         place.mkdir()
         place.chmod(0o777)
         said = as_nobody(lambda: repair_index(theirs, place / "out"))
-        assert "--without-unreadable drops it" in said
+        assert "let this user read it" in said
+        assert "without it the index is lost, and --without-unreadable only saves the documents that can be" in said
+        said = as_nobody(lambda: repair_index(theirs, place / "out", without_unreadable=True))
+        assert said.startswith(f"BeyondRepairError: {theirs} is beyond repair (cannot read ")
+        assert f"documents that can be read are in {place}/out.rescued.jsonl: index them again" in said
+        (place / "out.rescued.jsonl").unlink()
         (theirs / "segments").chmod(0)
         (theirs / "splade_edge_index.json").chmod(0o644)
         (theirs / "splade_edge_index.json").write_text("{")
         said = as_nobody(lambda: repair_index(theirs, place / "out"))
         assert said.startswith(f"StorageError: cannot read {theirs}/segments: Permission denied (EACCES)"), said
         assert list(place.iterdir()) == []
+        (theirs / "segments").chmod(0o755)
+        segment = sorted((theirs / "segments").iterdir())[0]
+        segment.chmod(0)
+        said = as_nobody(lambda: repair_index(theirs, place / "out"))
+        assert said.startswith(f"StorageError: cannot read {segment}: Permission denied (EACCES)"), said
+        assert said.endswith("and --without-unreadable only saves the documents that can be read")
+        assert list(place.iterdir()) == []
+
+    def test_an_index_that_may_not_be_replaced(self, theirs: Path, tiny_pair: Path) -> None:
+        """The advice is one for the command that was given."""
+        documents = [Document("a", text="cat")]
+        build_index(theirs.parent / "other", documents, tiny_pair)  # all that writes has been loaded
+        encoder, query = Encoder.open(tiny_pair, "document"), open_artifact(tiny_pair, "query")
+        said = as_nobody(lambda: build_index(theirs, documents, encoder, query, force=True))
+        assert said.endswith("no permission to write there; let this user write to it, or choose another output"), said
+        said = as_nobody(lambda: IndexUpdater.open(theirs))
+        assert said.endswith("let this user write to the index, or change a copy of it"), said
+        name = next(iter(sorted(p.name for p in (theirs / "segments").iterdir())))
+        file = theirs / f"segments/{name}/term_impacts.u8"
+        file.write_bytes(bytes(file.stat().st_size))
+        said = as_nobody(lambda: repair_index(theirs))
+        assert said.endswith("no permission to write there; let this user write to it, or name an output (-o)"), said
 
     def test_a_child_that_changes_its_user(self, theirs: Path) -> None:
         """As workers of a server do: it reads what was open before."""
