@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Check the SHA-256 of every file and, for an index, postings, stored documents, and that its encoders load as a search
-loads them. For an artifact the parity with PyTorch is repeated where the [export] extra and the source checkpoint are at
-hand. `splade-edge verify` is another name of this command.
+loads them. For an artifact the parity with PyTorch is repeated where the [export] extra and the source checkpoint are
+at hand. `splade-edge verify` is another name of this command.
 
 --repair writes what can be saved of a damaged index, and says what was lost. It keeps what a checksum proves (posting
 lists, documents, graphs), makes again what follows from it (maxima, block-max data, indexes of fields), and drops the
