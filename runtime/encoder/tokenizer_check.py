@@ -93,7 +93,7 @@ def _check(found: _Found, part: Any, depth: int) -> None:
     if isinstance(regex, str):
         found.work = found.work.plus(_work(found.path, regex))
     content = part.get("content")
-    if part.get("type") == "Replace" and isinstance(content, str):
+    if part.get("type") in ("Replace", None) and isinstance(content, str):  # old files do not say the type
         string = pattern.get("String") if isinstance(pattern, dict) else None
         if string == "":
             raise _refused(found.path, "it replaces the empty string")

@@ -298,6 +298,7 @@ def test_a_vocabulary_that_no_file_holds(tmp_path: Path) -> None:
     ("part", "value", "reason"),
     [
         ("normalizer", {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}, "many times as long"),
+        ("normalizer", {"pattern": {"String": "a"}, "content": "a" * 100}, "many times as long"),
         ("normalizer", {"type": "Sequence", "normalizers": [
             {"type": "Replace", "pattern": {"String": "a"}, "content": "aaa"}] * 9}, "many times as long"),
         ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "a"}, "replaces the empty string"),
