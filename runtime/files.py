@@ -179,6 +179,18 @@ def reading(path: str | AnyPath) -> Iterator[None]:
         raise cannot_read(path, error) from error
 
 
+def absolute_path(path: str | Path) -> Path:
+    """A path that does not depend on the working directory, without ``..``; links in it stay. Raises StorageError where
+    there is no such directory any more.
+    """
+    try:
+        return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"the working directory was removed, and {path} is relative to it; change to another, or give a full path"
+        ) from error
+
+
 # Each error of the system has its own remedy. None of them says that a file is damaged.
 _REMEDIES = {
     errno.EACCES: "let this user read it, or run as one who may",

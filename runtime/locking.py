@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -126,7 +127,7 @@ def try_lock_directory(directory: Path) -> DirectoryLock | None:
 
 
 @contextmanager
-def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
+def writer_lock(path: AnyPath, allow: str = _ALLOW) -> Iterator[WriterLock]:
     """Hold the lock of the writer of an index.
 
     The lock file is made if it is not there, and stays. Its first line is the process id of the holder. Its directory
@@ -136,6 +137,8 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
     ----------
     path
         The lock file.
+    allow
+        What an error says to do where the file may not be written.
 
     Yields
     ------
@@ -147,15 +150,20 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
     IndexLockedError
         If another process, or another writer of this one, holds the lock.
     StorageError
-        If the file cannot be written, or the file system has no locks.
+        If the file cannot be written or is no regular file, or the file system has no locks.
     """
     owner = Owner()
     while True:
-        with storage_errors(path, _ALLOW):
-            fd = _open(path)
+        try:
+            with storage_errors(path, allow):
+                fd = _open(path)
+        except StorageError as error:
+            _refuse_other(path, error)
+            raise
         private_descriptor(fd)
         directory: int | None = None
         try:
+            _refuse_other(path)
             if not _try(fd, path):
                 raise _locked(path, _holder(fd))
             directory = _try_directory(path)
@@ -165,7 +173,7 @@ def writer_lock(path: AnyPath) -> Iterator[WriterLock]:
         lock = WriterLock(path, fd, directory)
         try:
             if lock.is_in_place():
-                with storage_errors(path):
+                with storage_errors(path, allow):
                     _name_holder(fd)
                 yield lock
                 return
@@ -185,13 +193,25 @@ def _unlock(fd: int, owner: Owner) -> None:
     os.close(fd)
 
 
+def _refuse_other(path: AnyPath, cause: Exception | None = None) -> None:
+    """Raise StorageError where something else than a regular file lies at the path of a lock."""
+    try:
+        mode = path.stat(follow_symlinks=False).st_mode
+    except OSError:  # gone, or nothing that could be said better
+        return
+    if not stat.S_ISREG(mode):
+        raise StorageError(
+            f"{path} is not a regular file, so it is no lock; remove it: a writer makes it anew"
+        ) from cause
+
+
 def _locked(path: AnyPath, holder: str = "") -> IndexLockedError:
     return IndexLockedError(f"{path.parent} is being changed by another process{holder}; wait until it has ended")
 
 
 def _open(path: AnyPath) -> int:
     """Open the lock file. Links are refused, because a process id would be written into their target."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # wait for no pipe
     name, dir_fd = path.directory.at(path.relative) if isinstance(path, Entry) else (str(path), None)
     return os.open(name, flags, 0o666, dir_fd=dir_fd)
 

@@ -30,7 +30,7 @@ from ..artifact import variant_files
 from ..encoder import Encoder
 from ..encoder.encoder import LOGITS_BUDGET_BYTES, WINDOW, Encoded
 from ..errors import InputError, StorageError
-from ..files import NOT_THERE, reading, storage_errors, write_file_durably
+from ..files import NOT_THERE, absolute_path, reading, storage_errors, write_file_durably
 from ..forking import Owner
 from .checkpoint_journal import Journal
 from ..locking import DirectoryLock, try_lock_directory
@@ -152,7 +152,7 @@ def partial_directory(output: Path) -> Path:
     pathlib.Path
         An absolute path beside the index.
     """
-    return Path(os.path.abspath(output) + PARTIAL_SUFFIX)  # noqa: PTH100 - resolve() would follow a link
+    return Path(f"{absolute_path(output)}{PARTIAL_SUFFIX}")
 
 
 def encode_in_shards(encoder: Encoder, texts: Iterable[str], store: ShardStore | None = None) -> Iterator[Encoded]:

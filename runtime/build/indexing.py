@@ -15,7 +15,6 @@ from ..artifact import Artifact, copy_artifact, encoding_sha256, open_artifact
 from .corpus import BadLines, Record
 from ..document import Document
 from ..encoder import Encoder
-from ..encoder.cutting import MOST_CHARACTERS
 from ..encoder.tokenizer import TextTokenizer, clean_text
 from ..errors import ArtifactError, InputError
 from ..files import storage_errors
@@ -158,7 +157,7 @@ def build_index(
     with contextlib.ExitStack() as held:
         # Changes that a writer made meanwhile would be lost. (Windows cannot rename a directory with an open file.)
         if sys.platform != "win32" and (output / MANIFEST_NAME).is_file():
-            held.enter_context(writer_lock(output / LOCK_NAME))
+            held.enter_context(writer_lock(output / LOCK_NAME, "let this user write to it, or choose another output"))
         shards = held.enter_context(_kept_shards(resume, document_encoder, note))
         staging = held.enter_context(
             staged_directory(output, manifest=MANIFEST_NAME, force=force, refuse=refuse_foreign_to_index)
@@ -349,7 +348,7 @@ def unit_spans(document: Document, tokenizer: TextTokenizer, passages: Passages 
     """
     if passages is None:
         return [(0, len(document.text))]
-    room = tokenizer.room - len(tokenizer.spans(document.title[:MOST_CHARACTERS]).offsets)
+    room = tokenizer.room - len(tokenizer.spans(document.title[: tokenizer.most_characters]).offsets)
     tokens = min(passages.max_tokens, max(room, -(-passages.max_tokens // 4)))
     return split(document.text, tokenizer, tokens, min(passages.overlap, tokens - 1))
 

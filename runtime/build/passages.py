@@ -64,7 +64,8 @@ def split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0
     half of it has some, else between words, else (in a word longer than a passage) anywhere. So a passage may be
     shorter than ``max_tokens``, and may share fewer tokens than ``overlap`` with the one before.
 
-    A text of more than :data:`MOST_CHARACTERS` is split into parts of about that size, which share no tokens.
+    A text of more characters than the tokenizer is given at most is split into parts of about that size, which share no
+    tokens.
 
     Parameters
     ----------
@@ -90,9 +91,9 @@ def split(text: str, tokenizer: TextTokenizer, max_tokens: int, overlap: int = 0
     Passages(max_tokens, overlap)
     text = clean_text(text)
     found: list[tuple[int, int]] = []
-    at = 0
+    at, most = 0, min(MOST_CHARACTERS, tokenizer.most_characters)
     while at < len(text) or not found:
-        part = first_part(text[at : at + 2 * MOST_CHARACTERS], MOST_CHARACTERS)[0]
+        part = first_part(text[at : at + 2 * MOST_CHARACTERS], most)[0]
         if not (found and part.isspace()):
             found += ((at + start, at + end) for start, end in _split(part, tokenizer, max_tokens, overlap))
         at += len(part)

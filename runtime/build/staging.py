@@ -15,9 +15,11 @@ from pathlib import Path
 from ..directory import EXCHANGE, NO_REPLACE
 from ..directory import renameat2 as _renameat2
 from ..errors import InputError
-from ..files import NOT_THERE, STAGING_PREFIX, fsync_path, reading, storage_errors
+from ..files import NOT_THERE, STAGING_PREFIX, absolute_path, fsync_path, reading, storage_errors
 from ..forking import Owner
 from ..locking import try_lock_directory
+
+_MOVE = "move it away, and run the command again"
 
 
 @contextlib.contextmanager
@@ -28,6 +30,7 @@ def staged_directory(
     force: bool = False,
     refuse: Callable[[Path], None] | None = None,
     keep: Path | None = None,
+    may_force: bool = True,
 ) -> Iterator[Path]:
     """Make a directory that takes its target's place when the block ends without an error.
 
@@ -47,6 +50,8 @@ def staged_directory(
         Called with a directory that would be replaced; raises if it holds something else (see foreign_files.py).
     keep
         Where the directory that was replaced goes, beside the target; None: it is removed.
+    may_force
+        Whether the user has a ``--force`` to pass, which errors then advise.
 
     Yields
     ------
@@ -60,7 +65,7 @@ def staged_directory(
     StorageError
         If the system refuses one of our writes. Errors of the block itself pass through.
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target itself
+    target = absolute_path(target)
     check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,7 @@ def staged_directory(
             _fsync_tree(staging)
             # Hours may have passed since the first check.
             check_writable_target(target, manifest=manifest, force=force, refuse=refuse)
-            _take_place(staging, target, force=force, keep=keep)
+            _take_place(staging, target, force=force, keep=keep, may_force=may_force)
             if lock is not None:
                 lock.release()  # a process that waits for the target may become its writer now
             fsync_path(target.parent)
@@ -136,18 +141,22 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) -> None:
+def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None, may_force: bool) -> None:
     """Rename ``staging`` to ``target``.
 
     The old directory goes to ``keep``, or to the name of ``staging``, which the caller removes.
     """
     if not target.exists() or not force:
         if not _renameat2(staging, target, NO_REPLACE):
-            _rename_onto_nothing(staging, target)
+            if force:
+                remedy = "run the command again"
+            else:
+                remedy = f"{'pass --force to replace it' if may_force else 'move it away'}, or choose another output"
+            _rename_onto_nothing(staging, target, remedy)
     elif _renameat2(staging, target, EXCHANGE):
         if keep is not None:
             try:
-                _rename_onto_nothing(staging, keep)
+                _rename_onto_nothing(staging, keep, _MOVE)
             except BaseException:
                 _renameat2(staging, target, EXCHANGE)  # else the old directory would be removed as the temporary one
                 raise
@@ -157,7 +166,7 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
         lock = try_lock_directory(target)
         try:
             try:
-                _rename_onto_nothing(target, old)
+                _rename_onto_nothing(target, old, _MOVE)
                 staging.rename(target)
             finally:  # also after an interrupt between the two
                 if old.exists() and not target.exists():
@@ -169,14 +178,12 @@ def _take_place(staging: Path, target: Path, *, force: bool, keep: Path | None) 
                 lock.release()
 
 
-def _rename_onto_nothing(staging: Path, target: Path) -> None:
+def _rename_onto_nothing(staging: Path, target: Path, remedy: str) -> None:
     try:
         staging.rename(target)  # a directory replaces an empty directory at most
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) or target.exists():
-            raise InputError(
-                f"{target} was made by another process meanwhile; pass --force to replace it, or choose another output"
-            ) from error
+            raise InputError(f"{target} was made by another process meanwhile; {remedy}") from error
         raise
 
 

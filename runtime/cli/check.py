@@ -11,12 +11,12 @@ from .command import add_json_argument
 from .console import finished, json_line, plural, printable, write_out
 
 if TYPE_CHECKING:
-    from ..artifact import Artifact
+    from ..artifact import Artifact, Side
 
 _DESCRIPTION = """\
-Check the SHA-256 of every file and, for an index, postings and stored documents. For an artifact the parity with
-PyTorch is repeated where the [export] extra and the source checkpoint are at hand. `splade-edge verify` is another name
-of this command.
+Check the SHA-256 of every file and, for an index, postings, stored documents, and that its encoders load as a search
+loads them. For an artifact the parity with PyTorch is repeated where the [export] extra and the source checkpoint are
+at hand. `splade-edge verify` is another name of this command.
 
 --repair writes what can be saved of a damaged index, and says what was lost. It keeps what a checksum proves (posting
 lists, documents, graphs), makes again what follows from it (maxima, block-max data, indexes of fields), and drops the
@@ -153,11 +153,29 @@ def _check_index(path: Path) -> list[dict[str, Any]]:
         _done(f"{path}: SHA-256 of {len(m.files)} files"),
         _done(f"{path}: {sum(s.postings for s in m.segments):,} postings, {len(index):,} stored documents{deleted}"),
     ]
-    for relative in (m.query_encoder, m.document_encoder):
+    sides: list[tuple[Side, str | None]] = [("query", m.query_encoder), ("document", m.document_encoder)]
+    for side, relative in sides:
         if relative is not None:
             encoder = open_artifact(safe_join(path, relative), check=False)
             checks.append(_done(f"{encoder.path}: SHA-256 of {len(encoder.manifest.files)} files"))
+            checks.append(_loaded(encoder, side))
     return checks
+
+
+def _loaded(artifact: Artifact, side: Side) -> dict[str, Any]:
+    """Load an encoder as a search does, and encode a text: hashes that fit prove no more than who wrote them.
+
+    Raises ArtifactError, IntegrityError.
+    """
+    from ..encoder import Encoder
+    from ..errors import MissingExtraError
+
+    what = f"{artifact.path}: it loads, and encodes a text"
+    try:
+        Encoder(artifact, threads=1, side=side).encode(["a"], side)
+    except MissingExtraError as error:
+        return _not_done(f"{what} ({error})")
+    return _done(what)
 
 
 def _check_artifacts(path: Path, source: str | None, *, parity: bool) -> list[dict[str, Any]]:

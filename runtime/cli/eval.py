@@ -101,7 +101,7 @@ class EvalCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Print the measures. Warnings say how many queries were left out."""
-        from ..evaluation.measures import check_computable, evaluate, parse_measures
+        from ..evaluation.measures import check_computable, depth_of, evaluate, parse_measures
 
         _check_arguments(args)
         measures = parse_measures(args.measures)
@@ -116,7 +116,7 @@ class EvalCommand:
         values = evaluate(measures, asked.qrels, results)
         compared = None if other is None else _compared(args.compare, measures, asked.qrels, results, other, values)
         with finished(f"the run is written to {args.save_run}" if args.save_run else None):
-            _print(args, asked, depth, values, compared)
+            _print(args, asked, depth, [str(m) for m in measures if depth_of(m) is None], values, compared)
         return 0
 
 
@@ -253,8 +253,14 @@ def _compared(
 
 
 def _print(
-    args: argparse.Namespace, asked: _Asked, depth: int, values: dict[str, float], compared: dict[str, Any] | None
+    args: argparse.Namespace,
+    asked: _Asked,
+    depth: int,
+    endless: list[str],
+    values: dict[str, float],
+    compared: dict[str, Any] | None,
 ) -> None:
+    """``endless``: measures without a cutoff, which look at all ``depth`` results."""
     queries = len(asked.qrels)
     if args.json:
         summary: dict[str, Any] = {"queries": queries, "unjudged": asked.unjudged, "unasked": asked.unasked, "k": depth}
@@ -262,6 +268,8 @@ def _print(
         write_out(json_line({**summary, "measures": values, **more}))
         return
     rows = [("queries", f"{queries:,}")]
+    if endless:
+        rows.append(("results", f"{depth:,} a query at most, and {', '.join(endless)} of these"))
     if compared is None:
         new_console().print(key_values([*rows, *((name, f"{value:.4f}") for name, value in values.items())]))
         return

@@ -77,11 +77,14 @@ class Cut(NamedTuple):
 
 class Cutter:
     """Tokenizes the part of a text that decides which tokens are kept. Made from a tokenizer, whose truncation may
-    change afterwards; ``path`` is its file.
+    change afterwards; ``path`` is its file. It is given at most ``most`` characters, :data:`MOST_CHARACTERS` if None.
     """
 
-    def __init__(self, tokenizer: Tokenizer, path: Path, *, add_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, path: Path, *, add_special_tokens: bool = True, most: int | None = None
+    ) -> None:
         self._path = path
+        self._most = MOST_CHARACTERS if most is None else min(most, MOST_CHARACTERS)
         self._add_special_tokens = add_special_tokens
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         self._margin = 4 * max(map(len, added), default=0)  # a cut within an added token makes several pieces of it
@@ -92,11 +95,11 @@ class Cutter:
     def encode(self, tokenizer: Tokenizer, text: str, clean: Callable[[str], str]) -> Cut:
         """The encoding of ``clean(text)`` by a tokenizer that truncates (on either side).
 
-        It has the tokens that the whole text would give, if at most :data:`MOST_CHARACTERS` decide them (else those
-        that so many characters give). It takes time and memory for these at most. Raises ArtifactError where the
-        tokenizer fails.
+        It has the tokens that the whole text would give, if as many characters decide them as the tokenizer is given
+        at most (else those that so many characters give). It takes time and memory for these at most. Raises
+        ArtifactError where the tokenizer fails.
         """
-        if not isinstance(text, str) or len(text) <= _LEAST_CHARACTERS:
+        if not isinstance(text, str) or len(text) <= min(_LEAST_CHARACTERS, self._most):
             text = clean(text)
             encoding = self._encode(tokenizer, text)
             return Cut(encoding, bool(encoding.overflowing), text, starts_late=False)
@@ -104,14 +107,14 @@ class Cutter:
         left = truncation["direction"] == "left"
         size = max(_LEAST_CHARACTERS, _CHARACTERS_A_TOKEN * truncation["max_length"])
         while True:
-            size = min(size if self._local else MOST_CHARACTERS, MOST_CHARACTERS)
+            size = min(size if self._local else self._most, self._most)
             part, in_word = last_part(text, size) if left else first_part(text, size)
             whole = len(part) == len(text)
             part = clean(part)
             encoding = self._encode(tokenizer, part)
             if whole:
                 return Cut(encoding, bool(encoding.overflowing), part, starts_late=False)
-            if size == MOST_CHARACTERS or self._decides(encoding, len(part), in_word=in_word, left=left):
+            if size == self._most or self._decides(encoding, len(part), in_word=in_word, left=left):
                 return Cut(encoding, True, part, starts_late=left)
             size *= _GROWTH
 

@@ -13,7 +13,7 @@ from ..artifact import UNLIMITED, Artifact, Side, TruncationSide
 from ..errors import ArtifactError, InputError, export_again
 from ..files import NOT_THERE, reading
 from ..forking import cached_property
-from .cutting import Cut, Cutter
+from .cutting import MOST_CHARACTERS, Cut, Cutter
 from .library_errors import tokenizers_errors
 from .tokenizer_check import check_tokenizer
 
@@ -57,7 +57,8 @@ class TextTokenizer:
     are ignored: files from the hub come with either, neither or both.
 
     ``special_tokens`` and ``prompt_tokens``: how many every text gets; ``room``: how many are left for its own, below 1
-    only where a long prompt is cut with the text. Raises ArtifactError if the file does not load or there is no room.
+    only where a long prompt is cut with the text; ``most_characters``: how many of a text are looked at. Raises
+    ArtifactError if the file does not load or there is no room.
     """
 
     def __init__(
@@ -75,12 +76,14 @@ class TextTokenizer:
         self.prompt = clean_text(prompt)
         self.truncation_side = truncation_side
         self._split_special_tokens = split_special_tokens
-        self._tokenizer = self._load()
+        self._tokenizer, self.most_characters = self._load()
         with tokenizers_errors(path):
             self.special_tokens = self._tokenizer.num_special_tokens_to_add(False) if adds_special_tokens else 0
             self.prompt_tokens = len(self._tokenizer.encode(self.prompt, add_special_tokens=False).ids) if prompt else 0
             self._unknown = {*self._tokenizer.encode("").ids, *_unknown_ids(self._tokenizer)}
-            self._cutter = Cutter(self._tokenizer, path, add_special_tokens=adds_special_tokens)
+            self._cutter = Cutter(
+                self._tokenizer, path, add_special_tokens=adds_special_tokens, most=self.most_characters
+            )
         self.room = max_length - self.special_tokens - self.prompt_tokens
         # The library neither raises nor cuts where the limit is below the number of special tokens.
         if max_length <= self.special_tokens:
@@ -149,17 +152,17 @@ class TextTokenizer:
     @cached_property
     def _whole(self) -> Tokenizer:
         # Truncation is a state of the object, so whole texts need a second one.
-        return self._load()
+        return self._load()[0]
 
     def _encode(self, text: str) -> Cut:
         # Of a long text only the part is looked at, and made harmless, that decides the tokens.
         whole = self.prompt + text if self.prompt and isinstance(text, str) else text
         return self._cutter.encode(self._tokenizer, whole, clean_text)
 
-    def _load(self) -> Tokenizer:
-        tokenizer = _load(self.path)
+    def _load(self) -> tuple[Tokenizer, int]:
+        tokenizer, most = _load(self.path)
         tokenizer.encode_special_tokens = self._split_special_tokens
-        return tokenizer
+        return tokenizer, most
 
 
 def clean_text(text: str) -> str:
@@ -183,7 +186,7 @@ def vocabulary_sha256(tokenizer_json: Path, vocab_size: int) -> str:
 
     Two encoders whose digests are equal share their term ids, so an index of one can be searched with the other.
     """
-    vocabulary = _load(tokenizer_json).get_vocab(with_added_tokens=True)
+    vocabulary = _load(tokenizer_json)[0].get_vocab(with_added_tokens=True)
     digest = hashlib.sha256()
     for term, token in sorted((term, token) for token, term in vocabulary.items() if term < vocab_size):
         digest.update(f"{token}\t{term}\n".encode())
@@ -200,15 +203,16 @@ def _unknown_ids(tokenizer: Tokenizer) -> list[int]:
     return [] if named is None else [int(named)]
 
 
-def _load(path: Path) -> Tokenizer:
+def _load(path: Path) -> tuple[Tokenizer, int]:
+    """The tokenizer of a file, and how many characters of a text it may be given."""
     try:
         with reading(path):
             text = path.read_text(encoding="utf-8")
     except (*NOT_THERE, UnicodeDecodeError) as error:
         raise ArtifactError(f"cannot read {path} ({error}); {export_again()}") from None
-    check_tokenizer(path, text)
+    most = check_tokenizer(path, text)
     with tokenizers_errors(path):
         tokenizer = Tokenizer.from_str(text)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return tokenizer
+    return tokenizer, MOST_CHARACTERS if most is None else most

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from ..errors import InputError, MissingExtraError
 from . import DEFAULT_MEASURES
 
+WORKING = "nDCG@10 RR@10 R@100 P@10 AP Success@5"  # some that need nothing but judgements
 ROUNDS = 100_000  # random assignments of signs
 _EXACT = 16  # up to this many queries, all assignments are tried
 _TOGETHER = 256
@@ -218,7 +221,19 @@ def _library(measure: Any) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # they raise any type, also for programs that they start
-        raise InputError(f"ir-measures cannot compute {measure} here ({_reason(error)}); leave it out") from error
+        raise InputError(
+            f"ir-measures cannot compute {measure} here{_why(error)}; leave it out, or take one of: {WORKING}"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    """In brackets what the library says, if that is of use: not the command that it ran, nor how it shows an object."""
+    text = _reason(error)
+    if match := re.fullmatch(r"invalid param (\w+)=<object object .*", text):
+        return " (it needs a cutoff, as in P@10)" if match[1] == "cutoff" else f" (it needs a value for {match[1]})"
+    if isinstance(error, subprocess.SubprocessError | OSError) or re.search(r"<.* at 0x\w+>", text):
+        return " (a program that it runs for that fails)" if not isinstance(error, ValueError) else ""
+    return f" ({text})"
 
 
 @contextlib.contextmanager

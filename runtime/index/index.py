@@ -19,7 +19,7 @@ from ..artifact import is_pair
 from ..directory import Directory
 from ..document import Document
 from ..errors import IndexFormatError, IndexReplacedError, InputError, IntegrityError, SpladeEdgeError, StorageError
-from ..files import reading
+from ..files import absolute_path, reading
 from ..forking import Threads, cached_property, undivided
 from ..manifest import check_hashes, check_sizes
 from ..masks import frozen, is_frozen
@@ -428,11 +428,12 @@ class Index:
 
 
 def open_directory(path: Path) -> Directory:
-    """Hold an index directory open. Raises IndexFormatError where there is none."""
+    """Hold an index directory open. Raises IndexFormatError where there is none, StorageError."""
     try:
         with reading(path):
             directory = Directory(path)
     except (FileNotFoundError, NotADirectoryError):
+        absolute_path(path)  # whose directory may be gone
         raise IndexFormatError(
             f"{path} is not a directory; make an index first (see: splade-edge index --help)"
         ) from None

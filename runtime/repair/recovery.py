@@ -21,7 +21,7 @@ from ..build.staging import staged_directory
 from ..document import Document
 from ..encoder.tokenizer import TextTokenizer
 from ..errors import InputError, IntegrityError, SpladeEdgeError, StorageError
-from ..files import reading, safe_join, storage_errors
+from ..files import absolute_path, reading, safe_join, storage_errors
 from ..index.index import Index
 from ..index.layout import DOCUMENTS_FILE, LOCK_NAME, MANIFEST_NAME, IndexManifest, SegmentEntry
 from ..index.segment import refuse_future, segment_files
@@ -113,7 +113,7 @@ def repair_index(
     """
     path = Path(path)
     target = Path(output) if output is not None else path
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `.` has no name to add to; a link stays one
+    absolute = absolute_path(path)  # `.` has no name to add to
     rescue = target.with_name(target.name + RESCUED_SUFFIX)
     original = absolute.with_name(absolute.name + ORIGINAL_SUFFIX)
     if rescue.exists():
@@ -129,13 +129,18 @@ def repair_index(
         raise InputError(f"{target} exists; move it away, or choose another output")
     with contextlib.ExitStack() as held:
         if output is None and sys.platform != "win32":  # changes that a writer made meanwhile would be lost
-            held.enter_context(writer_lock(path / LOCK_NAME))
+            held.enter_context(writer_lock(path / LOCK_NAME, "let this user write to it, or name an output (-o)"))
             if read_index_manifest(path) != manifest:
                 raise IntegrityError(f"{path} was changed while it was read; run the command again")
         kept = original if output is None else None
         staging = held.enter_context(
             staged_directory(
-                target, manifest=MANIFEST_NAME, force=output is None, refuse=refuse_foreign_to_index, keep=kept
+                target,
+                manifest=MANIFEST_NAME,
+                force=output is None,
+                refuse=refuse_foreign_to_index,
+                keep=kept,
+                may_force=False,
             )
         )
         repair = _Repairing(path, manifest, damaged, unreadable.keys(), staging, fields)
@@ -165,7 +170,7 @@ def _damage_of(
         raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
     except StorageError as error:
         if not without_unreadable:
-            raise _refused([error]) from error
+            raise _refused([error], lost="the index") from error
         raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
     refuse_future(manifest, path)
     damaged = find_damage(path, manifest, unreadable)
@@ -175,10 +180,15 @@ def _damage_of(
     return manifest, damaged, unreadable
 
 
-def _refused(errors: Sequence[StorageError]) -> StorageError:
-    """The error for files that the system refuses to read."""
+def _refused(errors: Sequence[StorageError], lost: str | None = None) -> StorageError:
+    """The error if something may not be read. ``lost``: what would not be saved without it."""
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return StorageError(f"{errors[0]}{more}; nothing is repaired, for it may be whole: --without-unreadable drops it")
+    drops = (
+        "--without-unreadable drops it"
+        if lost is None
+        else f"without it {lost} is lost, and --without-unreadable only saves the documents that can be read"
+    )
+    return StorageError(f"{errors[0]}{more}; nothing is repaired, for it may be whole: {drops}")
 
 
 class _Repairing:
@@ -358,13 +368,17 @@ def _beyond_repair(
                 yield from (document for _, document in documents_of(file))
             except StorageError as error:
                 if not without_unreadable:
-                    raise _refused([error]) from error.__cause__
+                    raise _refused([error], lost="the index") from error.__cause__
 
     if (path / "segments").exists() and not without_unreadable:
         with reading(path / "segments"):  # glob() takes a directory that it may not read for an empty one
-            for segment in (path / "segments").iterdir():
-                if segment.is_dir():
+            segments = [segment for segment in (path / "segments").iterdir() if segment.is_dir()]
+        for segment in segments:
+            try:
+                with reading(segment):
                     next(segment.iterdir(), None)
+            except StorageError as error:
+                raise _refused([error], lost="the index") from error.__cause__
     count = _write_documents(rescue, saved())
     if not count:
         rescue.unlink()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,13 @@ def test_unknown_measures(cli: Cli, index: Path, queries: Path, qrels: Path, mea
         ("q1\tother\t1\n", (), "none of the 1 document judged in"),
         ("cats\tq1\t1\n", (), "in its column of documents; the order is query, document, grade"),
         ("q1\tcats\t1\n", ("--measures", "RBP"), "ir-measures cannot compute RBP here (Unsupported measures"),
-        ("q1\tcats\t1\n", ("--measures", "INST"), "INST"),
+        (
+            "q1\tcats\t1\n",
+            ("--measures", "INST"),
+            "INST here (it needs a value for max_rel); leave it out, or take one",
+        ),
+        ("q1\tcats\t1\n", ("--measures", "BPM"), "BPM here (it needs a cutoff, as in P@10); leave it out, or take one"),
+        ("q1\tcats\t1\n", ("--measures", "P"), "P here (it needs a cutoff, as in P@10)"),
         ("q1\tcats\t1\n", ("--measures", "nDCG@0"), "nDCG@0 has a cutoff of 0; give a whole number of at least 1"),
         ("q1\tcats\t1\n", ("--measures", "Judged@0"), "Judged@0 has a cutoff of 0"),
         ("q1\tcats\t1\n", ("--measures", "P(cutoff='a')"), "has a cutoff of 'a'"),
@@ -84,6 +91,47 @@ def test_what_cannot_be_measured_is_refused(
     [line] = [line for line in process.stderr.splitlines() if ": error: " in line]
     assert message in line
     assert process.stdout == ""
+
+
+def test_measures_that_are_named_instead_work() -> None:
+    from splade_edge.runtime.evaluation.measures import WORKING, check_computable, parse_measures
+
+    check_computable(parse_measures(WORKING), {"q": {"a": 1}})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        subprocess.CalledProcessError(25, ["perl", "/tmp/x", "10"]),
+        FileNotFoundError(2, "No such file or directory", "perl"),
+        RuntimeError(f"bad {object()}"),
+    ],
+)
+def test_words_of_the_library_that_help_nobody(error: Exception) -> None:
+    from splade_edge.runtime.errors import InputError
+    from splade_edge.runtime.evaluation import measures as evaluation
+
+    def fail() -> None:
+        with evaluation._library("ERR@10"):
+            raise error
+
+    with pytest.raises(InputError) as caught:
+        fail()
+    assert str(caught.value).startswith(
+        "ir-measures cannot compute ERR@10 here (a program that it runs for that fails);"
+    )
+    assert "perl" not in str(caught.value)
+    assert "nDCG@10" in str(caught.value)
+
+
+def test_measures_without_a_cutoff_are_of_the_results(cli: Cli, index: Path, queries: Path, qrels: Path) -> None:
+    """What that is, is said."""
+    arguments = ("eval", index, "--queries", queries, "--qrels", qrels)
+    said = cli(*arguments, "--measures", "AP RR P@1", "-k", 2).stdout
+    assert "2 a query at most, and AP, RR of these" in " ".join(said.split())
+    assert "1,000 a query at most, and AP of these" in " ".join(cli(*arguments, "--measures", "AP").stdout.split())
+    assert "at most" not in cli(*arguments, "--measures", "P@1").stdout
+    assert json.loads(cli(*arguments, "--measures", "AP", "-k", 2, "--json").stdout)["k"] == 2
 
 
 def test_a_tool_that_writes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def test_directories_that_are_not_ours(cli: Cli, tmp_path: Path, command: str) -
 
 def test_check_an_index(cli: Cli, index: Path) -> None:
     lines = cli("check", index).stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert all(line.startswith("ok: ") for line in lines)
 
 
@@ -72,6 +72,30 @@ def test_check_finds_damage_in_every_file_of_an_index(cli: Cli, index: Path, tmp
         assert main(["check", str(copy)]) in (1, 2), file
         file.write_bytes(raw)
     assert main(["check", str(copy)]) == 0
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "graph"])
+def test_check_loads_the_encoders(cli: Cli, index: Path, tmp_path: Path, part: str) -> None:
+    """Whose hashes may fit, and nobody can search with them."""
+    from tests.fuzz import mutations
+    from tests.fuzz.mutations import Tree
+
+    copy = Path(shutil.copytree(index, tmp_path / "index"))
+    assert "it loads, and encodes a text" in cli("check", copy).stdout
+    tree = Tree.load(copy)
+    if part == "tokenizer":
+        body = json.loads(tree.get("encoder/query/tokenizer.json"))
+        split = {"type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated", "invert": False}
+        tree.set("encoder/query/tokenizer.json", json.dumps(body | {"pre_tokenizer": split}).encode())
+    else:
+        [name] = [n for n in tree.original if n.startswith("encoder/query/onnx/") and n.endswith(".onnx")]
+        tree.set(name, b"forged" * (len(tree.get(name)) // 6))
+    mutations._mend_manifests(tree)
+    tree.write()
+    process = cli("check", copy, check=2)
+    [line] = process.stderr.splitlines()
+    assert f"{copy}/encoder/query" in line
+    assert {"tokenizer": "repeats what repeats", "graph": "onnx"}[part] in line
 
 
 def test_check_an_artifact_says_what_was_not_checked(cli: Cli, tiny_pair: Path) -> None:

@@ -30,6 +30,7 @@ from splade_edge.runtime import (
     build_index,
     open_artifact,
 )
+from splade_edge.runtime.build.checkpointing import partial_directory
 from splade_edge.runtime.cli.info import describe
 from splade_edge.runtime.index import segment
 from splade_edge.runtime.index.sqlite import SqliteReader
@@ -363,13 +364,40 @@ class TestPermissions:
         place.mkdir()
         place.chmod(0o777)
         said = as_nobody(lambda: repair_index(theirs, place / "out"))
-        assert "--without-unreadable drops it" in said
+        assert "let this user read it" in said
+        assert "without it the index is lost, and --without-unreadable only saves the documents that can be" in said
+        said = as_nobody(lambda: repair_index(theirs, place / "out", without_unreadable=True))
+        assert said.startswith(f"BeyondRepairError: {theirs} is beyond repair (cannot read ")
+        assert f"documents that can be read are in {place}/out.rescued.jsonl: index them again" in said
+        (place / "out.rescued.jsonl").unlink()
         (theirs / "segments").chmod(0)
         (theirs / "splade_edge_index.json").chmod(0o644)
         (theirs / "splade_edge_index.json").write_text("{")
         said = as_nobody(lambda: repair_index(theirs, place / "out"))
         assert said.startswith(f"StorageError: cannot read {theirs}/segments: Permission denied (EACCES)"), said
         assert list(place.iterdir()) == []
+        (theirs / "segments").chmod(0o755)
+        segment = sorted((theirs / "segments").iterdir())[0]
+        segment.chmod(0)
+        said = as_nobody(lambda: repair_index(theirs, place / "out"))
+        assert said.startswith(f"StorageError: cannot read {segment}: Permission denied (EACCES)"), said
+        assert said.endswith("and --without-unreadable only saves the documents that can be read")
+        assert list(place.iterdir()) == []
+
+    def test_an_index_that_may_not_be_replaced(self, theirs: Path, tiny_pair: Path) -> None:
+        """The advice is one for the command that was given."""
+        documents = [Document("a", text="cat")]
+        build_index(theirs.parent / "other", documents, tiny_pair)  # all that writes has been loaded
+        encoder, query = Encoder.open(tiny_pair, "document"), open_artifact(tiny_pair, "query")
+        said = as_nobody(lambda: build_index(theirs, documents, encoder, query, force=True))
+        assert said.endswith("no permission to write there; let this user write to it, or choose another output"), said
+        said = as_nobody(lambda: IndexUpdater.open(theirs))
+        assert said.endswith("let this user write to the index, or change a copy of it"), said
+        name = next(iter(sorted(p.name for p in (theirs / "segments").iterdir())))
+        file = theirs / f"segments/{name}/term_impacts.u8"
+        file.write_bytes(bytes(file.stat().st_size))
+        said = as_nobody(lambda: repair_index(theirs))
+        assert said.endswith("no permission to write there; let this user write to it, or name an output (-o)"), said
 
     def test_a_child_that_changes_its_user(self, theirs: Path) -> None:
         """As workers of a server do: it reads what was open before."""
@@ -465,3 +493,40 @@ def test_an_open_index_of_a_closed_one(index: Path) -> None:
     for action in (lambda: opened.documents([0]), lambda: opened.find("d1"), lambda: opened.fields):
         with pytest.raises(InputError, match="is closed; open it again"):
             action()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes, and working directories that are removed")
+class TestOddPlaces:
+    @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.parent / "none")])
+    def test_a_lock_that_is_no_file(self, index: Path, make: Callable[[Path], object]) -> None:
+        """Nothing waits for the other end of a pipe, and the error says what to do."""
+        lock = index / "splade_edge_index.lock"
+        lock.unlink(missing_ok=True)
+        make(lock)
+        with pytest.raises(StorageError, match=r"\.lock is not a regular file, so it is no lock; remove it"):
+            IndexUpdater.open(index)
+        assert os.path.lexists(lock)
+        lock.rmdir() if lock.is_dir() else lock.unlink()
+        IndexUpdater.open(index).close()
+
+    def test_a_working_directory_that_was_removed(self, tiny_pair: Path, index: Path, tmp_path: Path) -> None:
+        def work() -> str:
+            gone = tmp_path / "gone"
+            gone.mkdir()
+            os.chdir(gone)
+            gone.rmdir()
+            Searcher.open(index).close()
+            document = Document("a", "", "cat")
+            for use in (
+                lambda: build_index("new", [document], tiny_pair),
+                lambda: Searcher.open("index"),
+                lambda: Searcher.open("."),
+                lambda: IndexUpdater.open("index"),
+                lambda: repair_index("index"),
+                lambda: partial_directory(Path("new")),
+            ):
+                with pytest.raises(StorageError, match=r"the working directory was removed, and .* full path"):
+                    use()
+            return "good"
+
+        assert child_of(work)() == "good"

@@ -398,3 +398,21 @@ def test_nothing_left_to_read(damaged: Path) -> None:
     with pytest.raises(BeyondRepairError, match="copy it again from where it is whole, or index the documents anew"):
         repair_index(damaged)
     assert not list(damaged.parent.glob("*.rescued.jsonl"))
+
+
+def test_an_output_that_is_made_meanwhile(damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command has no --force, so none is advised."""
+    from splade_edge.runtime.build import staging
+
+    flip(next(damaged.glob("segments/*/posting_units.u16")))
+    monkeypatch.setattr(staging, "_fsync_tree", lambda _: None)
+    monkeypatch.setattr(staging, "_renameat2", lambda *_: False)
+
+    def meanwhile(target: Path, **_: object) -> None:
+        (target / "of another").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(staging, "check_writable_target", meanwhile)
+    with pytest.raises(
+        InputError, match=r"was made by another process meanwhile; move it away, or choose another output$"
+    ):
+        repair_index(damaged, tmp_path / "elsewhere")
