@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .engines import Answer
+from .engine import Answer
 from .workload import Collection, Query, by_term, rounded
 
 F64 = npt.NDArray[np.float64]

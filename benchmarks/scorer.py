@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Engine, all_engines
+from .engine import Engine
+from .engines import ENGINES
 from .oracle import Oracle
 from .processes import ONE_THREAD, ChildError, directory_mb, module, pinned
 from .report import add_report_arguments, publish, say
@@ -84,11 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _choose(names: str | None) -> tuple[list[type[Engine]], list[str]]:
     """The engines to run, and what is to be said of those that are not."""
-    engines = all_engines()
-    unknown = [name for name in (names or "").split(",") if name and name not in engines]
+    unknown = [name for name in (names or "").split(",") if name and name not in ENGINES]
     if unknown:
-        raise SystemExit(f"no engine is called {', '.join(unknown)}; there are: {', '.join(engines)}")
-    chosen = [engine for name, engine in engines.items() if not names or name in names.split(",")]
+        raise SystemExit(f"no engine is called {', '.join(unknown)}; there are: {', '.join(ENGINES)}")
+    chosen = [engine for name, engine in ENGINES.items() if not names or name in names.split(",")]
     notes = [f"{e.name} is left out: {', '.join(e.missing())} is not installed." for e in chosen if e.missing()]
     for note in notes:
         say(note)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Engine
+from .engine import Engine
 from .oracle import Verdict
 from .report import Report
 

@@ -23,7 +23,7 @@ from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME, read_mani
 from splade_edge.runtime.manifest import write_manifest
 
 from .changes import Changes, csr, stored
-from .soak import CASES, OPERATIONS, Cut, change, contents, prepare
+from .interruptions import CASES, OPERATIONS, Cut, change, contents, prepare
 
 Tree = dict[str, bytes]
 

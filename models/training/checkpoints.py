@@ -15,7 +15,8 @@ from ...runtime.errors import InputError
 from ..weights import weights_sha256
 from .collections import Collection
 from .indexed import vectors_sha256
-from .runfile import PATHS, RunFile
+from .runfile import PATHS
+from .settings import RunFile
 
 _STATE, _WEIGHTS = "state.json", "tensors.safetensors"
 

@@ -15,7 +15,7 @@ from ...runtime.build.corpus import BadLines, read_corpus
 from ...runtime.build.indexing import join_title
 from ...runtime.errors import InputError
 from ...runtime.evaluation.trec import read_qrels, read_queries
-from .runfile import SetSettings
+from .settings import SetSettings
 
 # Held-out queries must not depend on the run's seed: runs that continue each other share them.
 _HELD_OUT_SEED = 7

@@ -19,9 +19,10 @@ from .collections import Collection
 from .evaluation import encode_all, ndcg_of
 from .imitation import Imitated
 from .indexed import all_scores, read_vectors
-from .objective import Regularizer, imitation_loss, penalty, ranking_losses
-from .runfile import RunFile
+from .objective import Regularizer, imitation_loss, penalty
+from .ranking_losses import ranking_losses
 from .sampling import Batch, Sampler, no_ranks
+from .settings import RunFile
 from .side import Side, training_device
 from .teacher import Teacher, lexical_weight
 

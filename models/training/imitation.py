@@ -16,8 +16,8 @@ from ...runtime.errors import InputError
 from .collections import Collection, shares
 from .objective import Regularizer, imitation_loss, penalty
 from .rarity import rarity
-from .runfile import EncoderSettings, RunFile, TeacherSettings
 from .sampling import cut_from, random_words
+from .settings import EncoderSettings, RunFile, TeacherSettings
 from .side import Side, training_device
 from .vocabulary import Texts, whole_words
 

@@ -13,7 +13,7 @@ from ..quiet import quiet_transformers
 from ..weights import load_config, load_masked_lm
 from .encoder import SparseEncoder
 from .lexical_head import install_identity_head, install_lexical_head, lexical_map
-from .runfile import EncoderSettings
+from .settings import EncoderSettings
 from .vocabulary import Texts, inverse_document_frequency, silent_terms
 
 # So far below zero that no training step revives a silent term.

@@ -24,7 +24,7 @@ from .middle import MiddleTraining
 from .objective import Regularizer
 from .output import PAIR_DIRECTORY, write_pair
 from .retrieval import Retrieval
-from .runfile import RunFile
+from .settings import RunFile
 from .side import Side
 
 LOG_FILE = "log.jsonl"

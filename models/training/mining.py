@@ -23,7 +23,7 @@ from ..weights import load_config, weights_sha256
 from .bm25 import Bm25
 from .collections import Collection
 from .evaluation import encode_all
-from .runfile import EncoderSettings
+from .settings import EncoderSettings
 from .side import Side
 
 

@@ -14,9 +14,10 @@ from .bm25 import Bm25
 from .collections import Collection
 from .imitation import Imitated
 from .mining import Miner
-from .objective import Regularizer, penalty, ranking_losses
-from .runfile import RunFile
+from .objective import Regularizer, penalty
+from .ranking_losses import ranking_losses
 from .sampling import Batch, Sampler, no_ranks
+from .settings import RunFile
 from .side import Side, training_device
 from .teacher import Teacher, lexical_weight
 

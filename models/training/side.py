@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checkpoint import stated_query_idf
 from .encoder import SparseEncoder
 from .initial import initial_encoder
-from .runfile import EncoderSettings
+from .settings import EncoderSettings
 from .vocabulary import Texts
 
 # Texts encoded at a time where gradients are not cached; only for less padding.

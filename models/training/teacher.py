@@ -25,8 +25,8 @@ from ..weights import weights_sha256
 from .bm25 import Bm25
 from .collections import Collection
 from .encoder import padded
-from .runfile import TeacherSettings
 from .sampling import Batch
+from .settings import TeacherSettings
 from .side import training_device
 from .vocabulary import Texts
 

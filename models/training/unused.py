@@ -7,10 +7,9 @@ empty list ask for nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .runfile import RunFile
+from .settings import RunFile
 
 _OF_BASE = ("dense", "lexical", "weight", "max_length")
 _OF_QUERY_VECTORS = ("vector_weight", "idf", "document_vectors", "random_words")

@@ -20,7 +20,8 @@ from splade_edge.models.training.indexed import all_scores, read_vectors
 from splade_edge.models.training.loop import Run
 from splade_edge.models.training.mining import Miner, _batch
 from splade_edge.models.training.objective import distillation_loss, imitation_loss, penalty
-from splade_edge.models.training.runfile import SetSettings, read_run_file
+from splade_edge.models.training.runfile import read_run_file
+from splade_edge.models.training.settings import SetSettings
 from splade_edge.models.training.vocabulary import Texts
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.build.segment_writer import PassageSpan

@@ -16,13 +16,8 @@ from splade_edge.models.training.curves import draw_curves
 from splade_edge.models.training.loop import Run
 from splade_edge.models.training.middle import MiddleTraining
 from splade_edge.models.training.output import write_pair
-from splade_edge.models.training.runfile import (
-    EncoderSettings,
-    MiddleSettings,
-    RunFile,
-    TrainingSettings,
-    read_run_file,
-)
+from splade_edge.models.training.runfile import read_run_file
+from splade_edge.models.training.settings import EncoderSettings, MiddleSettings, RunFile, TrainingSettings
 from splade_edge.models.training.side import Side
 from splade_edge.models.training.teacher import DenseEncoder, EmbeddingFile
 from splade_edge.runtime.errors import CheckpointError, InputError

@@ -13,8 +13,8 @@ from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.training.bm25 import Bm25
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.mining import Miner, mine_with_bm25
-from splade_edge.models.training.runfile import SetSettings
 from splade_edge.models.training.sampling import Sampler, fragment, keywords, random_words
+from splade_edge.models.training.settings import SetSettings
 from splade_edge.models.training.vocabulary import STOP_WORDS, Texts, whole_words
 from splade_edge.runtime.errors import InputError
 
