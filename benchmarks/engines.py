@@ -51,5 +51,6 @@ class SpladeEdgeReordered(SpladeEdge):
     reorder = True
 
 
+_ALL: tuple[type[Engine], ...] = (SpladeEdge, SpladeEdgeReordered, *PEERS)
 # Every engine by its name, ours first. `benchmarks.scorer --engines` takes these names.
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (SpladeEdge, SpladeEdgeReordered, *PEERS)}
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in _ALL}

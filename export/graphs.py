@@ -17,13 +17,14 @@ from ..runtime.errors import ExportError, SpladeEdgeError
 from .graph import pooled_graph
 from .half_storage import halve_weights
 from .inputs import SpladeExporterConfig
+from .onnx_graph import Inputs
 from .quantize_logits import quantize_logits
 from .quantize_openvino import compress_weights, quantize_activations
 from .quantize_ort import quantize_blocks, quantize_dynamic, quantize_static
 from .quantize_rows import quantize_rows
 from .quantize_vocabulary import quantize_vocabulary
 from .recipes import Function, Recipe
-from .source import Inputs, QuantizationSource
+from .source import QuantizationSource
 from .split_decoder import split_decoder
 from .texts import SampleTexts
 from .to_onnx import root_cause, write_onnx

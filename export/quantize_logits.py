@@ -11,8 +11,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.errors import ExportError
-from .quantize_rows import quantize_products
-from .source import QuantizationSource, ancestors, open_session, statistics_of
+from .int8_products import quantize_products
+from .onnx_graph import ancestors, open_session, statistics_of
+from .source import QuantizationSource
 
 
 def quantize_logits(source: QuantizationSource, target: Path, *, weight_bits: int) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.errors import ExportError
+from .int8_products import quantize_rows_of
 from .source import QuantizationSource
 
 # Activations are unsigned bytes around 128.
@@ -106,15 +106,6 @@ def _find_decoder(graph: onnx.GraphProto) -> _Decoder:
         if transpose is not None and transpose.op_type == "Transpose" and transpose.input[0] in weights:
             return _Decoder(transpose.input[0], transpose, matmul, reduce)
     raise ExportError("the graph does not take the maximum of its decoder first; export with --no-int8")
-
-
-def quantize_rows_of(
-    matrix: npt.NDArray[np.float32], levels: int
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Rows as integers in [-levels, levels], and their float32 scales ``[rows]``; a row of zeros has scale 1."""
-    scale = np.abs(matrix).max(axis=1) / levels
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)
-    return np.rint(matrix / scale[:, None]).astype(np.int8), scale
 
 
 def _gathered_rows(name: str, gather: onnx.NodeProto) -> list[onnx.NodeProto]:

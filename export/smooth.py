@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .source import Statistics, encoder_products
+from .onnx_graph import Statistics, encoder_products
 
 _SMALLEST = 1e-5
 

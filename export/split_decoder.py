@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.artifact import BODY_OUTPUT_NAMES, DecoderPart, Variant
 from ..runtime.errors import ExportError
-from .source import ancestors
+from .onnx_graph import ancestors
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from ..models.checkpoint import Checkpoint
 from ..runtime.artifact import TransformerPart
 from ..runtime.encoder.native.transformer import matrices, offsets, pack, problem_with, sections
 from ..runtime.errors import ExportError
-from .quantize_vocabulary import quantize_rows_of
-from .source import QuantizationSource, encoder_products
+from .int8_products import quantize_rows_of
+from .onnx_graph import encoder_products
+from .source import QuantizationSource
 
 F32 = npt.NDArray[np.float32]
 # The hidden size up to which int8 is safe without a look at the ranking: BERT-tiny has 128.

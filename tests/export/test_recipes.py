@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from splade_edge.export import graphs, job
+from splade_edge.export.int8_products import quantize_products
+from splade_edge.export.onnx_graph import Statistics, open_session
 from splade_edge.export.quantize_openvino import compress_weights
-from splade_edge.export.quantize_rows import quantize_products, quantize_rows
+from splade_edge.export.quantize_rows import quantize_rows
 from splade_edge.export.quantize_vocabulary import quantize_vocabulary
 from splade_edge.export.recipes import RECIPES, choose_recipe
 from splade_edge.export.smooth import smooth_products
-from splade_edge.export.source import Statistics, open_session
 from splade_edge.export.texts import SampleTexts, calibration_texts, parity_texts
 from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.models.options import OpenOptions
