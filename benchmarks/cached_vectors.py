@@ -1,4 +1,4 @@
-"""Encoding for the benchmarks that can be stopped and taken up again (see splade_edge.export.vector_cache)."""
+"""Encoding for the benchmarks that can be stopped and taken up again (see splade_edge.export.auto.vector_cache)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from splade_edge.export.vector_cache import VectorCache, encoder_cache
+from splade_edge.export.auto.vector_cache import VectorCache, encoder_cache
 from splade_edge.runtime.artifact import Artifact, Side, Variant
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder.encoder import Encoded

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from splade_edge.export.ranking import DEPTH, bootstrap_interval
-from splade_edge.export.retrieval import RetrievalSet, read_set
+from splade_edge.export.auto.ranking import DEPTH, bootstrap_interval
+from splade_edge.export.auto.retrieval_sets import RetrievalSet, read_set
 
 __all__ = ["DEPTH", "F64", "MEASURES", "RetrievalSet", "bootstrap_interval", "measure_run", "read_set"]
 

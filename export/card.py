@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..models.checkpoint import Checkpoint
 from ..runtime.artifact import UNLIMITED, ArtifactManifest, Kind, variant_files
-from .choice import Choice
+from .auto.report import Choice
+from .card_graph import raw_graph_section
 from .parity import MOST_TOKENS, GraphParity, ParityReport
-from .raw_graph import raw_graph_section
 
 COLUMNS = (
     "role",

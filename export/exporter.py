@@ -15,11 +15,11 @@ from ..runtime.build.owned import refuse_foreign_to_artifact
 from ..runtime.build.staging import staged_directory
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.files import storage_errors
+from .auto.retrieval_sets import BUNDLED, RetrievalSet, read_set, sample_set
 from .job import Job, Run
 from .parity import ParityReport, WitnessReport
 from .recipes import AUTO
 from .request import ExportRequest, check_request
-from .retrieval import BUNDLED, RetrievalSet, read_set, sample_set
 from .texts import calibration_texts, parity_texts
 
 T = TypeVar("T")

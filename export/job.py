@@ -35,10 +35,10 @@ from ..runtime.encoder.tokenizer import vocabulary_sha256
 from ..runtime.errors import CheckpointError
 from ..runtime.numerics import NUMERICS
 from ..runtime.version import MADE_BY
+from .auto.report import Choice
+from .auto.retrieval_sets import RetrievalSet
+from .auto.search import Chooser, Contender, Graph
 from .card import artifact_card, pair_card
-from .choice import Choice
-from .choose import Chooser, Contender, Graph
-from .graphs import adopt, trace, write_fp32, write_int8, write_table
 from .half_storage import halve_weights
 from .parity import (
     RANKING_DEPTH,
@@ -53,10 +53,10 @@ from .parity import (
 )
 from .recipes import AUTO, KERNEL, choose_recipe, recipe_named
 from .request import ExportRequest
-from .retrieval import RetrievalSet
 from .source import QuantizationSource
 from .texts import SampleTexts
 from .tokens import check_choice, check_tokens
+from .variants import adopt, trace, write_fp32, write_int8, write_table
 from .witness import Witness, half_precision_gap, open_witness
 from .write_kernel import LARGEST, obstacle
 

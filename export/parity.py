@@ -21,7 +21,7 @@ from ..models.layout import Side
 from ..runtime.artifact import Form, Precision
 from ..runtime.encoder import Encoder
 from ..runtime.errors import ArtifactError, ParityError
-from .choice import Choice
+from .auto.report import Choice
 from .texts import SampleTexts, corner_texts
 from .witness import Witness
 

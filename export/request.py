@@ -14,8 +14,8 @@ from ..runtime.build.owned import refuse_foreign_to_artifact
 from ..runtime.build.staging import check_writable_target
 from ..runtime.errors import InputError
 from ..runtime.idf import check_power
+from .auto.retrieval_sets import locate_set
 from .recipes import AUTO, recipe_named
-from .retrieval import locate_set
 from .texts import calibration_texts
 
 DEFAULT_NDCG_DROP = 0.002

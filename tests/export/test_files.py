@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 from splade_edge.export.exporter import export
-from splade_edge.export.graph import pooled_graph
 from splade_edge.export.inputs import SpladeExporterConfig
 from splade_edge.export.parity import ParityReport
+from splade_edge.export.pooled_module import pooled_graph
 from splade_edge.export.quantize_vocabulary import quantize_vocabulary
 from splade_edge.export.request import ExportRequest
 from splade_edge.export.source import QuantizationSource

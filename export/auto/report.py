@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..runtime.artifact import Backend, Role
+from ...runtime.artifact import Backend, Role
 
 
 class SetDifference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""What a card says to people who run a graph themselves: its inputs and output, and what is done outside of it."""
+"""The section of a card for people who run a graph themselves: its inputs, its output, and what is done outside."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.idf import idf_factors
-from ..runtime.vectors import SparseBatch, SparseVector
+from ...runtime.idf import idf_factors
+from ...runtime.vectors import SparseBatch, SparseVector
 
 F64 = npt.NDArray[np.float64]
 Ranking = npt.NDArray[np.intp]

@@ -6,12 +6,12 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..runtime.build.corpus import BadLines, read_corpus
-from ..runtime.document import Document
-from ..runtime.errors import InputError
-from ..runtime.evaluation.trec import Qrels, Query, read_qrels, read_queries
+from ...runtime.build.corpus import BadLines, read_corpus
+from ...runtime.document import Document
+from ...runtime.errors import InputError
+from ...runtime.evaluation.trec import Qrels, Query, read_qrels, read_queries
 
-BUNDLED = Path(__file__).parent / "samples" / "boolq"
+BUNDLED = Path(__file__).parents[1] / "samples" / "boolq"
 # Without judgements, rankings are compared over at least so many queries.
 LEAST_QUERIES = 500
 _MOST_QUERIES = 500

@@ -1,11 +1,10 @@
-"""The files of one artifact's graphs: each backend in fp32 and, by recipe, int8. Or the table in their place."""
+"""The files of one artifact's variants: each backend in float32 and, by recipe, int8. Or the table instead."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,36 +13,16 @@ from ..models.checkpoint import Checkpoint
 from ..models.look_up import Table
 from ..runtime.artifact import Backend, Side, Variant, variant_files
 from ..runtime.errors import ExportError, SpladeEdgeError
-from .graph import pooled_graph
-from .half_storage import halve_weights
+from .backends import WRITERS
 from .inputs import SpladeExporterConfig
 from .onnx_graph import Inputs
-from .quantize_logits import quantize_logits
-from .quantize_openvino import compress_weights, quantize_activations
-from .quantize_ort import quantize_blocks, quantize_dynamic, quantize_static
-from .quantize_rows import quantize_rows
-from .quantize_vocabulary import quantize_vocabulary
-from .recipes import Function, Recipe
+from .pooled_module import pooled_graph
+from .recipes import Recipe
 from .source import QuantizationSource
-from .split_decoder import split_decoder
 from .texts import SampleTexts
 from .to_onnx import root_cause, write_onnx
-from .to_openvino import read_openvino, write_openvino
-from .write_kernel import write_kernel
 
-_SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "kernel": ".bin"}
 _TABLE = "table.f32"
-FUNCTIONS: Mapping[Function, Callable[..., Any]] = {
-    "quantize_vocabulary": quantize_vocabulary,
-    "quantize_logits": quantize_logits,
-    "quantize_rows": quantize_rows,
-    "quantize_blocks": quantize_blocks,
-    "quantize_static": quantize_static,
-    "quantize_dynamic": quantize_dynamic,
-    "compress_weights": compress_weights,
-    "quantize_activations": quantize_activations,
-    "write_kernel": write_kernel,
-}
 
 
 def trace(checkpoint: Checkpoint, path: Path, calibration: SampleTexts) -> QuantizationSource:
@@ -54,48 +33,87 @@ def trace(checkpoint: Checkpoint, path: Path, calibration: SampleTexts) -> Quant
 
 
 def write_fp32(source: QuantizationSource, directory: Path, backend: Backend) -> Variant:
-    """Write the float32 graph of a backend under ``directory``."""
-    path = f"{backend}/fp32{_SUFFIX[backend]}"
+    """Write the float32 graph of a backend.
+
+    Parameters
+    ----------
+    source : QuantizationSource
+        The traced ONNX graph.
+    directory : Path
+        The artifact's directory; the file is written under ``directory/backend/``.
+    backend : {"onnx", "openvino"}
+        The backend. "kernel" has no float32 form.
+
+    Returns
+    -------
+    Variant
+        The file as the manifest lists it.
+
+    Raises
+    ------
+    ExportError
+        If the backend cannot read the graph, or has no float32 form.
+    """
+    writer = WRITERS[backend]
+    if writer.write_fp32 is None:
+        raise ExportError(f"{backend} has no float32 form")
+    path = f"{backend}/fp32{writer.suffix}"
     target = directory / path
     target.parent.mkdir(exist_ok=True)
-    if backend == "openvino":
-        write_openvino(read_openvino(source.path), target)
-    elif target != source.path:
-        shutil.copyfile(source.path, target)
+    writer.write_fp32(source, target)
     return Variant(backend, "fp32", path, "", "any", source.batch_invariant)
 
 
 def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name: str = "") -> Variant:
-    """Quantize by a recipe into ``directory``; the file is called ``name``, or by what CPUs it is for.
+    """Quantize an encoder by a recipe.
 
-    Raises ExportError if this graph cannot be quantized so.
+    Parameters
+    ----------
+    recipe : Recipe
+        What to do; it names its backend.
+    source : QuantizationSource
+        The traced ONNX graph.
+    directory : Path
+        The artifact's directory; the file is written under ``directory/recipe.backend/``.
+    name : str
+        The name of the file without its suffix. By default the file is named by the CPUs it is for.
+
+    Returns
+    -------
+    Variant
+        The file as the manifest lists it.
+
+    Raises
+    ------
+    ExportError
+        If this encoder cannot be quantized so.
     """
-    form = _form(recipe)
-    path = f"{form}/{name or _int8_name(recipe)}{_SUFFIX[form]}"
+    writer = WRITERS[recipe.backend]
+    path = f"{recipe.backend}/{name or _int8_name(recipe)}{writer.suffix}"
     target = directory / path
     target.parent.mkdir(exist_ok=True)
     try:
-        described = FUNCTIONS[recipe.function](source, target, **recipe.options)
-        if form != "kernel":
-            halve_weights(target)
+        transformer = writer.quantizers[recipe.function](source, target, **recipe.options)
+        if writer.compact is not None:
+            writer.compact(target)
     except (SpladeEdgeError, OSError, MemoryError):
         raise
     except Exception as error:  # the quantizers of three libraries, each with errors of its own
         raise ExportError(
-            f"the recipe {recipe.name!r} does not quantize this architecture for {recipe.backend} "
+            f"the recipe {recipe.name!r} does not quantize this architecture for {recipe.asked_with} "
             f"({root_cause(error)}); choose another --recipe, or export with --no-int8"
         ) from error
     invariant = recipe.batch_invariant and source.batch_invariant
-    variant = Variant(form, "int8", path, recipe.name, recipe.isa, invariant)
-    if form == "kernel":
-        return msgspec.structs.replace(variant, transformer=described)
-    return split_decoder(directory, variant)
+    variant = Variant(recipe.backend, "int8", path, recipe.name, recipe.isa, invariant, transformer=transformer)
+    return variant if writer.complete is None else writer.complete(directory, variant)
 
 
 def adopt(variant: Variant, recipe: Recipe, origin: Path, directory: Path) -> Variant:
-    """Move a quantized graph that was made in ``origin`` to where :func:`write_int8` would have written it."""
-    form = _form(recipe)
-    path = f"{form}/{_int8_name(recipe)}{_SUFFIX[form]}"
+    """Copy an int8 variant that was made in ``origin`` to where :func:`write_int8` would have written it.
+
+    Returns the variant with its new path.
+    """
+    path = f"{recipe.backend}/{_int8_name(recipe)}{WRITERS[recipe.backend].suffix}"
     adopted = msgspec.structs.replace(variant, path=path)
     for old, new in zip(variant_files(variant), variant_files(adopted), strict=True):
         (directory / new).parent.mkdir(exist_ok=True)
@@ -117,10 +135,6 @@ def calibration_inputs(checkpoint: Checkpoint, texts: SampleTexts) -> list[Input
         for ids in filter(None, (checkpoint.token_ids(text, side) for text in of_side[side])):
             inputs.append({"input_ids": np.array([ids], np.int64), "attention_mask": np.ones((1, len(ids)), np.int64)})
     return inputs
-
-
-def _form(recipe: Recipe) -> Backend:
-    return "kernel" if recipe.function == "write_kernel" else recipe.backend
 
 
 def _int8_name(recipe: Recipe) -> str:

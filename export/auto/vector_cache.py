@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.artifact import Side, variant_files
-from ..runtime.encoder import Encoder
-from ..runtime.encoder.encoder import Encoded
-from ..runtime.files import sha256_file
-from ..runtime.numerics import NUMERICS
-from ..runtime.vectors import SparseBatch
+from ...runtime.artifact import Side, variant_files
+from ...runtime.encoder import Encoder
+from ...runtime.encoder.encoder import Encoded
+from ...runtime.files import sha256_file
+from ...runtime.numerics import NUMERICS
+from ...runtime.vectors import SparseBatch
 
 _CHUNK = 256
 

@@ -35,7 +35,7 @@ class _Decoder:
     bias: str | None
 
 
-def split_decoder(directory: Path, variant: Variant) -> Variant:
+def lay_out_decoder(directory: Path, variant: Variant) -> Variant:
     """Rewrite a graph file whose decoder is one of ``quantize_vocabulary``, and say where its parts lie.
 
     The whole file computes what it did before, and has the body's outputs besides. A graph of another kind is left
