@@ -35,7 +35,7 @@ class CachedReference:
     """The PyTorch encoder of a checkpoint in float32, with its results kept on disk; opened when it is needed."""
 
     def __init__(self, checkpoint: str, side: str, directory: Path) -> None:
-        from splade_edge.models.checkpoint import open_checkpoint
+        from splade_edge.models.opening import open_checkpoint
         from splade_edge.models.reference import ReferenceEncoder
 
         opened = open_checkpoint(checkpoint, "query" if side == "query" else "document")

@@ -56,7 +56,7 @@ def _encoders(place: Path, tokenizer: str, recipes: Sequence[str]) -> dict[str, 
     from splade_edge.export.job import manifest_of
     from splade_edge.export.recipes import choose_recipe
     from splade_edge.export.texts import SampleTexts
-    from splade_edge.models.checkpoint import open_checkpoint
+    from splade_edge.models.opening import open_checkpoint
     from splade_edge.models.options import OpenOptions
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.models.tokenizing import write_tokenizer

@@ -51,7 +51,7 @@ def _encoders(pair: str, checkpoint: str) -> tuple[dict[str, Call], Callable[[st
     """What to time, and how many tokens a text has."""
     import torch
     from splade_edge.export.pooled_module import pooled_graph
-    from splade_edge.models.checkpoint import open_checkpoint
+    from splade_edge.models.opening import open_checkpoint
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime.artifact import open_artifact
     from splade_edge.runtime.encoder import Encoder

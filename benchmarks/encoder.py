@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _encoders(args: argparse.Namespace) -> tuple[dict[str, Call], list[str], Callable[[str], int], int, dict[str, int]]:
     """What to time, slowest first; notes; how many tokens a text has; terms in use; the encoder's sizes."""
     import torch
-    from splade_edge.models.checkpoint import open_checkpoint
+    from splade_edge.models.opening import open_checkpoint
     from splade_edge.models.options import OpenOptions
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime import Searcher

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ..models.checkpoint import Checkpoint, holds_pair, open_checkpoint
+from ..models.checkpoint import Checkpoint
 from ..models.layout import SIDES, Side
+from ..models.opening import holds_pair, open_checkpoint
 from ..runtime.artifact import MANIFEST_NAME
 from ..runtime.build.owned import refuse_foreign_to_artifact
 from ..runtime.build.staging import staged_directory

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.checkpoint import Checkpoint
 from ..models.families import FAMILIES, Activation, Family, Pooling, QuerySide
 from ..models.layout import SIDES
+from ..models.opening import open_checkpoint
 from ..models.options import OpenOptions
 from ..runtime.artifact import Artifact, ArtifactManifest
 from ..runtime.errors import CheckpointError

@@ -18,7 +18,7 @@ from ...runtime.files import storage_errors, write_file_durably
 from ...runtime.idf import Factors
 from ...runtime.index import Index
 from ...runtime.vectors import SparseBatch
-from ..checkpoint import stated_query_idf
+from ..stated import stated_query_idf
 from ..weights import load_config, weights_sha256
 from .bm25 import Bm25
 from .collections import Collection

@@ -11,9 +11,9 @@ import msgspec
 import torch
 
 from ...runtime.build.staging import staged_directory
-from ..checkpoint import stated_licence
 from ..layout import SIDES, TRAINING_FILE
 from ..quiet import quiet_transformers
+from ..stated import stated_licence
 from .side import Side
 
 PAIR_DIRECTORY = "pair"

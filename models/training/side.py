@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import stated_query_idf
+from ..stated import stated_query_idf
 from .encoder import SparseEncoder
 from .initial import initial_encoder
 from .settings import EncoderSettings

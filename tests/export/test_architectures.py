@@ -17,8 +17,8 @@ from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.request import ExportRequest
 from splade_edge.export.texts import SampleTexts
 from splade_edge.export.variants import trace, write_int8
-from splade_edge.models.checkpoint import open_checkpoint
 from splade_edge.models.head import find_decoder
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.padding import TOLERANCE
 from splade_edge.runtime.artifact import open_artifact
 from splade_edge.runtime.encoder import Encoder

@@ -14,7 +14,7 @@ from splade_edge.export.quantize_ort import quantize_dynamic
 from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.source import QuantizationSource
 from splade_edge.export.texts import calibration_texts
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.runtime.artifact import Variant
 

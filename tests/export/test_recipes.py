@@ -17,7 +17,7 @@ from splade_edge.export.quantize_vocabulary import quantize_vocabulary
 from splade_edge.export.recipes import RECIPES, choose_recipe
 from splade_edge.export.smooth import smooth_products
 from splade_edge.export.texts import SampleTexts, calibration_texts, parity_texts
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.pooling import POOLINGS
 from splade_edge.models.tokenizing import write_tokenizer

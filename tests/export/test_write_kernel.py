@@ -15,7 +15,8 @@ from splade_edge.export.exporter import export
 from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.request import ExportRequest
 from splade_edge.export.texts import SampleTexts
-from splade_edge.models.checkpoint import Checkpoint, open_checkpoint
+from splade_edge.models.checkpoint import Checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.tokenizing import write_tokenizer

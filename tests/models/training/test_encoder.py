@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.training.encoder import SparseEncoder, _MaxLogits
 from splade_edge.models.training.initial import initial_encoder

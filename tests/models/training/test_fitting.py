@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.training import compare, fitting
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.evaluation import ndcg_of

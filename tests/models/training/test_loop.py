@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.training import compare
 from splade_edge.models.training.checkpoints import identity_of
 from splade_edge.models.training.curves import draw_curves
