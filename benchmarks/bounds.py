@@ -4,6 +4,8 @@ A scan reads all postings of the query's terms. Visits read the largest impacts 
 the postings of the others, and little more. The time to read is measured: the same bytes are combined by exclusive or,
 eight at a time, which does nothing but wait for memory. Queries follow each other as they come, so that a query's
 bytes are as far away as in use; all times are of this thread.
+
+Command: ``python -m benchmarks.bounds COLLECTION INDEX``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Encoding for the benchmarks that can be stopped and taken up again (see splade_edge.export.auto.vector_cache)."""
+"""Encoding for the benchmarks that can be stopped and taken up again (see splade_edge.export.auto.vector_cache).
+
+Not run by itself. Used by :mod:`benchmarks.quality`.
+"""
 
 from __future__ import annotations
 

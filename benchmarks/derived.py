@@ -3,6 +3,8 @@
 ``reorder COLLECTION DIR`` puts the documents of a collection into the order that splade-edge would give them, so that
 every engine can have it. ``encode INDEX QUERIES DIR`` takes the impacts of an index made by ``splade-edge index`` and
 encodes the queries (JSONL with ``text``, one a line) with the query encoder it holds.
+
+Command: ``python -m benchmarks.derived encode INDEX QUERIES DIR``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 All in one process with one thread, in turns; a figure is the least CPU time over the rounds, of a text of so many
 tokens.
+
+Command: ``python -m benchmarks.distilbert``.
 """
 
 from __future__ import annotations

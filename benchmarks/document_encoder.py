@@ -3,6 +3,8 @@
 All in one process with one thread, in turns (see :mod:`turns`), in CPU time. PyTorch runs twice: as the papers write it
 (activation of every logit, then the maximum; sentence-transformers does the same), and with the maximum first, which is
 the faster way to the same vector.
+
+Command: ``python -m benchmarks.document_encoder PAIR corpus.jsonl``.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ the decoder over the terms of the index alone.
 All in one process with one thread, in turns: each round takes every text through every encoder, starting with another
 one. A text's time is the CPU time of the process, which has one thread: what else the machine does counts least then.
 It is the minimum over the rounds, a figure the mean over texts. The bound is that of ``encoder_bound``.
+
+Command: ``python -m benchmarks.encoder INDEX QUERIES --pair PAIR``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ For each product ``[tokens, k] x [k, n]`` of the encoder the fastest of: ONNX Ru
 matrices are multiplied many in a call, so that what a call from Python takes is not in the bound. To the
 sum of these times come the bytes of all int8 weights over the rate at which one core reads an array too large for its
 second-level cache. Everything else (attention, normalization, tokens, Python) is left out, so nothing can reach it.
+
+Not run by itself. Used by :mod:`benchmarks.encoder`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What an engine has to do to be timed, and the plain arrays that an engine without an index of its own reads."""
+"""What an engine has to do to be timed, and the plain arrays that an engine without an index of its own reads.
+
+Not run by itself. Used by :mod:`benchmarks.engines`, :mod:`benchmarks.oracle`, :mod:`benchmarks.peers` and others.
+"""
 
 from __future__ import annotations
 

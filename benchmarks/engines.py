@@ -1,4 +1,7 @@
-"""The registry of the engines that are timed side by side: ours, and those of :mod:`benchmarks.peers`."""
+"""The registry of the engines that are timed side by side: ours, and those of :mod:`benchmarks.peers`.
+
+Not run by itself. Used by :mod:`benchmarks.choice`, :mod:`benchmarks.scorer`, :mod:`benchmarks.scorer_worker`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """What the soak interrupts: one commit of each kind on a small index, and a hook at each of its file operations.
 
 :mod:`benchmarks.soak` ends a writer there; :mod:`benchmarks.swaps` lets something else happen there.
+
+Not run by itself. Used by :mod:`benchmarks.soak`, :mod:`benchmarks.swaps`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The exact answers, in plain NumPy: what "exact" means for the engines (see runtime/scorer/__init__.py).
 
 score(d) = sum over the query's terms, ascending, of float64(float32 weight) * impact; score descending, then document.
+
+Not run by itself. Used by :mod:`benchmarks.scorer`, :mod:`benchmarks.scorer_report`.
 """
 
 from __future__ import annotations

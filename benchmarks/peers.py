@@ -3,6 +3,8 @@
 What is done to make them comparable, and what that leaves unsaid: all index the same 8-bit impacts in the same order.
 PISA and BMP take whole-number query weights, so they answer rounded queries; they are checked against the exact answers
 to those. Seismic is approximate. Settings are the engines' own defaults or those of their papers unless said.
+
+Not run by itself. Used by :mod:`benchmarks.engines`.
 """
 
 from __future__ import annotations

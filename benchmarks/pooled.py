@@ -1,4 +1,7 @@
-"""Differences of several retrieval sets taken together."""
+"""Differences of several retrieval sets taken together.
+
+Not run by itself. Used by :mod:`benchmarks.quality`.
+"""
 
 from __future__ import annotations
 

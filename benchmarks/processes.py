@@ -1,4 +1,8 @@
-"""Fresh processes, pinned to a core, and what they cost: CPU time, wall time, peak memory."""
+"""Fresh processes, pinned to a core, and what they cost: CPU time, wall time, peak memory.
+
+Not run by itself. Used by :mod:`benchmarks.__main__`, :mod:`benchmarks.filters`, :mod:`benchmarks.indexing` and
+others.
+"""
 
 from __future__ import annotations
 

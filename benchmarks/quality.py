@@ -2,6 +2,8 @@
 
 Every exported graph is run end to end, through ``build_index`` and ``Searcher`` with their 8-bit impacts, and compared
 query by query with the PyTorch encoders in float32 and an exact dot product, or without a checkpoint with BM25.
+
+Command: ``python -m benchmarks.quality DIR --pair PAIR --checkpoint models/default``.
 """
 
 from __future__ import annotations

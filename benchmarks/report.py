@@ -1,4 +1,7 @@
-"""What every benchmark leaves: a table on the terminal, the same in Markdown, and a JSON log with the machine."""
+"""What every benchmark leaves: a table on the terminal, the same in Markdown, and a JSON log with the machine.
+
+Not run by itself. Used by :mod:`benchmarks.__main__`, :mod:`benchmarks.bounds`, :mod:`benchmarks.choice` and others.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How well a ranking answers a retrieval set: the measures of ir-measures, query by query."""
+"""How well a ranking answers a retrieval set: the measures of ir-measures, query by query.
+
+Not run by itself. Used by :mod:`benchmarks.pooled`, :mod:`benchmarks.quality`.
+"""
 
 from __future__ import annotations
 

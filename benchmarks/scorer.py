@@ -3,6 +3,8 @@
 Every engine is built and timed in a process of its own, pinned to one core with one thread. Timing goes in rounds, and
 in a round each case goes through all engines in turn, so that a slow minute of the machine hits all of them. A query's
 time is its median over the rounds.
+
+Command: ``python -m benchmarks.scorer --documents 100000,1000000 --k 10,100,1000 --output build/bench``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Tables and plots of :mod:`benchmarks.scorer`."""
+"""Tables and plots of :mod:`benchmarks.scorer`.
+
+Not run by itself. Used by :mod:`benchmarks.scorer`.
+"""
 
 from __future__ import annotations
 

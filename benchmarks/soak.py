@@ -4,6 +4,8 @@ half there.
 A child commits one change after the other, and says so after each. It is killed (SIGKILL) at a random moment;
 meanwhile, and afterwards, a reader compares what it sees with the state of that generation. With --cuts a child is
 ended at each single write, flush, rename and removal in turn, before and within it, and meets files that cannot grow.
+
+Command: ``python -m benchmarks.soak --kills 1000 --cuts --swaps``.
 """
 
 from __future__ import annotations

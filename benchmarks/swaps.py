@@ -3,6 +3,8 @@ moved, or swapped for another index; the lock is removed or replaced; the manife
 
 Afterwards each of the two indexes is exactly what it was, or has the intended commit, and success is reported only
 where the intended one has it.
+
+Not run by itself. Used by :mod:`benchmarks.soak`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Encoders side by side: texts of a length, and every encoder's time for them in turns."""
+"""Encoders side by side: texts of a length, and every encoder's time for them in turns.
+
+Not run by itself. Used by :mod:`benchmarks.document_encoder`, :mod:`benchmarks.encoder`.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ NumPy: its generators may change between versions).
 
 On disk: ``indptr.npy`` int64, ``terms.bin`` uint16 and ``impacts.bin`` uint8 in CSR over documents, the queries as
 ``queries_NAME.npz``, and ``meta.json``.
+
+Command: ``python -m benchmarks.workload DIR --documents 100000``.
 """
 
 from __future__ import annotations
