@@ -44,10 +44,32 @@ class ExportResult:
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
-    """Export a checkpoint to ``request.output``, which holds a finished artifact (or pair) afterwards, or is unchanged.
+    """Export a checkpoint: ``request.output`` then holds a finished artifact (or pair), or is unchanged.
 
-    Raises InputError (an option, an output that exists), CheckpointError, ExportError, ParityError (a float32 graph
-    gives other vectors than the library that made the checkpoint), StorageError.
+    Parameters
+    ----------
+    request : ExportRequest
+        What to export, and how.
+    progress : callable, optional
+        Called with (steps done, steps in all, what runs next).
+
+    Returns
+    -------
+    ExportResult
+        What was written, its parity, and remarks on the checkpoint.
+
+    Raises
+    ------
+    InputError
+        For an option that is not possible, or an output that exists.
+    CheckpointError
+        If the checkpoint cannot be loaded exactly as it was trained.
+    ExportError
+        If the architecture cannot be exported or quantized.
+    ParityError
+        If a float32 graph gives other vectors than the library that made the checkpoint.
+    StorageError
+        If a file cannot be written.
     """
     check_request(request)
     calibration = calibration_texts(request.calibration)
@@ -76,7 +98,25 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 
 
 def evaluation_sets(request: ExportRequest, run: Run) -> list[RetrievalSet]:
-    """What ``--recipe auto`` ranks: samples of the user's sets, or the bundled one; nothing without it."""
+    """Read the retrieval sets that ``--recipe auto`` ranks.
+
+    Parameters
+    ----------
+    request : ExportRequest
+        It names the sets; without names the bundled one is taken.
+    run : callable
+        Runs one step under a name, for progress.
+
+    Returns
+    -------
+    list of RetrievalSet
+        A sample of each set; empty where no recipe is chosen by ranking.
+
+    Raises
+    ------
+    InputError
+        If two sets have the same name, or one cannot be read.
+    """
     if AUTO not in request.recipes.values():
         return []
 

@@ -28,7 +28,23 @@ _PREFIX = "rows"
 def quantize_products(
     model: onnx.ModelProto, names: Collection[str], *, weight_bits: int, statistics: Mapping[str, Statistics]
 ) -> None:
-    """Replace the products ``names`` of a graph, in place."""
+    """Replace products of a graph by int8 ones, in place.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The graph; it is changed.
+    names : collection of str
+        Names of the products to replace (see :func:`encoder_products`).
+    weight_bits : {7, 8}
+        Bits of a weight. 7 is right on every CPU; 8 needs VNNI on x86.
+    statistics : mapping of str to Statistics
+        What goes into each product, for the bias correction.
+
+    References
+    ----------
+    Nagel et al., "Data-free quantization through weight equalization and bias correction", arXiv:1906.04721.
+    """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     chosen = {node.name for node in encoder_products(graph)} & set(names)
@@ -64,7 +80,20 @@ def quantize_products(
 def quantize_rows_of(
     matrix: npt.NDArray[np.float32], levels: int
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Rows as integers in [-levels, levels], and their float32 scales ``[rows]``; a row of zeros has scale 1."""
+    """Round the rows of a matrix to integers, with one scale for each row.
+
+    Parameters
+    ----------
+    matrix : float32 array ``[rows, columns]``
+        The weights.
+    levels : int
+        The largest magnitude of an integer.
+
+    Returns
+    -------
+    tuple of int8 array ``[rows, columns]`` and float32 array ``[rows]``
+        Integers in [-levels, levels], and the scales; a row of zeros has scale 1.
+    """
     scale = np.abs(matrix).max(axis=1) / levels
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
     return np.rint(matrix / scale[:, None]).astype(np.int8), scale

@@ -35,7 +35,20 @@ class Statistics:
 
 
 def encoder_products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The MatMul nodes whose right operand is a stored matrix, without the one whose maximum is taken (the decoder)."""
+    """Find the products of the encoder: MatMul nodes whose right operand is a stored matrix.
+
+    The product whose maximum over the sequence is taken is the decoder, and is left out.
+
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+        The traced graph.
+
+    Returns
+    -------
+    list of onnx.NodeProto
+        The nodes, in the order of the graph.
+    """
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     decoded = {node.input[0] for node in graph.node if node.op_type == "ReduceMax"}
     return [
@@ -48,7 +61,22 @@ def encoder_products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def statistics_of(
     model: onnx.ModelProto, entering: Mapping[str, str], inputs: Sequence[Inputs]
 ) -> dict[str, Statistics]:
-    """What goes into products over texts; ``entering`` names the tensor of each."""
+    """Measure what goes into products over texts.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The graph; it is not changed.
+    entering : mapping of str to str
+        For each product, the name of the tensor that goes into it.
+    inputs : sequence of Inputs
+        The texts.
+
+    Returns
+    -------
+    dict of str to Statistics
+        The statistics of each product.
+    """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     tensors = sorted(set(entering.values()))
@@ -67,7 +95,18 @@ def statistics_of(
 
 
 def pools_first(graph: onnx.GraphProto) -> bool:
-    """Whether a graph takes the maximum of a product with a stored matrix (or with a stored matrix's transpose)."""
+    """Tell whether a graph takes the maximum of a product with a stored matrix, or with its transpose.
+
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+        The traced graph.
+
+    Returns
+    -------
+    bool
+        Whether it does.
+    """
     stored = {tensor.name for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
@@ -83,7 +122,20 @@ def pools_first(graph: onnx.GraphProto) -> bool:
 
 
 def ancestors(nodes: list[onnx.NodeProto], values: Sequence[str]) -> list[onnx.NodeProto]:
-    """The nodes that these values depend on, in order."""
+    """Find the nodes that values depend on.
+
+    Parameters
+    ----------
+    nodes : list of onnx.NodeProto
+        All nodes, in topological order.
+    values : sequence of str
+        Names of the values.
+
+    Returns
+    -------
+    list of onnx.NodeProto
+        The nodes, in order.
+    """
     producers = {output: i for i, node in enumerate(nodes) for output in node.output}
     found: set[int] = set()
     waiting = list(values)
@@ -96,7 +148,18 @@ def ancestors(nodes: list[onnx.NodeProto], values: Sequence[str]) -> list[onnx.N
 
 
 def open_session(model: onnx.ModelProto) -> Any:
-    """An ONNX Runtime session of a model in memory."""
+    """Open an ONNX Runtime session of a model in memory.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The model.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+        A session on the CPU.
+    """
     with no_telemetry():
         import onnxruntime as ort
 

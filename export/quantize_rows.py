@@ -15,10 +15,25 @@ from .source import QuantizationSource
 def quantize_rows(
     source: QuantizationSource, target: Path, *, weight_bits: int, smooth: float = 0.0, leave_out: float = 0.0
 ) -> None:
-    """Quantize the vocabulary matrix as :func:`quantize_vocabulary` does, and the encoder's products token by token.
+    """Quantize the encoder's products token by token, and the vocabulary matrix as :func:`quantize_vocabulary` does.
 
-    ``weight_bits``: see :func:`quantize_vocabulary`. ``smooth``: SmoothQuant's alpha (see :mod:`smooth`), 0 for none.
-    ``leave_out``: the share of the products, the most sensitive first, that stays float32.
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ONNX file to write.
+    weight_bits : {7, 8}
+        See :func:`quantize_vocabulary`.
+    smooth : float
+        SmoothQuant's alpha (see :mod:`smooth`), 0 for none.
+    leave_out : float
+        The share of the products that stays float32, the most sensitive first.
+
+    Raises
+    ------
+    ExportError
+        If the graph does not pool first.
     """
     quantize_vocabulary(source, target, weight_bits=weight_bits)
     model = onnx.load(target)

@@ -35,15 +35,25 @@ class _Decoder:
 def quantize_vocabulary(source: QuantizationSource, target: Path, *, weight_bits: int) -> None:
     """Hold the vocabulary matrix in int8 and multiply by it in int8; everything else stays float32.
 
-    The decoder is most of a small encoder's work and the vocabulary matrix most of any encoder's size. Each term has a
+    The decoder is most of a small encoder's work, and the vocabulary matrix most of any encoder's size. Each term has a
     scale of its own, so one int8 copy serves both the decoder and, where the checkpoint ties them, the word embeddings.
     Activations are scaled per text: a padded row repeats an attended one, so a text's scale, and its vector, do not
     depend on its batch. The maximum over the sequence is taken on the int32 products, since scales are positive.
 
-    ``weight_bits`` 7 is right on every CPU: x86 without VNNI adds two products of an unsigned and a signed byte in 16
-    bits with saturation, and 255 x 63 x 2 still fits where 255 x 127 x 2 does not. With 8 the graph needs VNNI.
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ONNX file to write.
+    weight_bits : {7, 8}
+        7 is right on every CPU: x86 without VNNI adds two products of an unsigned and a signed byte in 16 bits with
+        saturation, and 255 x 63 x 2 still fits where 255 x 127 x 2 does not. With 8 the graph needs VNNI.
 
-    Raises ExportError if the graph does not pool first (sum pooling).
+    Raises
+    ------
+    ExportError
+        If the graph does not pool first (sum pooling).
     """
     model = onnx.load(source.path)
     graph = model.graph

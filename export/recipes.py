@@ -182,9 +182,28 @@ def recipes_for(backend: Backend, pooling: str, *, pools_first: bool = True) -> 
 
 
 def choose_recipe(backend: Backend, pooling: str, asked: str | None = None, *, pools_first: bool = True) -> Recipe:
-    """The recipe called ``asked``, or the default of a backend.
+    """Find a recipe of a backend by name, or its default.
 
-    Raises InputError when there is no recipe of that name for the backend, the pooling and the graph.
+    Parameters
+    ----------
+    backend : {"onnx", "openvino"}
+        The backend it is asked for with.
+    pooling : str
+        The encoder's pooling.
+    asked : str, optional
+        The name of the recipe. Without it the default is returned.
+    pools_first : bool
+        Whether the graph takes the maximum of what a decoder of one matrix gives.
+
+    Returns
+    -------
+    Recipe
+        The recipe.
+
+    Raises
+    ------
+    InputError
+        If the backend has no recipe of that name for this pooling and this graph.
     """
     fitting = recipes_for(backend, pooling, pools_first=pools_first)
     if asked is None:
@@ -199,7 +218,25 @@ def choose_recipe(backend: Backend, pooling: str, asked: str | None = None, *, p
 
 
 def recipe_named(backend: Backend, name: str) -> Recipe:
-    """The recipe of that name. Raises InputError that lists those of the backend."""
+    """Find a recipe by name.
+
+    Parameters
+    ----------
+    backend : {"onnx", "openvino"}
+        The backend it is asked for with.
+    name : str
+        The name.
+
+    Returns
+    -------
+    Recipe
+        The recipe.
+
+    Raises
+    ------
+    InputError
+        If there is none; the message lists those of the backend.
+    """
     recipes = {r.name: r for r in RECIPES if r.asked_with == backend}
     if name not in recipes:
         raise InputError(f"no int8 recipe {name!r} for {backend}; there are: {AUTO}, {', '.join(recipes)}")

@@ -16,12 +16,28 @@ from ..runtime.errors import CheckpointError
 
 
 def reopen(artifact: Artifact, spec: str, options: OpenOptions | None = None) -> Checkpoint:
-    """Open ``spec`` with what the user asked for when ``artifact`` was exported.
+    """Open a checkpoint with what the user asked for when an artifact was exported from it.
 
-    Nothing else that the artifact believes is taken over, so whatever it does otherwise than the checkpoint states
-    shows. ``options`` say what may be trusted.
+    Nothing else that the artifact states is taken over. So whatever it does differently from the checkpoint shows.
 
-    Raises CheckpointError: it cannot be opened, or has other weights than the artifact was made from.
+    Parameters
+    ----------
+    artifact : Artifact
+        The exported encoder.
+    spec : str
+        The checkpoint: a directory or a hub id.
+    options : OpenOptions, optional
+        What may be trusted.
+
+    Returns
+    -------
+    Checkpoint
+        The checkpoint, opened.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be opened, or has other weights than the artifact was made from.
     """
     manifest = artifact.manifest
     side = next((s for s in SIDES if s == manifest.role), None)

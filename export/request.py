@@ -52,7 +52,20 @@ class ExportRequest:
 
 
 def check_request(request: ExportRequest) -> None:
-    """Raise InputError or CheckpointError for an output that exists, and for a typing error in any option."""
+    """Check a request before PyTorch is loaded.
+
+    Parameters
+    ----------
+    request : ExportRequest
+        What is to be exported.
+
+    Raises
+    ------
+    InputError
+        If an option is misspelt or not possible, or the output exists.
+    CheckpointError
+        If a family file is not right.
+    """
     check_writable_target(
         request.output, manifest=MANIFEST_NAME, force=request.force, refuse=refuse_foreign_to_artifact
     )

@@ -48,7 +48,18 @@ class QuantizationSource:
         return by_sensitivity(self.path, self.products, self.statistics, self.inputs)
 
     def left_out(self, share: float) -> frozenset[str]:
-        """The most sensitive ``share`` of ``products``, rounded up."""
+        """The products that a recipe leaves in float32.
+
+        Parameters
+        ----------
+        share : float
+            The share of ``products`` to leave out, between 0 and 1; rounded up.
+
+        Returns
+        -------
+        frozenset of str
+            Their names; the most sensitive ones.
+        """
         if share <= 0:
             return frozenset()
         if share >= 1:

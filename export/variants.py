@@ -26,7 +26,27 @@ _TABLE = "table.f32"
 
 
 def trace(checkpoint: Checkpoint, path: Path, calibration: SampleTexts) -> QuantizationSource:
-    """Write the float32 ONNX graph of an encoder, from which all others are made. Raises ExportError."""
+    """Write the float32 ONNX graph of an encoder, from which all other graphs are made.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        An encoder with a model.
+    path : Path
+        The ONNX file to write.
+    calibration : SampleTexts
+        The calibration texts, for the recipes.
+
+    Returns
+    -------
+    QuantizationSource
+        The graph with its calibration inputs.
+
+    Raises
+    ------
+    ExportError
+        If PyTorch cannot turn the model into a graph.
+    """
     path.parent.mkdir(exist_ok=True)
     write_onnx(pooled_graph(checkpoint), SpladeExporterConfig(checkpoint.model.config), path)
     return QuantizationSource(path, calibration_inputs(checkpoint, calibration), checkpoint)
@@ -109,9 +129,21 @@ def write_int8(recipe: Recipe, source: QuantizationSource, directory: Path, name
 
 
 def adopt(variant: Variant, recipe: Recipe, origin: Path, directory: Path) -> Variant:
-    """Copy an int8 variant that was made in ``origin`` to where :func:`write_int8` would have written it.
+    """Copy an int8 variant to where :func:`write_int8` would have written it.
 
-    Returns the variant with its new path.
+    Parameters
+    ----------
+    variant : Variant
+        The variant, made in ``origin``.
+    recipe : Recipe
+        The recipe it was made by.
+    origin, directory : Path
+        The directory it lies in, and the artifact's.
+
+    Returns
+    -------
+    Variant
+        The variant with its new path.
     """
     path = f"{recipe.backend}/{_int8_name(recipe)}{WRITERS[recipe.backend].suffix}"
     adopted = msgspec.structs.replace(variant, path=path)
@@ -122,13 +154,39 @@ def adopt(variant: Variant, recipe: Recipe, origin: Path, directory: Path) -> Va
 
 
 def write_table(table: Table, directory: Path) -> Variant:
-    """Write the table of a query side without an encoder: float32 ``[vocab_size]``, little-endian."""
+    """Write the table of a query side without an encoder: float32 ``[vocab_size]``, little-endian.
+
+    Parameters
+    ----------
+    table : float32 array ``[vocab_size]``
+        The weight of each term.
+    directory : Path
+        The artifact's directory.
+
+    Returns
+    -------
+    Variant
+        The file as the manifest lists it.
+    """
     (directory / _TABLE).write_bytes(table.astype("<f4").tobytes())
     return Variant("table", "fp32", _TABLE, "", "any", True)
 
 
 def calibration_inputs(checkpoint: Checkpoint, texts: SampleTexts) -> list[Inputs]:
-    """Token ids and masks of the calibration texts of the checkpoint's side, one text each, without padding."""
+    """Tokenize the calibration texts of a checkpoint's sides.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The encoder.
+    texts : SampleTexts
+        The texts.
+
+    Returns
+    -------
+    list of Inputs
+        Int64 token ids and mask, ``[1, length]``, of each text; without padding.
+    """
     of_side: dict[Side, Sequence[str]] = {"query": texts.queries, "document": texts.documents}
     inputs: list[Inputs] = []
     for side in checkpoint.sides:

@@ -90,11 +90,35 @@ class Checkpoint:
         return self.stored_dtype in ("float16", "bfloat16")
 
     def token_ids(self, text: str, side: Side) -> list[int]:
-        """The token ids that the encoder gets for a text of a side, prompt and special tokens included."""
+        """The token ids that the encoder gets for a text.
+
+        Parameters
+        ----------
+        text : str
+            The text; the side's prompt is put before it.
+        side : {"query", "document"}
+            The side it is encoded as.
+
+        Returns
+        -------
+        list of int
+            The ids, special tokens included, cut at the side's maximum length.
+        """
         return [int(term) for term in self._tokenized(text, side)["input_ids"]]
 
     def uses_token_types(self, text: str) -> bool:
-        """Whether the tokenizer gives some token of a text another type than 0, which an exported graph cannot take."""
+        """Tell whether the tokenizer gives some token another type than 0, which an exported graph cannot take.
+
+        Parameters
+        ----------
+        text : str
+            The text to look at.
+
+        Returns
+        -------
+        bool
+            Whether any side does so.
+        """
         return any(any(self._tokenized(text, side).get("token_type_ids", ())) for side in self.sides)
 
     def _tokenized(self, text: str, side: Side) -> Mapping[str, Any]:

@@ -14,7 +14,25 @@ from .layout import Side
 
 
 def stated_query_idf(config: Any, directory: Path) -> float:
-    """``query_idf`` of a checkpoint's ``config.json``, 0 without it. Raises CheckpointError."""
+    """Read the exponent ``query_idf`` of a checkpoint's ``config.json``.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+        The configuration.
+    directory : Path
+        The checkpoint's directory, for the message.
+
+    Returns
+    -------
+    float
+        The exponent; 0 where none is stated.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not a possible exponent.
+    """
     stated = getattr(config, "query_idf", 0.0)
     try:
         return check_power(stated)
@@ -27,7 +45,24 @@ def stated_query_idf(config: Any, directory: Path) -> float:
 def only_role(name: str, query_side: QuerySide, stated: Side | None) -> Role:
     """The role of the only encoder of a checkpoint whose side was not named.
 
-    Raises CheckpointError if ``name`` is one side of a pair.
+    Parameters
+    ----------
+    name : str
+        The name of the checkpoint, for the message.
+    query_side : str
+        What turns a query into weights.
+    stated : {"query", "document"} or None
+        The side that ``training.json`` states.
+
+    Returns
+    -------
+    {"both"}
+        The role.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is one side of a pair.
     """
     if stated is not None:
         raise CheckpointError(f"{name} was trained as the {stated} encoder of a pair; say --role {stated}")
@@ -37,9 +72,21 @@ def only_role(name: str, query_side: QuerySide, stated: Side | None) -> Role:
 
 
 def dropped_terms(names: tuple[str, ...], special_tokens: dict[str, int], tokenizer: Any) -> tuple[int, ...]:
-    """The ids of the special tokens of these names, such as ``"cls_token"``; ``"all"`` stands for every one.
+    """Find the ids of special tokens that get no weight.
 
-    Returns the ids in ascending order.
+    Parameters
+    ----------
+    names : tuple of str
+        Names such as ``"cls_token"``; ``"all"`` stands for every special token.
+    special_tokens : dict of str to int
+        The id of each special token.
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The tokenizer.
+
+    Returns
+    -------
+    tuple of int
+        The ids, ascending.
     """
     if "all" in names:
         return tuple(sorted(set(tokenizer.all_special_ids)))
@@ -47,7 +94,18 @@ def dropped_terms(names: tuple[str, ...], special_tokens: dict[str, int], tokeni
 
 
 def stated_licence(directories: Sequence[Path]) -> str:
-    """``license:`` in the front matter of the first README.md that states one, or "unknown"."""
+    """Read the licence that a checkpoint states: ``license:`` in the front matter of its README.md.
+
+    Parameters
+    ----------
+    directories : sequence of Path
+        Where to look; the first that states one counts.
+
+    Returns
+    -------
+    str
+        The licence, or "unknown".
+    """
     from huggingface_hub import ModelCard
 
     for directory in directories:

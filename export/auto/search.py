@@ -125,9 +125,19 @@ class Chooser:
         return Choice(self._max_drop, LEAST_SET_DIFFERENCE, self.least_overlap, sets, list(self._trials))
 
     def choose(self, contenders: Sequence[Contender], sides: dict[Side, Graph]) -> dict[Role, list[Candidate]]:
-        """The recipes to ship for each contender's role: none, one, or one for VNNI and one for other CPUs.
+        """Choose the recipes to ship for each encoder on one backend.
 
-        ``sides``: the float32 graph (or the table) of each side.
+        Parameters
+        ----------
+        contenders : sequence of Contender
+            The encoders, the query side first.
+        sides : dict of str to Graph
+            The float32 graph (or the table) of each side.
+
+        Returns
+        -------
+        dict of str to list of Candidate
+            For each role: none, one, or one for CPUs with VNNI and one for all others.
         """
         chosen: dict[Role, list[Candidate]] = {}
         now, anywhere = dict(sides), dict(sides)  # with what was chosen so far; the same for CPUs without VNNI
