@@ -21,9 +21,26 @@ _SILENCE = -1000.0
 
 
 def initial_encoder(settings: EncoderSettings, texts: Sequence[str], seed: int) -> SparseEncoder:
-    """The encoder a run starts with, float32. ``texts``: documents that a lexical head and idf are fitted on.
+    """Make the encoder that a run starts with, in float32.
 
-    Raises InputError for settings that ``base`` cannot satisfy.
+    Parameters
+    ----------
+    settings : EncoderSettings
+        The encoder's table of the run file.
+    texts : sequence of str
+        Documents that a lexical head and its idf are fitted on.
+    seed : int
+        The seed of new weights.
+
+    Returns
+    -------
+    SparseEncoder
+        The encoder.
+
+    Raises
+    ------
+    InputError
+        If ``base`` cannot satisfy the settings.
     """
     torch.manual_seed(seed)
     tokens = Texts(settings.base)

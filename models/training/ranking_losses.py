@@ -15,10 +15,27 @@ from .teacher import Teacher
 def ranking_losses(
     run: RunFile, batch: Batch, scores: Tensor, q: Tensor, teacher: Teacher | None, imitated: Imitated | None
 ) -> tuple[dict[str, Tensor], float]:
-    """What a step learns from, weighted: the right documents, the teacher's scores, the vectors of another encoder; and
-    the share of queries whose document has the highest score.
+    """What a step learns from, weighted: the positive documents, the teacher's scores, another encoder's vectors.
 
-    ``scores``: ``[batch, columns]`` times the scale, of the documents of the batch; ``q``: the queries' vectors.
+    Parameters
+    ----------
+    run : RunFile
+        The weights of the losses.
+    batch : Batch
+        The texts of the step.
+    scores : tensor ``[batch, columns]``
+        The scores of the batch's documents, times the scale.
+    q : tensor ``[batch, vocab]``
+        The query vectors.
+    teacher : Teacher or None
+        What scores are distilled from.
+    imitated : Imitated or None
+        Whose query vectors are imitated.
+
+    Returns
+    -------
+    tuple of dict of str to tensor ``[]`` and float
+        The losses, and the share of queries whose positive document has the highest score.
     """
     positive = torch.from_numpy(batch.positive).to(scores.device)
     relevant = torch.from_numpy(batch.relevant).to(scores.device)

@@ -31,9 +31,22 @@ _REGULARIZERS: dict[str, dict[str, Any]] = {
 
 
 def read_run_file(path: Path) -> RunFile:
-    """Read and check a run file; its relative paths are relative to the file they stand in.
+    """Read and check a run file.
 
-    Raises InputError, naming the key, for anything that is not as documented.
+    Parameters
+    ----------
+    path : Path
+        The file. Relative paths in it are relative to the file they stand in.
+
+    Returns
+    -------
+    RunFile
+        The run.
+
+    Raises
+    ------
+    InputError
+        For anything that is not as documented; the message names the key.
     """
     own, merged = _merged(path, [])
     try:

@@ -42,15 +42,41 @@ class Batch:
 
 
 def fragment(text: str, rng: np.random.Generator) -> str:
-    """Some successive words of a text, as a query for it: unsupervised, and with words that no judged query has."""
+    """Take some successive words of a text as a query for it.
+
+    Such a query needs no judgement, and has words that no judged query has.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    rng : numpy.random.Generator
+        What draws.
+
+    Returns
+    -------
+    str
+        The words.
+    """
     words = text.split()
     start = int(rng.integers(len(words))) if words else 0
     return " ".join(words[start : start + int(rng.integers(_FRAGMENT[0], _FRAGMENT[1] + 1))])
 
 
 def keywords(text: str, rng: np.random.Generator) -> str:
-    """Some words of a text in any order, each once, without function words: what one types who names a thing. Empty
-    where it has fewer than two.
+    """Take some words of a text in any order, each once, without function words.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    rng : numpy.random.Generator
+        What draws.
+
+    Returns
+    -------
+    str
+        The words; empty where the text has fewer than two.
     """
     words = [word for word in dict.fromkeys(_WORD.findall(text)) if word.lower() not in STOP_WORDS]
     if len(words) < _KEYWORDS[0]:
@@ -60,8 +86,21 @@ def keywords(text: str, rng: np.random.Generator) -> str:
 
 
 def cut_from(document: str, scattered: float, rng: np.random.Generator) -> tuple[str, bool]:
-    """A query cut from a document: keywords, if it has some, with the probability ``scattered``, else a fragment; and
-    whether they are keywords.
+    """Cut a query from a document: keywords or a fragment.
+
+    Parameters
+    ----------
+    document : str
+        The document.
+    scattered : float
+        The probability of keywords, if the document has some.
+    rng : numpy.random.Generator
+        What draws.
+
+    Returns
+    -------
+    tuple of str and bool
+        The query, and whether it is keywords.
     """
     if scattered and rng.random() < scattered and (words := keywords(document, rng)):
         return words, True
@@ -77,7 +116,22 @@ def _holds_words(document: str, text: str) -> bool:
 
 
 def random_words(words: Sequence[str], texts: int, rng: np.random.Generator) -> list[str]:
-    """``texts`` queries without a meaning: words drawn from ``words`` one by one."""
+    """Make queries without a meaning, of words that are drawn one by one.
+
+    Parameters
+    ----------
+    words : sequence of str
+        The words to draw from.
+    texts : int
+        How many queries.
+    rng : numpy.random.Generator
+        What draws.
+
+    Returns
+    -------
+    list of str
+        The queries.
+    """
     lengths = rng.integers(_RANDOM_WORDS[0], _RANDOM_WORDS[1] + 1, texts)
     return [" ".join(words[i] for i in rng.integers(len(words), size=length)) for length in lengths.tolist()]
 
@@ -144,7 +198,18 @@ class Sampler:
         self._choice = rng.choice(len(collections), settings.steps, p=shares(collections))
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """Draw the batch of a step.
+
+        Parameters
+        ----------
+        step : int
+            The step, counted from 0.
+
+        Returns
+        -------
+        Batch
+            The same for the same step.
+        """
         number = int(self._choice[step])
         collection = self._collections[number]
         rng = np.random.default_rng([self._settings.seed, 1, step])
@@ -215,5 +280,16 @@ class Sampler:
 
 
 def no_ranks(texts: Sequence[str]) -> list[list[int]]:
-    """Stands for a BM25 that nobody asks."""
+    """Stand for a BM25 that nobody asks.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        The texts.
+
+    Returns
+    -------
+    list of list of int
+        An empty ranking for each.
+    """
     return [[] for _ in texts]
