@@ -45,8 +45,17 @@ class Bound:
 
 
 def encoder_shapes(layers: int, hidden: int, intermediate: int, vocab: int) -> list[Shape]:
-    """The products of a BERT-like encoder: attention's four, the two of the feed-forward part, the head's, the
-    vocabulary's.
+    """The matrix products of a BERT-like encoder.
+
+    Parameters
+    ----------
+    layers, hidden, intermediate, vocab : int
+        The sizes of the encoder.
+
+    Returns
+    -------
+    list of Shape
+        Attention's four and the feed-forward part's two, then the head's and the vocabulary's.
     """
     return [
         Shape(hidden, hidden, 4 * layers + 1),
@@ -57,7 +66,20 @@ def encoder_shapes(layers: int, hidden: int, intermediate: int, vocab: int) -> l
 
 
 def measure_bound(shapes: list[Shape], tokens: int) -> Bound:
-    """The bound for a text of ``tokens``; the last of ``shapes`` is the vocabulary's."""
+    """Measure how fast a query encoder could be.
+
+    Parameters
+    ----------
+    shapes : list of Shape
+        Its products; the last is the vocabulary's.
+    tokens : int
+        The length of the text.
+
+    Returns
+    -------
+    Bound
+        The times of the fastest code for each product, and of reading the weights.
+    """
     products, fastest = 0.0, ""
     for shape in shapes:
         copies = max(1, _CALL // (shape.k * shape.n))

@@ -40,32 +40,102 @@ class Engine(ABC):
 
     @abstractmethod
     def build(self, collection: Collection, directory: Path) -> None:
-        """Index a collection into an empty directory."""
+        """Index a collection.
+
+        Parameters
+        ----------
+        collection : Collection
+            The collection.
+        directory : Path
+            An empty directory to write into.
+        """
 
     @abstractmethod
     def open(self, directory: Path) -> None:
-        """Open what :meth:`build` wrote."""
+        """Open what :meth:`build` wrote.
+
+        Parameters
+        ----------
+        directory : Path
+            The directory.
+        """
 
     def prepare(self, query: Query) -> Any:
-        """A query as the engine takes it; not timed."""
+        """Turn a query into what the engine takes; this is not timed.
+
+        Parameters
+        ----------
+        query : Query
+            The query.
+
+        Returns
+        -------
+        object
+            What :meth:`search` takes.
+        """
         return query
 
     @abstractmethod
     def search(self, query: Any, k: int) -> Any:
-        """Answer a prepared query; this call is timed."""
+        """Answer a prepared query; this call is timed.
+
+        Parameters
+        ----------
+        query : object
+            What :meth:`prepare` returned.
+        k : int
+            How many documents are asked for.
+
+        Returns
+        -------
+        object
+            What :meth:`answer` takes.
+        """
 
     def answer(self, result: Any) -> Answer:
-        """(documents, scores) of what :meth:`search` returned; not timed."""
+        """Read a result; this is not timed.
+
+        Parameters
+        ----------
+        result : object
+            What :meth:`search` returned.
+
+        Returns
+        -------
+        tuple of int64 array and float64 array
+            Documents and scores, best first.
+        """
         documents, scores = result
         return np.asarray(documents, np.int64), np.asarray(scores, np.float64)
 
     def batch(self, queries: list[Any], k: int) -> float | None:
-        """Seconds for all queries in one native call, for engines that have one."""
+        """Answer all queries in one native call, for engines that have one.
+
+        Parameters
+        ----------
+        queries : list of object
+            What :meth:`prepare` returned.
+        k : int
+            How many documents are asked for.
+
+        Returns
+        -------
+        float or None
+            Seconds for all queries; None where there is no such call.
+        """
         return None
 
 
 def save_postings(collection: Collection, directory: Path) -> None:
-    """The postings as plain arrays, impacts as float32: the index of engines that keep none of their own."""
+    """Write the postings as plain arrays, impacts as float32: the index of engines that keep none of their own.
+
+    Parameters
+    ----------
+    collection : Collection
+        The collection.
+    directory : Path
+        The directory to write into.
+    """
     indptr, documents, impacts = by_term(collection)
     np.save(directory / "indptr.npy", indptr.astype(np.int32 if collection.postings < 2**31 else np.int64))
     np.save(directory / "documents.npy", documents)
@@ -74,7 +144,18 @@ def save_postings(collection: Collection, directory: Path) -> None:
 
 
 def load_postings(directory: Path) -> tuple[Any, Any, Any, tuple[int, int]]:
-    """(indptr, documents, values, (vocab, documents)) of :func:`save_postings`, in memory."""
+    """Load what :func:`save_postings` wrote.
+
+    Parameters
+    ----------
+    directory : Path
+        The directory.
+
+    Returns
+    -------
+    tuple
+        indptr, documents, values, and the shape (vocab, documents).
+    """
     indptr, documents, values, shape = (
         np.load(directory / f"{name}.npy") for name in ("indptr", "documents", "values", "shape")
     )

@@ -65,7 +65,15 @@ CASES = ("add", "delete", "update", "merge", "compact")
 
 
 def change(path: Path, case: str) -> None:
-    """One commit of a kind, on the index of :func:`prepare`."""
+    """Make one commit on the index of :func:`prepare`.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+    case : str
+        The kind of commit, one of ``CASES``.
+    """
     rows = [np.arange(12, dtype=np.float32) % 5] * 3
     with IndexUpdater.open(path) as updater:
         if case == "add":
@@ -81,7 +89,13 @@ def change(path: Path, case: str) -> None:
 
 
 def prepare(path: Path) -> None:
-    """A small index of two segments, with something deleted."""
+    """Write a small index of two segments, with a deleted document.
+
+    Parameters
+    ----------
+    path : Path
+        The directory to write.
+    """
     state = Changes(size=12)
     state.build(path)
     with IndexUpdater.open(path) as updater:
@@ -94,7 +108,18 @@ def _three() -> tuple[Any, Any]:
 
 
 def contents(path: Path) -> list[Any]:
-    """All that can be seen of an index, which is checked in full."""
+    """Read all that can be seen of an index, after a full check of it.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+
+    Returns
+    -------
+    list
+        Its documents and the answers to two queries.
+    """
     with Index.open(path) as index:
         index.check()
         documents = index.documents(range(len(index)))

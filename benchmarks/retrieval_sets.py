@@ -20,9 +20,19 @@ F64 = npt.NDArray[np.float64]
 
 
 def measure_run(data: RetrievalSet, rankings: Sequence[Sequence[str]]) -> dict[str, F64]:
-    """Each measure for each query, float64 ``[queries]`` in the order of ``data.queries``; no answer counts as 0.
+    """Measure rankings with ir-measures, query by query.
 
-    ``rankings[i]``: document ids for query i, best first.
+    Parameters
+    ----------
+    data : RetrievalSet
+        Its judgements count.
+    rankings : sequence of sequence of str
+        Document ids for each query of ``data.queries``, best first.
+
+    Returns
+    -------
+    dict of str to float64 array ``[queries]``
+        Each measure for each query; a query without an answer counts as 0.
     """
     import ir_measures
 

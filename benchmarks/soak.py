@@ -1,5 +1,5 @@
-"""Kill a writer at random moments, again and again, and see that nothing is lost that was acknowledged, and nothing is
-half there.
+"""Kill a writer at random moments, again and again. Nothing that was acknowledged may be lost, and nothing may be half
+there.
 
 A child commits one change after the other, and says so after each. It is killed (SIGKILL) at a random moment;
 meanwhile, and afterwards, a reader compares what it sees with the state of that generation. With --cuts a child is
@@ -33,9 +33,28 @@ from .swaps import swap_everywhere
 
 
 def soak(directory: Path, kills: int, *, seed: int = 0, most: float = 0.25) -> dict[str, Any]:
-    """Kill ``kills`` writers, most of them within ``most`` seconds of their beginning; returns counts.
+    """Kill writers at random moments, and check the index after each.
 
-    Raises AssertionError.
+    Parameters
+    ----------
+    directory : Path
+        Where the index is made.
+    kills : int
+        How many writers are killed.
+    seed : int
+        The seed of the changes and of the moments.
+    most : float
+        Seconds after its beginning within which a writer is killed.
+
+    Returns
+    -------
+    dict of str to object
+        Counts.
+
+    Raises
+    ------
+    AssertionError
+        If something acknowledged is lost, or something is half there.
     """
     rng = np.random.default_rng(seed)
     state = Changes(seed)
@@ -122,7 +141,20 @@ def _leftovers(index: Index) -> int:
 
 
 def operations_of(directory: Path, case: str) -> tuple[list[str], list[Any]]:
-    """Which file operations a kind of commit takes, and what it makes of the index of :func:`prepare`."""
+    """List the file operations of a kind of commit.
+
+    Parameters
+    ----------
+    directory : Path
+        It has the index of :func:`prepare` at ``index``.
+    case : str
+        The kind of commit.
+
+    Returns
+    -------
+    tuple of list of str and list
+        The operations, and what the commit makes of the index.
+    """
     whole = Path(shutil.copytree(directory / "index", directory / "whole"))
     with Cut(-1, lambda _: None) as cut:
         change(whole, case)
@@ -132,7 +164,25 @@ def operations_of(directory: Path, case: str) -> tuple[list[str], list[Any]]:
 
 
 def cut_everywhere(directory: Path, every: int = 1) -> dict[str, int]:
-    """End a child at every operation of every kind of commit, and within every write; returns how many each had."""
+    """End a child at every file operation of every kind of commit, and within every write.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the indexes are made.
+    every : int
+        Try every Nth operation only.
+
+    Returns
+    -------
+    dict of str to int
+        How many operations were tried for each kind.
+
+    Raises
+    ------
+    AssertionError
+        If the index is then in another state than before or after the commit.
+    """
     prepare(directory / "index")
     before = contents(directory / "index")
     cuts: dict[str, int] = {}
@@ -170,7 +220,23 @@ def _cut_child(path: Path, case: str, at: int, *, half: bool) -> None:
 
 
 def full_disk(directory: Path) -> int:
-    """Every kind of commit under limits on the size of a file, from nothing on; returns how many were refused."""
+    """Make every kind of commit under limits on the size of a file, from nothing on.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the indexes are made.
+
+    Returns
+    -------
+    int
+        How many commits were refused.
+
+    Raises
+    ------
+    AssertionError
+        If a refused commit changed the index, or a commit ended in another way.
+    """
     import resource
 
     from splade_edge.runtime.errors import StorageError

@@ -385,7 +385,7 @@ def manifest_of(checkpoint: Checkpoint, directory: Path, variants: list[Variant]
 
 
 def _kind(checkpoint: Checkpoint) -> Kind:
-    if not checkpoint.own_terms:
+    if not checkpoint.lexical_only:
         return "encoder"
     if checkpoint.table is None:
         return "masked encoder"

@@ -22,20 +22,68 @@ Role = Literal["query", "document", "both"]
 class Checkpoint:
     """One side of a checkpoint, loaded.
 
-    ``model``: a transformers masked-language model, float32, evaluation mode; None where a text's weights come from
-    ``table``, float32 ``[vocab_size]``. ``loaded``: its fast tokenizer. ``role``: the side it serves, "both" if one
-    encoder serves both; ``sides``: what is done to their texts. ``adds_special_tokens`` is false for a table.
-    ``own_terms``: whether only the terms of the text itself keep their weight (a mask by bag of words; always so with a
-    table). ``dropped_terms``: term ids whose weight is zero. ``max_active_dims``: only so many of the largest weights
-    are kept; ``normalization``: L2, of all terms or of those that are kept. ``max_positions`` is the longest input the
-    model can take. ``query_idf`` is what a search does to the query weights (see
-    :func:`splade_edge.runtime.idf.idf_factors`): the key of that name in ``config.json``, 0 without it and for
-    documents.
-
-    ``stored_dtype``: of its weights on disk. ``library_root`` is what sentence-transformers opens for this side;
-    ``deviation`` says why its vectors are not to be compared with, "" where they are. ``unknown``: keys that stand
-    in no row of :mod:`keys`; ``ignored``: those of them that were to be ignored.
-    ``options``: what it was opened with. ``notes`` say what was unusual about the files.
+    Attributes
+    ----------
+    located : Located
+        Where the checkpoint is, and the name and revision to record.
+    directory : Path
+        The directory of this side.
+    role : {"query", "document", "both"}
+        The side it serves; "both" if one encoder serves both.
+    family : Family
+        The family of the encoder.
+    pooling, activation : str
+        How logits become weights; "" for a table.
+    query_side : str
+        What turns a query into weights.
+    model : transformers.PreTrainedModel or None
+        A masked-language model, float32, evaluation mode. None where weights come from ``table``.
+    table : float32 array ``[vocab_size]`` or None
+        The weight of each term.
+    lexical_only : bool
+        Whether only the terms of the text itself keep their weight. Always so with a table.
+    loaded : LoadedTokenizer
+        The fast tokenizer.
+    sides : mapping of side to SideText
+        What is done to the texts of each side.
+    adds_special_tokens : bool
+        Whether texts get special tokens; false for a table.
+    vocab_size : int
+        The number of terms.
+    max_positions : int
+        The longest input that the model takes, in tokens.
+    special_tokens : dict of str to int
+        The term ids of the special tokens, by name.
+    dropped_terms : tuple of int
+        Term ids whose weight is zero.
+    max_active_dims : int or None
+        Only so many of the largest weights are kept.
+    normalization : {"none", "all terms", "kept terms"}
+        L2, of all terms or of those that are kept.
+    licence : str
+        The licence, or "unknown".
+    weights_sha256 : str
+        See :func:`weights_sha256`.
+    stored_dtype : str
+        The dtype of its weights on disk.
+    library_root : Path
+        What sentence-transformers opens for this side.
+    deviation : str
+        Why its vectors are not to be compared with those of the library; "" where they are.
+    unknown : tuple of str
+        Keys of its files that stand in no row of :mod:`keys`.
+    ignored : tuple of str
+        Keys that are not known and that the user said to ignore.
+    options : OpenOptions
+        What it was opened with.
+    notes : tuple of str
+        What was unusual about the files.
+    query_idf : float
+        The exponent that a search applies to the inverse document frequency of query terms (see
+        :func:`splade_edge.runtime.idf.idf_factors`): the key of that name in ``config.json``; 0 without it and for
+        documents.
+    depends_on_padding : bool
+        Whether a text gets other weights in a padded batch.
     """
 
     located: Located
@@ -47,7 +95,7 @@ class Checkpoint:
     query_side: QuerySide
     model: Any
     table: Table | None
-    own_terms: bool
+    lexical_only: bool
     loaded: LoadedTokenizer
     sides: Mapping[Side, SideText]
     adds_special_tokens: bool

@@ -117,7 +117,7 @@ class _Loaded:
     role: Role
     model: Any
     table: Table | None
-    own_terms: bool
+    lexical_only: bool
     loaded: LoadedTokenizer
     sides: Mapping[Side, SideText]
     adds_special_tokens: bool
@@ -169,7 +169,7 @@ def _open_encoder(side: _Side, role: Side | None) -> Checkpoint:
             role=served,
             model=model,
             table=None,
-            own_terms=role == "query" and identity.query_side == "masked encoder",
+            lexical_only=role == "query" and identity.query_side == "masked encoder",
             loaded=loaded,
             sides=sides,
             adds_special_tokens=True,
@@ -213,7 +213,7 @@ def _open_table(side: _Side) -> Checkpoint:
             role="query",
             model=None,
             table=table,
-            own_terms=True,
+            lexical_only=True,
             loaded=loaded,
             sides={"query": read_by_table(files, options, tokenizer, family)},
             # What every text gets says nothing of a query: sentence-transformers does not add it either.
@@ -247,7 +247,7 @@ def _assemble(side: _Side, found: _Loaded) -> Checkpoint:
         query_side=identity.query_side,
         model=found.model,
         table=found.table,
-        own_terms=found.own_terms,
+        lexical_only=found.lexical_only,
         loaded=found.loaded,
         sides=found.sides,
         adds_special_tokens=found.adds_special_tokens,
@@ -280,7 +280,7 @@ def _deviation(checkpoint: Checkpoint, files: EncoderFiles) -> str:
         return "sentence-transformers needs a padding token, and the tokenizer has none"
     if checkpoint.dropped_terms:
         return f"the family {checkpoint.family.name} gives special tokens no weight"
-    if (checkpoint.table is not None or checkpoint.own_terms) and not files.modules:
+    if (checkpoint.table is not None or checkpoint.lexical_only) and not files.modules:
         return f"sentence-transformers does not know that its query side is a {checkpoint.query_side}"
     if checkpoint.table is None:
         library = (files.pooling or DEFAULT_POOLING, files.activation or DEFAULT_ACTIVATION)

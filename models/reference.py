@@ -82,7 +82,7 @@ class ReferenceEncoder:
         else:
             logits = run_model(c.model, input_ids, attention_mask)
             weights = POOLINGS[c.pooling](ACTIVATIONS[c.activation](logits) * attention_mask.unsqueeze(-1))
-        if c.own_terms:
+        if c.lexical_only:
             present = torch.zeros(len(input_ids), self.vocab_size)
             weights = weights * present.scatter_reduce(1, input_ids, attention_mask.float(), "amax")
         return self._finished(weights.index_fill(1, self.dropped_terms, 0.0))

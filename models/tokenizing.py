@@ -36,7 +36,7 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(
-    places: Sequence[Path],
+    directories: Sequence[Path],
     vocab_size: int,
     *,
     trust_remote_code: bool,
@@ -48,7 +48,7 @@ def load_tokenizer(
 
     Parameters
     ----------
-    places : sequence of Path
+    directories : sequence of Path
         Directories to look in, the first that has a tokenizer counts: the encoder's own, the checkpoint's root.
     vocab_size : int
         How many token ids the model knows.
@@ -74,9 +74,9 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    directory = next((d for d in places if any((d / name).is_file() for name in _FILES)), None)
+    directory = next((d for d in directories if any((d / name).is_file() for name in _FILES)), None)
     if directory is None:
-        raise CheckpointError(f"{places[0]} has no tokenizer ({TOKENIZER_FILE}); copy it there from its source")
+        raise CheckpointError(f"{directories[0]} has no tokenizer ({TOKENIZER_FILE}); copy it there from its source")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=trust_remote_code, **(arguments or {})

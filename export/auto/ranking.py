@@ -19,7 +19,7 @@ RBO_PERSISTENCE = 0.9
 
 class Collection:
     """Inverted lists of document vectors. ``impacts``: weights rounded to 8 bits as in an index, else float64.
-    ``idf``: the power of :func:`idf_factors` that query weights are multiplied with.
+    ``idf``: the exponent of :func:`idf_factors` that query weights are multiplied with.
     """
 
     def __init__(self, documents: SparseBatch, *, impacts: bool, idf: float = 0.0) -> None:
