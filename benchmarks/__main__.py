@@ -2,6 +2,8 @@
 
 Writes NAME.json, NAME.md and the plots to the output directory. A benchmark that takes too long for one sitting can be
 run on its own (``--only``), and ``--resume`` leaves out those that have left their results.
+
+Command: ``python -m benchmarks``.
 """
 
 from __future__ import annotations

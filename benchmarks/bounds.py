@@ -1,9 +1,11 @@
 """What bounds a search: the bytes it has to read, the time this machine takes to read them, and the time of the search.
 
-A scan reads all postings of the query's terms. Visits read the largest impacts of all chunks for the frequent terms,
-the postings of the others, and little more. The time to read is measured: the same bytes are combined by exclusive or,
-eight at a time, which does nothing but wait for memory. Queries follow each other as they come, so that a query's
-bytes are as far away as in use; all times are of this thread.
+Term-at-a-time scoring reads all postings of the query's terms. Block-max traversal reads the block maxima of frequent
+terms, the postings of the others, and little more. The time to read is measured: the same bytes are combined by
+exclusive or, eight at a time, which does nothing but wait for memory. Queries follow each other as they come, so a
+query's bytes are as far away as in use. All times are of this thread.
+
+Command: ``python -m benchmarks.bounds COLLECTION INDEX``.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         queries = collection.queries(name)[: args.queries]
         for k in map(int, args.k.split(",")):
             for way, label, bytes_of in (
-                (visit.BY_CHUNKS, "visits", read_by_visits),
-                (visit.BY_POSTINGS, "scan", read_by_scan),
+                (visit.BY_CHUNKS, "visits", read_by_block_max),
+                (visit.BY_POSTINGS, "scan", read_by_taat),
             ):
                 index._scorer.by_kernels.way = way
                 parts = [bytes_of(index, query) for query in queries]
@@ -60,19 +62,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     publish(args, "bounds", [report], results)
 
 
-def read_by_scan(index: Any, query: Query) -> Arrays:
-    """All postings of the query's terms, though of postponed terms only some are read."""
+def read_by_taat(index: Any, query: Query) -> Arrays:
+    """The bytes that term-at-a-time scoring reads: all postings of the query's terms.
+
+    Of the postings of postponed terms only some are read, so this is an upper bound.
+
+    Parameters
+    ----------
+    index : Index
+        The index.
+    query : Query
+        The query.
+
+    Returns
+    -------
+    arrays
+        The parts of the index's files.
+    """
     s = index._segment
     ranges = [s.posting_range(int(term)) for term in query[0]]
     return [array[a:b] for a, b in ranges for array in (s.posting_units, s.posting_impacts)]
 
 
-def read_by_visits(index: Any, query: Query) -> Arrays:
-    """The rows of the frequent terms, and the postings of the others."""
+def read_by_block_max(index: Any, query: Query) -> Arrays:
+    """The bytes that block-max traversal reads: the block maxima of frequent terms, the postings of the others.
+
+    Parameters
+    ----------
+    index : Index
+        The index.
+    query : Query
+        The query.
+
+    Returns
+    -------
+    arrays
+        The parts of the index's files.
+    """
     s = index._segment
     rows = s.term_rows[query[0]]
     rare = query[0][rows < 0], query[1][rows < 0]
-    return [s.chunk_impacts[row] for row in rows[rows >= 0].tolist()] + read_by_scan(index, rare)
+    return [s.chunk_impacts[row] for row in rows[rows >= 0].tolist()] + read_by_taat(index, rare)
 
 
 def _reading(arrays: Arrays) -> Callable[[], object]:

@@ -1,4 +1,7 @@
-"""Encoding for the benchmarks that can be stopped and taken up again (see splade_edge.export.vector_cache)."""
+"""Encoding for the benchmarks that can be stopped and taken up again (see splade_edge.export.auto.vector_cache).
+
+Not run by itself. Used by :mod:`benchmarks.quality`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from splade_edge.export.vector_cache import VectorCache, encoder_cache
+from splade_edge.export.auto.vector_cache import VectorCache, encoder_cache
 from splade_edge.runtime.artifact import Artifact, Side, Variant
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder.encoder import Encoded
@@ -35,7 +38,7 @@ class CachedReference:
     """The PyTorch encoder of a checkpoint in float32, with its results kept on disk; opened when it is needed."""
 
     def __init__(self, checkpoint: str, side: str, directory: Path) -> None:
-        from splade_edge.models.checkpoint import open_checkpoint
+        from splade_edge.models.opening import open_checkpoint
         from splade_edge.models.reference import ReferenceEncoder
 
         opened = open_checkpoint(checkpoint, "query" if side == "query" else "document")

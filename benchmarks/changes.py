@@ -1,4 +1,8 @@
-"""A long sequence of changes to an index, the same in every process: after commit n the index must be state n."""
+"""A long sequence of changes to an index, the same in every process: after commit n the index must be state n.
+
+Not run by itself. Used by :mod:`benchmarks.concurrency`, :mod:`benchmarks.interruptions`, :mod:`benchmarks.soak` and
+others.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Whether the scorer chooses the right way: visiting chunks, or adding up postings of all units, beside what it chose.
+"""Whether the scorer chooses the faster strategy: block-max traversal or term at a time, beside what it chose.
 
-All queries are answered in one manner after the other, in turns, in this process: a query finds the caches full of
-other queries' postings, as in use. A query's time is its fastest round, in time of this thread (other work on the
-machine is left out). *over* is how much longer the choice takes than the better of the two ways, of a case; *loss*,
-than the better way of each single query, which takes foresight.
+All queries are answered with one strategy after the other, in turns, in this process. So a query finds the caches full
+of other queries' postings, as in use. A query's time is its fastest round, in time of this thread (other work on the
+machine is left out). *over* is how much longer the choice takes than the better of the two strategies of a case;
+*loss* compares with the better strategy of each single query, which takes foresight.
+
+Command: ``python -m benchmarks.choice --documents 100000,1000000``.
 """
 
 from __future__ import annotations
@@ -60,7 +62,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[str, float]:
-    """Mean milliseconds of the ways, the share of queries for which visits were chosen, and the loss."""
+    """Time both strategies and the scorer's choice between them.
+
+    Parameters
+    ----------
+    index : Index
+        The index.
+    queries : sequence of Query
+        The queries.
+    k : int
+        How many documents are asked for.
+    rounds : int
+        How often each query is timed.
+
+    Returns
+    -------
+    dict of str to float
+        Mean milliseconds of each strategy, the share of queries for which block-max traversal was chosen, and the loss.
+    """
     from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.scorer import block_max as visit
 

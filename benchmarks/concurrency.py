@@ -4,6 +4,8 @@ is measured with and without the writer.
 Threads of one process and of others each refresh and search, 5 ms apart; the writer commits one change after the
 other (adds, updates, deletes, merges). All know the sequence of states, so a reader knows what each generation must
 answer.
+
+Command: ``python -m benchmarks.concurrency``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 ``reorder COLLECTION DIR`` puts the documents of a collection into the order that splade-edge would give them, so that
 every engine can have it. ``encode INDEX QUERIES DIR`` takes the impacts of an index made by ``splade-edge index`` and
 encodes the queries (JSONL with ``text``, one a line) with the query encoder it holds.
+
+Command: ``python -m benchmarks.derived encode INDEX QUERIES DIR``.
 """
 
 from __future__ import annotations
@@ -40,7 +42,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def reorder(collection: Collection, path: Path) -> None:
-    """Write the collection with similar documents next to each other; the queries are the same."""
+    """Write a collection with similar documents next to each other; the queries are the same.
+
+    Parameters
+    ----------
+    collection : Collection
+        The collection.
+    path : Path
+        The directory to write.
+    """
     from splade_edge.runtime.build.reordering import Sketcher
     from splade_edge.runtime.vectors import SparseBatch
 
@@ -59,7 +69,17 @@ def reorder(collection: Collection, path: Path) -> None:
 
 
 def encode(index: Path, queries: Path, path: Path) -> None:
-    """Write the impacts of an index, and the queries as its encoder weighs them (the set ``short``)."""
+    """Write the impacts of an index as a collection, and queries as its encoder weighs them (the set ``short``).
+
+    Parameters
+    ----------
+    index : Path
+        An index made by ``splade-edge index``.
+    queries : Path
+        JSON lines with ``text``.
+    path : Path
+        The directory to write.
+    """
     from splade_edge.runtime import Searcher
 
     lines = queries.read_text(encoding="utf-8").splitlines()
@@ -80,7 +100,17 @@ def encode(index: Path, queries: Path, path: Path) -> None:
 
 
 def save_queries(path: Path, name: str, queries: Sequence[Query]) -> None:
-    """Write a query set of a collection."""
+    """Write a query set of a collection.
+
+    Parameters
+    ----------
+    path : Path
+        The collection's directory.
+    name : str
+        The name of the set.
+    queries : sequence of Query
+        The queries.
+    """
     indptr = np.cumsum([0, *(terms.size for terms, _ in queries)])
     terms, weights = (np.concatenate([query[part] for query in queries]) for part in (0, 1))
     np.savez(path / f"queries_{name}.npz", indptr=indptr, terms=terms, weights=weights)

@@ -2,6 +2,8 @@
 
 All in one process with one thread, in turns; a figure is the least CPU time over the rounds, of a text of so many
 tokens.
+
+Command: ``python -m benchmarks.distilbert``.
 """
 
 from __future__ import annotations
@@ -52,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _encoders(place: Path, tokenizer: str, recipes: Sequence[str]) -> dict[str, Callable[[str], Any]]:
     import torch
-    from splade_edge.export import graphs
+    from splade_edge.export import variants
     from splade_edge.export.job import manifest_of
     from splade_edge.export.recipes import choose_recipe
     from splade_edge.export.texts import SampleTexts
-    from splade_edge.models.checkpoint import open_checkpoint
+    from splade_edge.models.opening import open_checkpoint
     from splade_edge.models.options import OpenOptions
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.models.tokenizing import write_tokenizer
@@ -79,15 +81,15 @@ def _encoders(place: Path, tokenizer: str, recipes: Sequence[str]) -> dict[str, 
     checkpoint = open_checkpoint(str(place / "c"), options=OpenOptions(family="splade"))
     write_tokenizer(checkpoint.tokenizer, place / "tokenizer.json")
     some = SampleTexts(("what is heat conduction",), ("heat conduction in composite slabs",))
-    source = graphs.trace(checkpoint, place / "onnx/fp32.onnx", some)
-    variants = [graphs.write_fp32(source, place, "onnx")]
+    source = variants.trace(checkpoint, place / "onnx/fp32.onnx", some)
+    written = [variants.write_fp32(source, place, "onnx")]
     for name in recipes:
         say(f"writing {name}")
-        variants.append(graphs.write_int8(choose_recipe("onnx", "max", name), source, place, name))
-    artifact = Artifact(place, manifest_of(checkpoint, place, variants))
+        written.append(variants.write_int8(choose_recipe("onnx", "max", name), source, place, name))
+    artifact = Artifact(place, manifest_of(checkpoint, place, written))
     reference = ReferenceEncoder(checkpoint)
     calls: dict[str, Callable[[str], Any]] = {"PyTorch fp32": lambda text: from_dense(reference.encode([text])[0])}
-    for variant in variants:
+    for variant in written:
         name = f"{variant.backend} {variant.precision}" + (f" ({variant.recipe})" if variant.recipe else "")
         calls[name] = Encoder(artifact, variant, 1).encode_document
     return calls

@@ -3,6 +3,8 @@
 All in one process with one thread, in turns (see :mod:`turns`), in CPU time. PyTorch runs twice: as the papers write it
 (activation of every logit, then the maximum; sentence-transformers does the same), and with the maximum first, which is
 the faster way to the same vector.
+
+Command: ``python -m benchmarks.document_encoder PAIR corpus.jsonl``.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _encoders(pair: str, checkpoint: str) -> tuple[dict[str, Call], Callable[[str], int]]:
     """What to time, and how many tokens a text has."""
     import torch
-    from splade_edge.export.graph import pooled_graph
-    from splade_edge.models.checkpoint import open_checkpoint
+    from splade_edge.export.pooled_module import pooled_graph
+    from splade_edge.models.opening import open_checkpoint
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime.artifact import open_artifact
     from splade_edge.runtime.encoder import Encoder

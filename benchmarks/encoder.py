@@ -4,6 +4,8 @@ the decoder over the terms of the index alone.
 All in one process with one thread, in turns: each round takes every text through every encoder, starting with another
 one. A text's time is the CPU time of the process, which has one thread: what else the machine does counts least then.
 It is the minimum over the rounds, a figure the mean over texts. The bound is that of ``encoder_bound``.
+
+Command: ``python -m benchmarks.encoder INDEX QUERIES --pair PAIR``.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _encoders(args: argparse.Namespace) -> tuple[dict[str, Call], list[str], Callable[[str], int], int, dict[str, int]]:
     """What to time, slowest first; notes; how many tokens a text has; terms in use; the encoder's sizes."""
     import torch
-    from splade_edge.models.checkpoint import open_checkpoint
+    from splade_edge.models.opening import open_checkpoint
     from splade_edge.models.options import OpenOptions
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime import Searcher

@@ -5,6 +5,8 @@ For each product ``[tokens, k] x [k, n]`` of the encoder the fastest of: ONNX Ru
 matrices are multiplied many in a call, so that what a call from Python takes is not in the bound. To the
 sum of these times come the bytes of all int8 weights over the rate at which one core reads an array too large for its
 second-level cache. Everything else (attention, normalization, tokens, Python) is left out, so nothing can reach it.
+
+Not run by itself. Used by :mod:`benchmarks.encoder`.
 """
 
 from __future__ import annotations
@@ -43,8 +45,17 @@ class Bound:
 
 
 def encoder_shapes(layers: int, hidden: int, intermediate: int, vocab: int) -> list[Shape]:
-    """The products of a BERT-like encoder: attention's four, the two of the feed-forward part, the head's, the
-    vocabulary's.
+    """The matrix products of a BERT-like encoder.
+
+    Parameters
+    ----------
+    layers, hidden, intermediate, vocab : int
+        The sizes of the encoder.
+
+    Returns
+    -------
+    list of Shape
+        Attention's four and the feed-forward part's two, then the head's and the vocabulary's.
     """
     return [
         Shape(hidden, hidden, 4 * layers + 1),
@@ -55,7 +66,20 @@ def encoder_shapes(layers: int, hidden: int, intermediate: int, vocab: int) -> l
 
 
 def measure_bound(shapes: list[Shape], tokens: int) -> Bound:
-    """The bound for a text of ``tokens``; the last of ``shapes`` is the vocabulary's."""
+    """Measure how fast a query encoder could be.
+
+    Parameters
+    ----------
+    shapes : list of Shape
+        Its products; the last is the vocabulary's.
+    tokens : int
+        The length of the text.
+
+    Returns
+    -------
+    Bound
+        The times of the fastest code for each product, and of reading the weights.
+    """
     products, fastest = 0.0, ""
     for shape in shapes:
         copies = max(1, _CALL // (shape.k * shape.n))

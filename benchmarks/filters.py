@@ -3,6 +3,8 @@
 A collection of ``workload.py`` gets five fields: ``day`` (a number, 0..999), ``lang`` (a string, nine in ten the same)
 and ``price`` (a number of its own for each document) with an index, ``note`` and ``rank`` without. Each filter is
 answered by a freshly opened index (CPU time of its one thread); a search has its filter answered before.
+
+Command: ``python -m benchmarks.filters --documents 1000000``.
 """
 
 from __future__ import annotations

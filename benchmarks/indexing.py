@@ -3,6 +3,8 @@
 The vectors go through ``IndexWriter``, the writer behind ``splade-edge index``, in a fresh process with one thread; a
 second process converts the same matrix from CSR to CSC with SciPy, which is the least an inverted index can cost. No
 encoder runs: that is two orders of magnitude slower than all of this.
+
+Command: ``python -m benchmarks.indexing --documents 1000000 --memory 512M``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Resident memory of this process. Imports next to nothing, so that it can be used where imports are measured."""
+"""Resident memory of this process. Imports next to nothing, so that it can be used where imports are measured.
+
+Not run by itself. Used by :mod:`benchmarks.indexing`, :mod:`benchmarks.resident`, :mod:`benchmarks.scorer_worker` and
+others.
+"""
 
 from __future__ import annotations
 

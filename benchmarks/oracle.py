@@ -1,6 +1,8 @@
 """The exact answers, in plain NumPy: what "exact" means for the engines (see runtime/scorer/__init__.py).
 
 score(d) = sum over the query's terms, ascending, of float64(float32 weight) * impact; score descending, then document.
+
+Not run by itself. Used by :mod:`benchmarks.scorer`, :mod:`benchmarks.scorer_report`.
 """
 
 from __future__ import annotations
@@ -10,14 +12,27 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .engines import Answer
+from .engine import Answer
 from .workload import Collection, Query, by_term, rounded
 
 F64 = npt.NDArray[np.float64]
 
 
 def scores_of(collection: Collection, query: Query) -> F64:
-    """The score of every document, float64 ``[documents]``."""
+    """Score every document.
+
+    Parameters
+    ----------
+    collection : Collection
+        The collection.
+    query : Query
+        The query.
+
+    Returns
+    -------
+    float64 array ``[documents]``
+        The scores.
+    """
     indptr, documents, impacts = by_term(collection)
     scores = np.zeros(collection.documents)
     for term, weight in zip(*query, strict=True):
@@ -27,7 +42,20 @@ def scores_of(collection: Collection, query: Query) -> F64:
 
 
 def best(scores: F64, k: int) -> Answer:
-    """The top ``k`` of all scores over 0."""
+    """Select the top k of all positive scores.
+
+    Parameters
+    ----------
+    scores : float64 array ``[documents]``
+        The scores.
+    k : int
+        How many documents are asked for.
+
+    Returns
+    -------
+    tuple of int64 array and float64 array
+        Documents and scores, best first; ties by document.
+    """
     found = np.flatnonzero(scores)
     if found.size > k:
         found = found[scores[found] >= np.partition(scores[found], found.size - k)[found.size - k]]
@@ -59,7 +87,20 @@ class Oracle:
         ]
 
     def judge(self, answers: list[Answer], k: int) -> Verdict:
-        """Compare answers with the exact ones."""
+        """Compare answers with the exact ones.
+
+        Parameters
+        ----------
+        answers : list of Answer
+            One for each query of the oracle.
+        k : int
+            How many documents were asked for.
+
+        Returns
+        -------
+        Verdict
+            How far they agree.
+        """
         agree, identical, recall = [], [], []
         for scores, (documents, given) in zip(self._all, answers, strict=False):
             true_documents, true_scores = best(scores, k)

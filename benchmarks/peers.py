@@ -3,6 +3,8 @@
 What is done to make them comparable, and what that leaves unsaid: all index the same 8-bit impacts in the same order.
 PISA and BMP take whole-number query weights, so they answer rounded queries; they are checked against the exact answers
 to those. Seismic is approximate. Settings are the engines' own defaults or those of their papers unless said.
+
+Not run by itself. Used by :mod:`benchmarks.engines`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Answer, Engine, load_postings, save_postings
+from .engine import Answer, Engine, load_postings, save_postings
 from .workload import Collection, Query, by_term
 
 
@@ -247,4 +249,35 @@ class Seismic(Engine):
         return np.array([int(x[2]) for x in result], np.int64), np.array([x[1] for x in result], np.float64)
 
 
-PEERS: tuple[type[Engine], ...] = (SpladeIndex, Pisa, Bmp, Seismic)
+class Scipy(Engine):
+    """SciPy: a sparse query (1 x terms) times the sparse postings (terms x documents), then a partial sort."""
+
+    name = "SciPy"
+    package = "scipy"
+    modules = ("scipy",)
+
+    def build(self, collection: Collection, directory: Path) -> None:
+        save_postings(collection, directory)
+
+    def open(self, directory: Path) -> None:
+        import scipy.sparse as sp
+
+        indptr, documents, values, shape = load_postings(directory)
+        self._postings = sp.csr_matrix((values, documents, indptr), shape=shape)
+
+    def prepare(self, query: Query) -> Any:
+        import scipy.sparse as sp
+
+        terms, weights = query
+        return sp.csr_matrix((weights, terms, [0, terms.size]), shape=(1, self._postings.shape[0]))
+
+    def search(self, query: Any, k: int) -> Any:
+        found = query @ self._postings
+        scores = found.data
+        k = min(k, scores.size)
+        best = np.argpartition(scores, scores.size - k)[scores.size - k :]
+        best = best[np.argsort(-scores[best], kind="stable")]
+        return found.indices[best], scores[best]
+
+
+PEERS: tuple[type[Engine], ...] = (SpladeIndex, Pisa, Bmp, Seismic, Scipy)

@@ -1,4 +1,8 @@
-"""Fresh processes, pinned to a core, and what they cost: CPU time, wall time, peak memory."""
+"""Fresh processes, pinned to a core, and what they cost: CPU time, wall time, peak memory.
+
+Not run by itself. Used by :mod:`benchmarks.__main__`, :mod:`benchmarks.filters`, :mod:`benchmarks.indexing` and
+others.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,20 @@ class Usage:
 
 
 def pinned(command: Sequence[str], cpu: int | None) -> list[str]:
-    """``command`` on one core, where the system has ``taskset``; None leaves it alone."""
+    """Pin a command to one core, where the system has ``taskset``.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The command.
+    cpu : int or None
+        The core; None leaves the command alone.
+
+    Returns
+    -------
+    list of str
+        The command to run.
+    """
     return [*(("taskset", "-c", str(cpu)) if cpu is not None and can_pin() else ()), *command]
 
 
@@ -39,15 +56,47 @@ def can_pin() -> bool:
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """The command that runs a module of this package in this interpreter."""
+    """The command that runs a module of this package in this interpreter.
+
+    Parameters
+    ----------
+    name : str
+        The module.
+    *arguments : str
+        Its arguments.
+
+    Returns
+    -------
+    list of str
+        The command.
+    """
     return [sys.executable, "-m", f"benchmarks.{name}", *arguments]
 
 
 def measure(command: Sequence[str], *, cpu: int | None = None, env: Mapping[str, str] | None = None) -> Usage:
-    """Run a command to its end. Raises ChildError if it fails.
+    """Run a command to its end.
 
-    Peak memory is the kernel's (``wait4``), which never says less than this process's own peak had at the fork; so
+    Peak memory is the kernel's (``wait4``), which never says less than this process's own peak had at the fork. So
     callers stay small.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The command.
+    cpu : int, optional
+        The core to pin it to.
+    env : mapping of str to str, optional
+        Its environment.
+
+    Returns
+    -------
+    Usage
+        Its output, CPU time, wall time and peak memory.
+
+    Raises
+    ------
+    ChildError
+        If the command fails.
     """
     start = time.perf_counter()
     with subprocess.Popen(
@@ -72,5 +121,16 @@ def measure(command: Sequence[str], *, cpu: int | None = None, env: Mapping[str,
 
 
 def directory_mb(path: Path) -> float:
-    """Size of all files under a directory in MB (10^6)."""
+    """Add up the sizes of all files under a directory.
+
+    Parameters
+    ----------
+    path : Path
+        The directory.
+
+    Returns
+    -------
+    float
+        Megabytes (10^6 bytes).
+    """
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) / 1e6

@@ -1,7 +1,9 @@
-"""What does each step from PyTorch to the device cost in ranking quality?
+"""What each step from PyTorch to the device costs in ranking quality.
 
 Every exported graph is run end to end, through ``build_index`` and ``Searcher`` with their 8-bit impacts, and compared
 query by query with the PyTorch encoders in float32 and an exact dot product, or without a checkpoint with BM25.
+
+Command: ``python -m benchmarks.quality DIR --pair PAIR --checkpoint models/default``.
 """
 
 from __future__ import annotations

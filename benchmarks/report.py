@@ -1,4 +1,7 @@
-"""What every benchmark leaves: a table on the terminal, the same in Markdown, and a JSON log with the machine."""
+"""What every benchmark leaves: a table on the terminal, the same in Markdown, and a JSON log with the machine.
+
+Not run by itself. Used by :mod:`benchmarks.__main__`, :mod:`benchmarks.bounds`, :mod:`benchmarks.choice` and others.
+"""
 
 from __future__ import annotations
 
@@ -63,18 +66,44 @@ def console() -> Console:
 
 
 def say(message: str) -> None:
-    """One line of progress on standard error."""
+    """Write one line of progress to standard error.
+
+    Parameters
+    ----------
+    message : str
+        The line.
+    """
     Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True).print(message, style="dim")
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--json`` and ``--markdown``."""
+    """Declare ``--json`` and ``--markdown``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The parser of a benchmark.
+    """
     parser.add_argument("--json", type=Path, metavar="FILE", help="write settings, machine and all results as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
 
 
 def publish(args: argparse.Namespace, name: str, reports: Sequence[Report], results: Any, shown: int = 0) -> None:
-    """Print the tables after the first ``shown``, and write the files that were asked for."""
+    """Print tables, and write the files that were asked for.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        What a parser with :func:`add_report_arguments` has read.
+    name : str
+        The name of the benchmark.
+    reports : sequence of Report
+        The tables.
+    results : object
+        All results, for the JSON log.
+    shown : int
+        How many of the tables were printed before.
+    """
     for report in reports[shown:]:
         report.print()
     console().print(machine_line(), style="dim")
@@ -88,7 +117,15 @@ def publish(args: argparse.Namespace, name: str, reports: Sequence[Report], resu
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write in one step, so that a killed run leaves no half log."""
+    """Write a JSON file in one step, so that a killed run leaves no half log.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    value : object
+        What it holds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     staged.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
@@ -113,7 +150,18 @@ def machine_line() -> str:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Find the versions of packages.
+
+    Parameters
+    ----------
+    packages : iterable of str
+        Their names.
+
+    Returns
+    -------
+    dict of str to str
+        The versions of those that are installed.
+    """
     found = {}
     for package in packages:
         try:

@@ -3,6 +3,8 @@
 The vectors of ``workload.py`` and documents of 56 words with five fields go through ``IndexWriter`` in one process;
 another opens the index, searches and reads the answers. Anonymous memory is what the system cannot take back; pages of
 mapped files it can.
+
+Command: ``python -m benchmarks.resident --documents 1000000 --memory 512M``.
 """
 
 from __future__ import annotations

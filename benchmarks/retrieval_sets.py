@@ -1,4 +1,7 @@
-"""How well a ranking answers a retrieval set: the measures of ir-measures, query by query."""
+"""How well a ranking answers a retrieval set: the measures of ir-measures, query by query.
+
+Not run by itself. Used by :mod:`benchmarks.pooled`, :mod:`benchmarks.quality`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from splade_edge.export.ranking import DEPTH, bootstrap_interval
-from splade_edge.export.retrieval import RetrievalSet, read_set
+from splade_edge.export.auto.ranking import DEPTH, bootstrap_interval
+from splade_edge.export.auto.retrieval_sets import RetrievalSet, read_set
 from splade_edge.runtime.evaluation.measures import by_query, parse_measures
 
 __all__ = ["DEPTH", "F64", "MEASURES", "RetrievalSet", "bootstrap_interval", "measure_run", "read_set"]
@@ -18,9 +21,19 @@ F64 = npt.NDArray[np.float64]
 
 
 def measure_run(data: RetrievalSet, rankings: Sequence[Sequence[str]]) -> dict[str, F64]:
-    """Each measure for each query, float64 ``[queries]`` in the order of ``data.queries``; no answer counts as 0.
+    """Measure rankings with ir-measures, query by query.
 
-    ``rankings[i]``: document ids for query i, best first.
+    Parameters
+    ----------
+    data : RetrievalSet
+        Its judgements count.
+    rankings : sequence of sequence of str
+        Document ids for each query of ``data.queries``, best first.
+
+    Returns
+    -------
+    dict of str to float64 array ``[queries]``
+        Each measure for each query; a query without an answer counts as 0.
     """
     qrels = {query.id: data.qrels.get(query.id, {}) for query in data.queries}
     results = {query.id: ranking for query, ranking in zip(data.queries, rankings, strict=True)}

@@ -3,6 +3,8 @@
 Every engine is built and timed in a process of its own, pinned to one core with one thread. Timing goes in rounds, and
 in a round each case goes through all engines in turn, so that a slow minute of the machine hits all of them. A query's
 time is its median over the rounds.
+
+Command: ``python -m benchmarks.scorer --documents 100000,1000000 --k 10,100,1000 --output build/bench``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Engine, all_engines
+from .engine import Engine
+from .engines import ENGINES
 from .oracle import Oracle
 from .processes import ONE_THREAD, ChildError, directory_mb, module, pinned
 from .report import add_report_arguments, publish, say
@@ -84,11 +87,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _choose(names: str | None) -> tuple[list[type[Engine]], list[str]]:
     """The engines to run, and what is to be said of those that are not."""
-    engines = all_engines()
-    unknown = [name for name in (names or "").split(",") if name and name not in engines]
+    unknown = [name for name in (names or "").split(",") if name and name not in ENGINES]
     if unknown:
-        raise SystemExit(f"no engine is called {', '.join(unknown)}; there are: {', '.join(engines)}")
-    chosen = [engine for name, engine in engines.items() if not names or name in names.split(",")]
+        raise SystemExit(f"no engine is called {', '.join(unknown)}; there are: {', '.join(ENGINES)}")
+    chosen = [engine for name, engine in ENGINES.items() if not names or name in names.split(",")]
     notes = [f"{e.name} is left out: {', '.join(e.missing())} is not installed." for e in chosen if e.missing()]
     for note in notes:
         say(note)

@@ -1,4 +1,7 @@
-"""Tables and plots of :mod:`benchmarks.scorer`."""
+"""Tables and plots of :mod:`benchmarks.scorer`.
+
+Not run by itself. Used by :mod:`benchmarks.scorer`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Engine
+from .engine import Engine
 from .oracle import Verdict
 from .report import Report
 

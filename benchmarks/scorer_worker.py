@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Engine, all_engines
+from .engine import Engine
+from .engines import ENGINES
 from .memory import memory_mb
 from .workload import Collection, by_term, rounded
 
@@ -26,7 +27,7 @@ _WARM_UP = 3  # queries before each timed pass; the first pass of a case is prec
 def main(argv: list[str] | None = None) -> None:
     """``build|serve ENGINE COLLECTION DIRECTORY``."""
     task, name, source, place = argv or sys.argv[1:]
-    engine, collection, directory = all_engines()[name](), Collection(Path(source)), Path(place)
+    engine, collection, directory = ENGINES[name](), Collection(Path(source)), Path(place)
     if task == "build":
         by_term(collection)  # made once for all engines, and charged to none
         start = time.perf_counter()

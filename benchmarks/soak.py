@@ -1,9 +1,11 @@
-"""Kill a writer at random moments, again and again, and see that nothing is lost that was acknowledged, and nothing is
-half there.
+"""Kill a writer at random moments, again and again. Nothing that was acknowledged may be lost, and nothing may be half
+there.
 
 A child commits one change after the other, and says so after each. It is killed (SIGKILL) at a random moment;
 meanwhile, and afterwards, a reader compares what it sees with the state of that generation. With --cuts a child is
 ended at each single write, flush, rename and removal in turn, before and within it, and meets files that cannot grow.
+
+Command: ``python -m benchmarks.soak --kills 1000 --cuts --swaps``.
 """
 
 from __future__ import annotations
@@ -17,25 +19,42 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from splade_edge.runtime import Index, IndexUpdater
-from splade_edge.runtime.files import FileOperations, operations
 from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME
 
 from .changes import Changes
+from .interruptions import CASES, Cut, change, contents, prepare
 from .report import say
-
-OPERATIONS = ("create", "write", "commit", "make_directory", "sync", "replace", "remove")
+from .swaps import swap_everywhere
 
 
 def soak(directory: Path, kills: int, *, seed: int = 0, most: float = 0.25) -> dict[str, Any]:
-    """Kill ``kills`` writers, most of them within ``most`` seconds of their beginning; returns counts.
+    """Kill writers at random moments, and check the index after each.
 
-    Raises AssertionError.
+    Parameters
+    ----------
+    directory : Path
+        Where the index is made.
+    kills : int
+        How many writers are killed.
+    seed : int
+        The seed of the changes and of the moments.
+    most : float
+        Seconds after its beginning within which a writer is killed.
+
+    Returns
+    -------
+    dict of str to object
+        Counts.
+
+    Raises
+    ------
+    AssertionError
+        If something acknowledged is lost, or something is half there.
     """
     rng = np.random.default_rng(seed)
     state = Changes(seed)
@@ -121,93 +140,21 @@ def _leftovers(index: Index) -> int:
     return int(any(p.relative_to(root).as_posix() not in known for p in root.rglob("*") if p.is_file()))
 
 
-class Cut:
-    """Does something at one file operation: before it, or (``half``) in the middle of a write. ``seen`` names all;
-    ``disk`` carries them out; ``next`` is done before the operation that follows.
-    """
-
-    def __init__(
-        self, at: int, act: Callable[[str], None], *, half: bool = False, disk: FileOperations | None = None
-    ) -> None:
-        self.at, self.act, self.half = at, act, half
-        self.disk = disk or FileOperations()
-        self.seen: list[str] = []
-        self.next: Callable[[], None] | None = None
-
-    def __enter__(self) -> Cut:
-        """From now on every file operation is counted."""
-        for name in OPERATIONS:
-            setattr(operations, name, self._counted(name, getattr(self.disk, name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Put the operations back."""
-        for name in OPERATIONS:
-            operations.__dict__.pop(name, None)
-
-    def _counted(self, name: str, action: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **options: Any) -> Any:
-            self.seen.append(name)
-            if len(self.seen) - 1 == self.at:
-                if self.half and name == "write":
-                    file, data = args
-                    file.write(bytes(data)[: len(data) // 2])
-                    file.flush()
-                self.act(name)
-            elif len(self.seen) - 2 == self.at and self.next is not None:
-                self.next()
-            return action(*args, **options)
-
-        return counted
-
-
-CASES = ("add", "delete", "update", "merge", "compact")
-
-
-def change(path: Path, case: str) -> None:
-    """One commit of a kind, on the index of :func:`prepare`."""
-    from .changes import csr, stored
-
-    rows = [np.arange(12, dtype=np.float32) % 5] * 3
-    with IndexUpdater.open(path) as updater:
-        if case == "add":
-            updater.add_vectors(stored(["x", "y", "z"]), csr(rows))
-        elif case == "delete":
-            updater.delete(["d1-1", "d1-4"])
-        elif case in ("update", "merge"):
-            updater.add_vectors(stored(["d1-2", "y", "d1-2"]), csr(rows), replace=True)
-            if case == "merge":
-                updater.delete([d.id for d in updater.index.documents(range(len(updater.index) - 3)) if d.id != "d1-2"])
-        elif case == "compact":
-            updater.compact()
-
-
-def prepare(path: Path) -> None:
-    """A small index of two segments, with something deleted."""
-    state = Changes(size=12)
-    state.build(path)
-    with IndexUpdater.open(path) as updater:
-        updater.delete(["d1-3"])
-        updater.add_vectors(*_three(), replace=False)
-
-
-def _three() -> tuple[Any, Any]:
-    from .changes import csr, stored
-
-    return stored(["a", "b", "c"]), csr([np.ones(12, np.float32)] * 3)
-
-
-def contents(path: Path) -> list[Any]:
-    """All that can be seen of an index, which is checked in full."""
-    with Index.open(path) as index:
-        index.check()
-        documents = index.documents(range(len(index)))
-        found = [index.search_vector((range(12), np.ones(12)), k) for k in (1, 100)]
-        return [documents, *(a.tolist() for answer in found for a in answer)]
-
-
 def operations_of(directory: Path, case: str) -> tuple[list[str], list[Any]]:
-    """Which file operations a kind of commit takes, and what it makes of the index of :func:`prepare`."""
+    """List the file operations of a kind of commit.
+
+    Parameters
+    ----------
+    directory : Path
+        It has the index of :func:`prepare` at ``index``.
+    case : str
+        The kind of commit.
+
+    Returns
+    -------
+    tuple of list of str and list
+        The operations, and what the commit makes of the index.
+    """
     whole = Path(shutil.copytree(directory / "index", directory / "whole"))
     with Cut(-1, lambda _: None) as cut:
         change(whole, case)
@@ -217,7 +164,25 @@ def operations_of(directory: Path, case: str) -> tuple[list[str], list[Any]]:
 
 
 def cut_everywhere(directory: Path, every: int = 1) -> dict[str, int]:
-    """End a child at every operation of every kind of commit, and within every write; returns how many each had."""
+    """End a child at every file operation of every kind of commit, and within every write.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the indexes are made.
+    every : int
+        Try every Nth operation only.
+
+    Returns
+    -------
+    dict of str to int
+        How many operations were tried for each kind.
+
+    Raises
+    ------
+    AssertionError
+        If the index is then in another state than before or after the commit.
+    """
     prepare(directory / "index")
     before = contents(directory / "index")
     cuts: dict[str, int] = {}
@@ -255,7 +220,23 @@ def _cut_child(path: Path, case: str, at: int, *, half: bool) -> None:
 
 
 def full_disk(directory: Path) -> int:
-    """Every kind of commit under limits on the size of a file, from nothing on; returns how many were refused."""
+    """Make every kind of commit under limits on the size of a file, from nothing on.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the indexes are made.
+
+    Returns
+    -------
+    int
+        How many commits were refused.
+
+    Raises
+    ------
+    AssertionError
+        If a refused commit changed the index, or a commit ended in another way.
+    """
     import resource
 
     from splade_edge.runtime.errors import StorageError
@@ -312,8 +293,6 @@ def main() -> int:
             counts["cuts"] = sum(cut_everywhere(Path(work) / "cuts", args.cuts).values())
             counts["refused for want of room"] = full_disk(Path(work) / "full")
         if args.swaps:
-            from .swaps import swap_everywhere
-
             counts["swaps"] = swap_everywhere(Path(work) / "swaps", args.swaps)
     counts["seconds"] = round(time.monotonic() - started)
     sys.stdout.write(json.dumps(counts) + "\n")

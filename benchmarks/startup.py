@@ -3,6 +3,8 @@
 The command ``splade-edge search`` is run as a user runs it, in fresh processes: as it pleases (with a small index that
 is in NumPy), and with Numba's kernels, whose disk cache is filled (warm) or empty (cold). Then the same steps are timed
 one by one. Files are in the system's page cache throughout.
+
+Command: ``python -m benchmarks.startup INDEX --python ENV/bin/python``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@ moved, or swapped for another index; the lock is removed or replaced; the manife
 
 Afterwards each of the two indexes is exactly what it was, or has the intended commit, and success is reported only
 where the intended one has it.
+
+Not run by itself. Used by :mod:`benchmarks.soak`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from splade_edge.runtime.index.layout import LOCK_NAME, MANIFEST_NAME, read_mani
 from splade_edge.runtime.manifest import write_manifest
 
 from .changes import Changes, csr, stored
-from .soak import CASES, OPERATIONS, Cut, change, contents, prepare
+from .interruptions import CASES, OPERATIONS, Cut, change, contents, prepare
 
 Tree = dict[str, bytes]
 
@@ -100,8 +102,24 @@ MODES: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], None] | None]]
 
 
 def swap_everywhere(directory: Path, every: int = 1) -> dict[str, dict[str, int]]:
-    """Each mode at each operation (or each ``every``-th) of each kind of commit; returns how many of a mode were
-    ``committed`` and ``refused``. Raises AssertionError.
+    """Let each mode happen at each file operation of each kind of commit.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the indexes are made.
+    every : int
+        Try every Nth operation only.
+
+    Returns
+    -------
+    dict of str to dict of str to int
+        How many commits of a mode were ``committed`` and ``refused``.
+
+    Raises
+    ------
+    AssertionError
+        If an index has something else than was reported.
     """
     prepare(directory / "index")
     Changes(seed=5, size=9).build(directory / "other")
@@ -213,13 +231,35 @@ def _unwatched(act: Callable[[Stage], None], stage: Stage) -> None:
 
 
 def state(path: Path) -> list[object]:
-    """All that can be seen of an index, which is checked in full, and which segments it has."""
+    """Read all that can be seen of an index, after a full check, and which segments it has.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+
+    Returns
+    -------
+    list
+        What was read.
+    """
     entries = read_manifest_file(path / MANIFEST_NAME).segments
     return [*contents(path), [(entry.documents, entry.deleted) for entry in entries]]
 
 
 def tree(path: Path) -> Tree:
-    """Every file of an index but the lock, which tells of the writer."""
+    """Read every file of an index but the lock, which tells of the writer.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+
+    Returns
+    -------
+    dict of str to bytes
+        The files by their relative paths.
+    """
     return {
         found.relative_to(path).as_posix(): found.read_bytes()
         for found in sorted(path.rglob("*"))

@@ -1,4 +1,7 @@
-"""Encoders side by side: texts of a length, and every encoder's time for them in turns."""
+"""Encoders side by side: texts of a length, and every encoder's time for them in turns.
+
+Not run by itself. Used by :mod:`benchmarks.document_encoder`, :mod:`benchmarks.encoder`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,24 @@ Call = Callable[[str], object]
 
 
 def texts_of(words: Sequence[str], length: int, tokens_of: Callable[[str], int], most: int = 12) -> list[str]:
-    """At most ``most`` texts of exactly ``length`` tokens, made of ``words`` one after the other."""
+    """Make texts of exactly so many tokens.
+
+    Parameters
+    ----------
+    words : sequence of str
+        The words to make them of, one after the other.
+    length : int
+        Tokens of a text.
+    tokens_of : callable
+        The number of tokens of a text.
+    most : int
+        The most texts to make.
+
+    Returns
+    -------
+    list of str
+        The texts.
+    """
     texts: list[str] = []
     start = 0
     while len(texts) < most and start < len(words):
@@ -30,8 +50,22 @@ def texts_of(words: Sequence[str], length: int, tokens_of: Callable[[str], int],
 
 
 def in_turns(calls: Mapping[str, Call], texts: Mapping[int, Sequence[str]], rounds: int) -> dict[str, dict[int, float]]:
-    """Milliseconds by encoder and length: of each text the least CPU time of the process over the rounds, and the mean
-    over texts. Each round takes every text through every encoder, starting with another one.
+    """Time encoders in turns: each round takes every text through every encoder, starting with another one.
+
+    Parameters
+    ----------
+    calls : mapping of str to callable
+        The encoders, by name.
+    texts : mapping of int to sequence of str
+        The texts, by length in tokens.
+    rounds : int
+        How often each text is encoded.
+
+    Returns
+    -------
+    dict of str to dict of int to float
+        Milliseconds by encoder and length: of each text the least CPU time of the process over the rounds, and the mean
+        over texts.
     """
     names = list(calls)
     best = {name: {length: np.full(len(found), np.inf) for length, found in texts.items()} for name in names}

@@ -11,6 +11,8 @@ NumPy: its generators may change between versions).
 
 On disk: ``indptr.npy`` int64, ``terms.bin`` uint16 and ``impacts.bin`` uint8 in CSR over documents, the queries as
 ``queries_NAME.npz``, and ``meta.json``.
+
+Command: ``python -m benchmarks.workload DIR --documents 100000``.
 """
 
 from __future__ import annotations
@@ -187,7 +189,21 @@ def _query(model: _Model, rng: Rng, shape: QueryShape) -> Query:
 
 
 def generate(path: Path, documents: int, *, queries: int = 1000, seed: int = 7, shape: Shape | None = None) -> None:
-    """Write a collection into the directory ``path``."""
+    """Write a collection.
+
+    Parameters
+    ----------
+    path : Path
+        The directory to write.
+    documents : int
+        How many documents.
+    queries : int
+        How many queries of each set.
+    seed : int
+        The seed.
+    shape : Shape, optional
+        The parameters of the distributions.
+    """
     shape = shape or Shape()
     start = time.perf_counter()
     path.mkdir(parents=True, exist_ok=True)
@@ -219,8 +235,21 @@ def generate(path: Path, documents: int, *, queries: int = 1000, seed: int = 7, 
 
 
 def collection_path(work: Path, documents: int) -> Path:
-    """Where the benchmarks keep a generated collection. A hash of this file is in the name: none of an older generator
-    is ever taken for one of this.
+    """Where the benchmarks keep a generated collection.
+
+    A hash of this file is in the name, so a collection of an older generator is never taken for one of this.
+
+    Parameters
+    ----------
+    work : Path
+        The directory of all collections.
+    documents : int
+        How many documents it has.
+
+    Returns
+    -------
+    Path
+        The collection's directory.
     """
     return work / f"collection-{documents}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]}"
 
@@ -248,14 +277,36 @@ class Collection:
         return [name for name in ("short", "long") if (self.path / f"queries_{name}.npz").exists()]
 
     def queries(self, name: str) -> list[Query]:
-        """(terms int32 ascending, weights float32) of each query of a set."""
+        """Load a query set.
+
+        Parameters
+        ----------
+        name : str
+            The name of the set.
+
+        Returns
+        -------
+        list of tuple of int32 array and float32 array
+            Terms, ascending, and weights of each query.
+        """
         with np.load(self.path / f"queries_{name}.npz") as stored:
             indptr, terms, weights = stored["indptr"], stored["terms"].astype(np.int32), stored["weights"]
         weights = weights.astype(np.float32)
         return [(terms[a:b], weights[a:b]) for a, b in pairwise(indptr)]
 
     def chunks(self, documents: int) -> Iterator[tuple[I64, npt.NDArray[np.uint16], npt.NDArray[np.uint8]]]:
-        """(indptr from 0, terms, impacts) of consecutive documents, read and not mapped, so that they can be freed."""
+        """Read consecutive documents, chunk by chunk, without mapping them, so that they can be freed.
+
+        Parameters
+        ----------
+        documents : int
+            The documents of a chunk.
+
+        Returns
+        -------
+        iterator of tuple
+            indptr int64 from 0, terms uint16, impacts uint8.
+        """
         with (self.path / "terms.bin").open("rb") as terms, (self.path / "impacts.bin").open("rb") as impacts:
             for first in range(0, self.documents, documents):
                 indptr = self.indptr[first : first + documents + 1] - self.indptr[first]
@@ -264,7 +315,18 @@ class Collection:
 
 
 def by_term(collection: Collection) -> tuple[I64, npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-    """The collection in CSC, documents ascending: (indptr int64 ``[vocab + 1]``, documents, impacts); kept on disk."""
+    """The collection in CSC, documents ascending; it is kept on disk.
+
+    Parameters
+    ----------
+    collection : Collection
+        The collection.
+
+    Returns
+    -------
+    tuple
+        indptr int64 ``[vocab + 1]``, documents int32, impacts uint8.
+    """
     import scipy.sparse as sp
 
     names = [collection.path / f"csc_{part}.npy" for part in ("indptr", "docs", "imp")]
@@ -278,7 +340,20 @@ def by_term(collection: Collection) -> tuple[I64, npt.NDArray[np.int32], npt.NDA
 
 
 def rounded(query: Query, largest: int = 32) -> Query:
-    """A query for engines that take whole numbers: its heaviest weight becomes ``largest``, none less than 1."""
+    """Round the weights of a query, for engines that take whole numbers.
+
+    Parameters
+    ----------
+    query : Query
+        The query.
+    largest : int
+        What its heaviest weight becomes; none becomes less than 1.
+
+    Returns
+    -------
+    Query
+        The rounded query.
+    """
     terms, weights = query
     return terms, np.maximum(1, np.rint(weights * (largest / weights.max()))).astype(np.float32)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..models.checkpoint import Checkpoint
 from ..runtime.artifact import UNLIMITED, ArtifactManifest, Kind, variant_files
-from .choice import Choice
+from .auto.report import Choice
+from .card_graph import raw_graph_section
 from .parity import MOST_TOKENS, GraphParity, ParityReport
-from .raw_graph import raw_graph_section
 
 COLUMNS = (
     "role",
@@ -41,7 +41,18 @@ _KINDS: dict[Kind, str] = {
 
 
 def parity_rows(graphs: Sequence[GraphParity]) -> list[tuple[str, ...]]:
-    """The cells of a parity table, a row a graph, in the order of ``COLUMNS``."""
+    """The cells of a parity table.
+
+    Parameters
+    ----------
+    graphs : sequence of GraphParity
+        The graphs that were compared.
+
+    Returns
+    -------
+    list of tuple of str
+        A row for each graph, in the order of ``COLUMNS``.
+    """
     return [
         (
             graph.role,
@@ -64,7 +75,18 @@ CHOICE_COLUMNS = ("role", "backend", "recipe", "cosine mean", "time", "MB", "nDC
 
 
 def choice_rows(choice: Choice) -> list[tuple[str, ...]]:
-    """The cells of the table of recipes that were tried, in the order of ``CHOICE_COLUMNS``. "time" is of float32's."""
+    """The cells of the table of recipes that were tried.
+
+    Parameters
+    ----------
+    choice : Choice
+        What the search found.
+
+    Returns
+    -------
+    list of tuple of str
+        A row for each trial, in the order of ``CHOICE_COLUMNS``. "time" is a share of float32's.
+    """
     rows: list[tuple[str, ...]] = []
     for trial in choice.trials:
         ranked = trial.ranked
@@ -85,7 +107,24 @@ def choice_rows(choice: Choice) -> list[tuple[str, ...]]:
 
 
 def artifact_card(directory: Path, manifest: ArtifactManifest, checkpoint: Checkpoint, report: ParityReport) -> str:
-    """README.md of one encoder."""
+    """README.md of one encoder.
+
+    Parameters
+    ----------
+    directory : Path
+        The artifact's directory, for the sizes of its files.
+    manifest : ArtifactManifest
+        Its manifest.
+    checkpoint : Checkpoint
+        What it was made from.
+    report : ParityReport
+        How its graphs compare.
+
+    Returns
+    -------
+    str
+        Markdown with front matter.
+    """
     side = "document" if manifest.role == "document" else "query"
     return "\n".join(
         [
@@ -109,7 +148,20 @@ def artifact_card(directory: Path, manifest: ArtifactManifest, checkpoint: Check
 
 
 def pair_card(query: ArtifactManifest, document: ArtifactManifest, report: ParityReport) -> str:
-    """README.md of a pair."""
+    """README.md of a pair.
+
+    Parameters
+    ----------
+    query, document : ArtifactManifest
+        The manifests of the two sides.
+    report : ParityReport
+        How the graphs of both compare.
+
+    Returns
+    -------
+    str
+        Markdown with front matter.
+    """
     sources = sorted({query.source.checkpoint, document.source.checkpoint})
     licences = sorted({query.source.licence, document.source.licence})
     return "\n".join(

@@ -77,8 +77,34 @@ def compare(
 ) -> Comparison:
     """Encode texts with an artifact's graph and with its checkpoint's witness.
 
-    ``sides``: those that texts are encoded as; the artifact must serve them. By default a float32 graph is run, if
-    there is one. Raises CheckpointError, ArtifactError.
+    Parameters
+    ----------
+    artifact : Artifact
+        The exported encoder.
+    spec : str
+        The checkpoint it was made from: a directory or a hub id.
+    texts : iterable of str
+        What to encode.
+    sides : iterable of {"query", "document"}
+        The sides that texts are encoded as; the artifact must serve them.
+    backend : str, optional
+        The backend of the graph. By default any.
+    precision : {"fp32", "int8"}, optional
+        Its precision. By default float32 where there is one.
+    options : OpenOptions, optional
+        What may be trusted when the checkpoint is opened.
+
+    Returns
+    -------
+    Comparison
+        The differences, text by text.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint cannot be opened, or the artifact was made from another one.
+    ArtifactError
+        If the artifact has no such graph.
     """
     precisions = {variant.precision for variant in artifact.manifest.variants if backend in (None, variant.backend)}
     variant = artifact.variant(backend, precision or ("fp32" if "fp32" in precisions else None))
@@ -118,7 +144,15 @@ def _compared(encoder: Encoder, side: Side, text: str, expected: Weights) -> Com
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw weight against weight, a point a term and text, into ``path`` (``.png``, ``.svg``, ``.pdf``)."""
+    """Draw weight against weight, one point for each term and text.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What was compared.
+    path : Path
+        The picture to write: ``.png``, ``.svg`` or ``.pdf``.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 6), layout="constrained")
@@ -144,9 +178,24 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """The texts of a file: of a corpus or of queries (JSON lines, TSV, ``.gz``) title and text, else one a line.
+    """Read the texts of a file.
 
-    Raises CorpusError, InputError.
+    Parameters
+    ----------
+    path : Path
+        A corpus or queries (JSON lines, TSV, ``.gz``), or one text on each line.
+
+    Returns
+    -------
+    iterator of str
+        Title and text of each document or query, or each line.
+
+    Raises
+    ------
+    CorpusError
+        If a line of a corpus cannot be read.
+    InputError
+        If the file cannot be read.
     """
     from ..runtime.build.corpus import BadLines, read_corpus
     from ..runtime.build.indexing import join_title

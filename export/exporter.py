@@ -8,18 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ..models.checkpoint import Checkpoint, holds_pair, open_checkpoint
+from ..models.checkpoint import Checkpoint
 from ..models.layout import SIDES, Side
+from ..models.opening import holds_pair, open_checkpoint
 from ..runtime.artifact import MANIFEST_NAME
 from ..runtime.build.foreign_files import refuse_foreign_to_artifact
 from ..runtime.build.staging import staged_directory
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.files import storage_errors
+from .auto.retrieval_sets import BUNDLED, RetrievalSet, read_set, sample_set
 from .job import Job, Run
 from .parity import ParityReport, WitnessReport
 from .recipes import AUTO
 from .request import ExportRequest, check_request
-from .retrieval import BUNDLED, RetrievalSet, read_set, sample_set
 from .texts import calibration_texts, parity_texts
 
 T = TypeVar("T")
@@ -43,10 +44,32 @@ class ExportResult:
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
-    """Export a checkpoint to ``request.output``, which holds a finished artifact (or pair) afterwards, or is unchanged.
+    """Export a checkpoint: ``request.output`` then holds a finished artifact (or pair), or is unchanged.
 
-    Raises InputError (an option, an output that exists), CheckpointError, ExportError, ParityError (a float32 graph
-    gives other vectors than the library that made the checkpoint), StorageError.
+    Parameters
+    ----------
+    request : ExportRequest
+        What to export, and how.
+    progress : callable, optional
+        Called with (steps done, steps in all, what runs next).
+
+    Returns
+    -------
+    ExportResult
+        What was written, its parity, and remarks on the checkpoint.
+
+    Raises
+    ------
+    InputError
+        For an option that is not possible, or an output that exists.
+    CheckpointError
+        If the checkpoint cannot be loaded exactly as it was trained.
+    ExportError
+        If the architecture cannot be exported or quantized.
+    ParityError
+        If a float32 graph gives other vectors than the library that made the checkpoint.
+    StorageError
+        If a file cannot be written.
     """
     check_request(request)
     calibration = calibration_texts(request.calibration)
@@ -75,7 +98,25 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 
 
 def evaluation_sets(request: ExportRequest, run: Run) -> list[RetrievalSet]:
-    """What ``--recipe auto`` ranks: samples of the user's sets, or the bundled one; nothing without it."""
+    """Read the retrieval sets that ``--recipe auto`` ranks.
+
+    Parameters
+    ----------
+    request : ExportRequest
+        It names the sets; without names the bundled one is taken.
+    run : callable
+        Runs one step under a name, for progress.
+
+    Returns
+    -------
+    list of RetrievalSet
+        A sample of each set; empty where no recipe is chosen by ranking.
+
+    Raises
+    ------
+    InputError
+        If two sets have the same name, or one cannot be read.
+    """
     if AUTO not in request.recipes.values():
         return []
 

@@ -23,7 +23,13 @@ _SMALLEST = 1024
 
 
 def halve_weights(path: Path) -> None:
-    """Rewrite a graph file, ``.onnx`` or ``.xml``, in place."""
+    """Store the weights of a graph file as float16 where that changes none of them; the file is rewritten.
+
+    Parameters
+    ----------
+    path : Path
+        The graph: ``.onnx`` or ``.xml``.
+    """
     if path.suffix == ".onnx":
         _halve_onnx(path)
     else:

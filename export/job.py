@@ -35,10 +35,10 @@ from ..runtime.encoder.tokenizer import vocabulary_sha256
 from ..runtime.errors import CheckpointError
 from ..runtime.numerics import NUMERICS
 from ..runtime.version import MADE_BY
+from .auto.report import Choice
+from .auto.retrieval_sets import RetrievalSet
+from .auto.search import Chooser, Contender, Graph
 from .card import artifact_card, pair_card
-from .choice import Choice
-from .choose import Chooser, Contender, Graph
-from .graphs import adopt, trace, write_fp32, write_int8, write_table
 from .half_storage import halve_weights
 from .parity import (
     RANKING_DEPTH,
@@ -53,10 +53,10 @@ from .parity import (
 )
 from .recipes import AUTO, KERNEL, choose_recipe, recipe_named
 from .request import ExportRequest
-from .retrieval import RetrievalSet
 from .source import QuantizationSource
 from .texts import SampleTexts
 from .tokens import check_choice, check_tokens
+from .variants import adopt, trace, write_fp32, write_int8, write_table
 from .witness import Witness, half_precision_gap, open_witness
 from .write_kernel import LARGEST, obstacle
 
@@ -92,7 +92,29 @@ class Job:
     sets: list[RetrievalSet]
 
     def write(self, checkpoints: list[Checkpoint], staging: Path) -> ParityReport:
-        """Write one artifact, or a pair of two, into ``staging``."""
+        """Write one artifact, or a pair of two.
+
+        Parameters
+        ----------
+        checkpoints : list of Checkpoint
+            One encoder, or the query and the document side.
+        staging : Path
+            The directory to write into.
+
+        Returns
+        -------
+        ParityReport
+            How every graph compares with its witness.
+
+        Raises
+        ------
+        CheckpointError
+            If nobody can vouch for what the checkpoint's files say.
+        ExportError
+            If a graph cannot be made.
+        ParityError
+            If a float32 graph gives other vectors than its witness.
+        """
         paired = len(checkpoints) == 2
         witnesses = [self.run(f"witness, {c.role}", partial(self._witness, c)) for c in checkpoints]
         references = [
@@ -280,7 +302,22 @@ def versions() -> dict[str, str]:
 def make_report(
     graphs: list[GraphParity], witnesses: list[WitnessReport], choice: Choice | None = None
 ) -> ParityReport:
-    """A parity report of these graphs, under the tolerances and versions of this process."""
+    """A parity report under the tolerances and the versions of this process.
+
+    Parameters
+    ----------
+    graphs : list of GraphParity
+        The graphs that were compared.
+    witnesses : list of WitnessReport
+        What they were compared with.
+    choice : Choice, optional
+        What ``--recipe auto`` found.
+
+    Returns
+    -------
+    ParityReport
+        The report.
+    """
     return ParityReport(
         tolerance_fp32=TOLERANCE,
         top_terms=TOP_TERMS,
@@ -293,7 +330,22 @@ def make_report(
 
 
 def manifest_of(checkpoint: Checkpoint, directory: Path, variants: list[Variant]) -> ArtifactManifest:
-    """The manifest of a checkpoint's side; its files are listed when it is written."""
+    """The manifest of a checkpoint's side.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The side.
+    directory : Path
+        The artifact's directory, with its ``tokenizer.json``.
+    variants : list of Variant
+        The graphs that were written.
+
+    Returns
+    -------
+    ArtifactManifest
+        Without the list of files, which is made when the manifest is written.
+    """
     return ArtifactManifest(
         format=ARTIFACT_FORMAT,
         version=VERSION,
@@ -333,7 +385,7 @@ def manifest_of(checkpoint: Checkpoint, directory: Path, variants: list[Variant]
 
 
 def _kind(checkpoint: Checkpoint) -> Kind:
-    if not checkpoint.own_terms:
+    if not checkpoint.lexical_only:
         return "encoder"
     if checkpoint.table is None:
         return "masked encoder"

@@ -40,7 +40,13 @@ BACKENDS: tuple[Backend, ...] = ("onnx", "openvino")
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; :func:`request_from` reads them."""
+    """Declare the arguments of an export.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        It gets the arguments, a description and an epilog.
+    """
     parser.description = DESCRIPTION
     parser.epilog = EPILOG.format(
         prog=parser.prog,
@@ -161,7 +167,18 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def request_from(args: argparse.Namespace) -> ExportRequest:
-    """The export that parsed arguments ask for."""
+    """The export that parsed arguments ask for.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        What a parser with :func:`add_export_arguments` has read.
+
+    Returns
+    -------
+    ExportRequest
+        It is not checked yet (see :func:`check_request`).
+    """
     return ExportRequest(
         output=Path(args.output),
         checkpoint=args.checkpoint,

@@ -21,7 +21,7 @@ from ..models.layout import Side
 from ..runtime.artifact import Form, Precision
 from ..runtime.encoder import Encoder
 from ..runtime.errors import ArtifactError, ParityError
-from .choice import Choice
+from .auto.report import Choice
 from .texts import SampleTexts, corner_texts
 from .witness import Witness
 
@@ -123,7 +123,24 @@ class Reference:
 
 
 def reference_vectors(checkpoint: Checkpoint, samples: SampleTexts, witness: Witness, *, paired: bool) -> Reference:
-    """The witness's vectors of the parity texts. A paired encoder gets those of its own side, a lone one all."""
+    """Encode the parity texts with the witness.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The side that is exported.
+    samples : SampleTexts
+        The bundled texts; those that reach the corners of the checkpoint are added.
+    witness : Witness
+        What to compare with.
+    paired : bool
+        Whether the encoder is one side of a pair. Then it encodes the texts of its own side, else all.
+
+    Returns
+    -------
+    Reference
+        The vectors of the witness.
+    """
     queries = samples.queries if checkpoint.role != "document" or not paired else ()
     documents = samples.documents if checkpoint.role != "query" or not paired else ()
     # A lone encoder of one side ranks the other side's texts as its own.
@@ -163,10 +180,27 @@ def reference_vectors(checkpoint: Checkpoint, samples: SampleTexts, witness: Wit
 
 
 def measure(encoder: Encoder, reference: Reference, counterpart: Reference | None) -> GraphParity:
-    """Compare one graph with its reference; documents or queries it does not encode come from ``counterpart``.
+    """Compare one graph with its reference.
 
-    Raises ParityError if a float32 graph differs by more than ``reference.tolerance``, if any graph gives weights that
-    are not finite, or if one that claims not to depend on the batch does.
+    Parameters
+    ----------
+    encoder : Encoder
+        The graph, run as the runtime runs it.
+    reference : Reference
+        The vectors of the witness.
+    counterpart : Reference or None
+        The vectors of the pair's other side, to rank with.
+
+    Returns
+    -------
+    GraphParity
+        How far the vectors and the rankings differ.
+
+    Raises
+    ------
+    ParityError
+        If a float32 graph differs by more than ``reference.tolerance``, any graph gives weights that are not finite, or
+        one that claims not to depend on the batch does.
     """
     variant = encoder.variant
     output = f"{reference.role}/{variant.backend}/{variant.precision}"
@@ -201,10 +235,20 @@ def measure(encoder: Encoder, reference: Reference, counterpart: Reference | Non
 
 
 def differences(found: Matrix, expected: Matrix, *, cut: bool) -> Matrix:
-    """The difference of each weight, float32 ``[texts, vocab]``.
+    """The difference of each weight.
 
-    ``cut``: only the largest weights are kept. Which of those that are equal at the cut is nobody's to say (PyTorch's
-    ``topk`` promises no order), so one of them in place of another is no difference.
+    Parameters
+    ----------
+    found, expected : float32 array ``[texts, vocab]``
+        The weights to compare.
+    cut : bool
+        Whether only the largest weights were kept. Terms of equal weight at the cut may then stand for each other
+        (PyTorch's ``topk`` promises no order).
+
+    Returns
+    -------
+    float32 array ``[texts, vocab]``
+        The differences.
     """
     gaps: Matrix = np.abs(found - expected)
     if cut:

@@ -11,15 +11,29 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.errors import ExportError
-from .quantize_rows import quantize_products
-from .source import QuantizationSource, ancestors, open_session, statistics_of
+from .int8_products import quantize_products
+from .onnx_graph import ancestors, open_session, statistics_of
+from .source import QuantizationSource
 
 
 def quantize_logits(source: QuantizationSource, target: Path, *, weight_bits: int) -> None:
-    """Multiply by the vocabulary matrix in int8, a scale for every token and every term; all else stays float32.
+    """Multiply by the vocabulary matrix in int8, with a scale for every token and every term.
 
-    A text's vector does not depend on its batch. ``weight_bits``: see :func:`quantize_vocabulary`. Raises ExportError
-    if no product with a stored matrix gives the logits.
+    All else stays float32. A text's vector does not depend on its batch.
+
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ONNX file to write.
+    weight_bits : {7, 8}
+        See :func:`quantize_vocabulary`.
+
+    Raises
+    ------
+    ExportError
+        If no product with a stored matrix gives the logits.
     """
     model = onnx.load(source.path)
     decoder = _fold_decoder(model)

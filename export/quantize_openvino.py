@@ -14,10 +14,24 @@ from .to_openvino import read_openvino, write_openvino
 
 
 def compress_weights(source: QuantizationSource, target: Path, *, mode: str) -> None:
-    """8-bit weights with a scale per row; the graph's activations stay float32. ``mode``: an nncf.CompressWeightsMode.
+    """Compress weights to 8 bits with a scale per row; the graph's activations stay float32.
 
-    OpenVINO's CPU plugin multiplies such weights in int8 (dynamic quantization in groups of 32), and whether it does
+    OpenVINO's CPU plugin multiplies such weights in int8 (dynamic quantization in groups of 32). Whether it does
     depends on the number of rows: a document alone and in a batch of 8 differed by 0.02.
+
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ``.xml`` file to write.
+    mode : str
+        The name of an ``nncf.CompressWeightsMode``.
+
+    Raises
+    ------
+    ExportError
+        If OpenVINO cannot convert the graph.
     """
     model = read_openvino(source.path)
     with _quiet_nncf():
@@ -30,10 +44,24 @@ def compress_weights(source: QuantizationSource, target: Path, *, mode: str) -> 
 def quantize_activations(
     source: QuantizationSource, target: Path, *, overflow_fix: bool, leave_out: float = 0.0
 ) -> None:
-    """Post-training quantization of weights and activations, with SmoothQuant, scales fixed from calibration text.
+    """Quantize weights and activations after training, with SmoothQuant and scales from the calibration text.
 
-    ``overflow_fix`` keeps weights to 7 bits, so that x86 without VNNI does not saturate. ``leave_out``: the share of
-    the encoder's products, the most sensitive first, that stays float32; OpenVINO keeps the names of ONNX nodes.
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ``.xml`` file to write.
+    overflow_fix : bool
+        Whether weights keep to 7 bits, so that x86 without VNNI does not saturate.
+    leave_out : float
+        The share of the encoder's products that stays float32, the most sensitive first. OpenVINO keeps the names of
+        ONNX nodes.
+
+    Raises
+    ------
+    ExportError
+        If OpenVINO cannot convert the graph.
     """
     model = read_openvino(source.path)
     left_out = sorted(source.left_out(leave_out))

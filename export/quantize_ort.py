@@ -27,11 +27,23 @@ def quantize_dynamic(
     operators: tuple[str, ...] = ("MatMul", "Gather"),
     leave_out: float = 0.0,
 ) -> None:
-    """int8 weights a channel, uint8 activations scaled when they are seen.
+    """Quantize with ONNX Runtime: int8 weights per channel, uint8 activations scaled when they are computed.
 
-    Activations are scaled per tensor, over the whole batch: such a graph is not batch-invariant. ``operators``:
-    "Gather" are the embeddings. ``leave_out``: the share of the encoder's products, the most sensitive first, that
-    stays float32; with 1 the decoder is all that is left.
+    Activations are scaled per tensor, over the whole batch, so the graph is not batch-invariant.
+
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ONNX file to write.
+    reduce_range : bool
+        Whether weights get 7 bits, which x86 without VNNI needs.
+    operators : tuple of str
+        The kinds of nodes to quantize. "Gather" are the embeddings.
+    leave_out : float
+        The share of the encoder's products that stays float32, the most sensitive first. With 1 only the decoder is
+        quantized.
     """
     with no_telemetry():
         from onnxruntime.quantization import QuantType
@@ -54,10 +66,23 @@ def quantize_dynamic(
 def quantize_static(
     source: QuantizationSource, target: Path, *, weight_bits: int, smooth: float, leave_out: float = 0.0
 ) -> None:
-    """The encoder's products with activation scales fixed by the calibration text (MinMax), after SmoothQuant.
+    """Quantize the encoder's products with activation scales from the calibration text (MinMax), after SmoothQuant.
 
-    The vocabulary matrix is quantized as :func:`quantize_vocabulary` does. Percentile calibration is not offered:
-    ONNX Runtime's fails on texts of different lengths.
+    The vocabulary matrix is quantized as :func:`quantize_vocabulary` does. Percentile calibration is not offered: ONNX
+    Runtime's fails on texts of different lengths.
+
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ONNX file to write.
+    weight_bits : {7, 8}
+        See :func:`quantize_vocabulary`.
+    smooth : float
+        SmoothQuant's alpha.
+    leave_out : float
+        The share of the products that stays float32, the most sensitive first.
     """
     with no_telemetry():
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
@@ -94,10 +119,20 @@ def quantize_static(
 
 
 def quantize_blocks(source: QuantizationSource, target: Path, *, block: int, leave_out: float = 0.0) -> None:
-    """8-bit weights in blocks of ``block`` with a scale each, multiplied by activations quantized the same way.
+    """Quantize weights to 8 bits in blocks with a scale each: ONNX Runtime's MatMulNBits at accuracy level 4.
 
-    ONNX Runtime's MatMulNBits at accuracy level 4. The vocabulary matrix is quantized as :func:`quantize_vocabulary`
-    does, with 8 bits.
+    The vocabulary matrix is quantized as :func:`quantize_vocabulary` does, with 8 bits.
+
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ONNX file to write.
+    block : int
+        Weights of a block.
+    leave_out : float
+        The share of the products that stays float32, the most sensitive first.
     """
     quantize_vocabulary(source, target, weight_bits=8)
     with no_telemetry(), _quiet_onnxruntime():

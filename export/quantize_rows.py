@@ -1,41 +1,40 @@
-"""int8 inside the encoder, a scale for every token: our own, since what the engines offer scales a whole batch.
-
-Each product of activations and a weight matrix becomes ``scale[token] * scale[column] * (int8 x int8)``. A token's
-scale depends on nothing but the token, so a text's vector does not depend on its batch.
-
-Rounding a weight matrix W to W' shifts its output by ``x (W' - W)``, which is not zero on average: a few channels of a
-transformer are large for every token. The mean shift over calibration text is taken back (bias correction; Nagel et
-al. 2019, arXiv:1906.04721). On the default document encoder that is nearly all of the loss: cosine .9926 -> .9975 with
-8-bit weights, .867 -> .9935 with 7-bit ones (which x86 without VNNI needs).
-"""
+"""The recipe that quantizes the encoder's products token by token, and the vocabulary matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
 
-from .quantize_vocabulary import quantize_rows_of, quantize_vocabulary
-from .source import QuantizationSource, Statistics, encoder_products
-
-_LEVELS, _ZERO = 127, 128
-_PREFIX = "rows"
+from .int8_products import quantize_products
+from .quantize_vocabulary import quantize_vocabulary
+from .smooth import smooth_products
+from .source import QuantizationSource
 
 
 def quantize_rows(
     source: QuantizationSource, target: Path, *, weight_bits: int, smooth: float = 0.0, leave_out: float = 0.0
 ) -> None:
-    """Quantize the vocabulary matrix as :func:`quantize_vocabulary` does, and the encoder's products token by token.
+    """Quantize the encoder's products token by token, and the vocabulary matrix as :func:`quantize_vocabulary` does.
 
-    ``weight_bits``: see :func:`quantize_vocabulary`. ``smooth``: SmoothQuant's alpha (see :mod:`smooth`), 0 for none.
-    ``leave_out``: the share of the products, the most sensitive first, that stays float32.
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ONNX file to write.
+    weight_bits : {7, 8}
+        See :func:`quantize_vocabulary`.
+    smooth : float
+        SmoothQuant's alpha (see :mod:`smooth`), 0 for none.
+    leave_out : float
+        The share of the products that stays float32, the most sensitive first.
+
+    Raises
+    ------
+    ExportError
+        If the graph does not pool first.
     """
-    from .smooth import smooth_products
-
     quantize_vocabulary(source, target, weight_bits=weight_bits)
     model = onnx.load(target)
     chosen = set(source.products) - source.left_out(leave_out)
@@ -44,91 +43,3 @@ def quantize_rows(
         statistics = smooth_products(model, chosen, statistics, smooth)
     quantize_products(model, chosen, weight_bits=weight_bits, statistics=statistics)
     onnx.save(model, target)
-
-
-def quantize_products(
-    model: onnx.ModelProto, names: Collection[str], *, weight_bits: int, statistics: Mapping[str, Statistics]
-) -> None:
-    """Replace the products ``names`` of a graph, in place."""
-    graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    chosen = {node.name for node in encoder_products(graph)} & set(names)
-    constants = _Constants(graph)
-    used = [name for node in graph.node for name in node.input]
-    scaled: dict[str, str] = {}  # activations -> prefix of what was made of them, for products that share them
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.name not in chosen:
-            nodes.append(node)
-            continue
-        entering, matrix = node.input[0], node.input[1]
-        values = numpy_helper.to_array(weights[matrix])
-        if entering not in scaled:
-            scaled[entering] = f"{_PREFIX}_{entering}"
-            nodes += _scaled_tokens(scaled[entering], entering, values.shape[0], constants)
-        quantized, scale = quantize_rows_of(values.T, 2 ** (weight_bits - 1) - 1)
-        shift = statistics[node.name].mean @ (values - quantized.T * scale).astype(np.float64)
-        name = f"{_PREFIX}_{node.name}"
-        constants.add(f"{name}_matrix", np.ascontiguousarray(quantized.T))
-        constants.add(f"{name}_scale", scale)
-        constants.add(f"{name}_shift", shift.astype(np.float32))
-        if used.count(matrix) == 1:
-            graph.initializer.remove(weights[matrix])
-        nodes += _product(name, scaled[entering], node.output[0], values.shape[1], constants)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    # Shapes of removed values would be wrong; the engine infers them again.
-    del graph.value_info[:]
-    onnx.checker.check_model(model)
-
-
-class _Constants:
-    """Initializers of a graph, each name added once."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._graph = graph
-        self._names = {tensor.name for tensor in graph.initializer}
-
-    def add(self, name: str, value: npt.ArrayLike) -> str:
-        if name not in self._names:
-            self._names.add(name)
-            self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-
-def _scaled_tokens(name: str, entering: str, hidden: int, constants: _Constants) -> list[onnx.NodeProto]:
-    """``name_uint8`` ``[tokens, hidden]`` around 128, its scales ``name_column`` ``[tokens, 1]``, ``name_outer``."""
-    last = constants.add(f"{_PREFIX}_last_axis", np.array([-1], np.int64))
-    levels = constants.add(f"{_PREFIX}_levels", np.float32(_LEVELS))
-    smallest = constants.add(f"{_PREFIX}_smallest", np.float32(1e-12))
-    zero = constants.add(f"{_PREFIX}_zero", np.uint8(_ZERO))
-    flat = constants.add(f"{_PREFIX}_flat_{hidden}", np.array([-1, hidden], np.int64))
-    return [
-        helper.make_node("Shape", [entering], [f"{name}_outer"], start=0, end=-1),
-        helper.make_node("Reshape", [entering, flat], [f"{name}_flat"]),
-        # Largest magnitude by two reductions: ReduceMax of Abs would write the magnitudes out first.
-        helper.make_node("ReduceMax", [f"{name}_flat", last], [f"{name}_high"], keepdims=0),
-        helper.make_node("ReduceMin", [f"{name}_flat", last], [f"{name}_low"], keepdims=0),
-        helper.make_node("Neg", [f"{name}_low"], [f"{name}_minus_low"]),
-        helper.make_node("Max", [f"{name}_high", f"{name}_minus_low", smallest], [f"{name}_largest"]),
-        helper.make_node("Div", [f"{name}_largest", levels], [f"{name}_scale"]),
-        helper.make_node("Shape", [f"{name}_scale"], [f"{name}_tokens"]),
-        helper.make_node("Expand", [zero, f"{name}_tokens"], [f"{name}_zeros"]),
-        helper.make_node(
-            "QuantizeLinear", [f"{name}_flat", f"{name}_scale", f"{name}_zeros"], [f"{name}_uint8"], axis=0
-        ),
-        helper.make_node("Unsqueeze", [f"{name}_scale", last], [f"{name}_column"]),
-    ]
-
-
-def _product(name: str, scaled: str, leaving: str, width: int, constants: _Constants) -> list[onnx.NodeProto]:
-    zero = f"{_PREFIX}_zero"
-    columns = constants.add(f"{_PREFIX}_width_{width}", np.array([width], np.int64))
-    return [
-        helper.make_node("MatMulInteger", [f"{scaled}_uint8", f"{name}_matrix", zero], [f"{name}_int32"]),
-        helper.make_node("DequantizeLinear", [f"{name}_int32", f"{name}_scale"], [f"{name}_unscaled"], axis=1),
-        helper.make_node("Mul", [f"{name}_unscaled", f"{scaled}_column"], [f"{name}_scaled"]),
-        helper.make_node("Add", [f"{name}_scaled", f"{name}_shift"], [f"{name}_corrected"]),
-        helper.make_node("Concat", [f"{scaled}_outer", columns], [f"{name}_shape"], axis=0),
-        helper.make_node("Reshape", [f"{name}_corrected", f"{name}_shape"], [leaving]),
-    ]

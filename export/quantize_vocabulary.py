@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.errors import ExportError
+from .int8_products import quantize_rows_of
 from .source import QuantizationSource
 
 # Activations are unsigned bytes around 128.
@@ -35,15 +35,25 @@ class _Decoder:
 def quantize_vocabulary(source: QuantizationSource, target: Path, *, weight_bits: int) -> None:
     """Hold the vocabulary matrix in int8 and multiply by it in int8; everything else stays float32.
 
-    The decoder is most of a small encoder's work and the vocabulary matrix most of any encoder's size. Each term has a
+    The decoder is most of a small encoder's work, and the vocabulary matrix most of any encoder's size. Each term has a
     scale of its own, so one int8 copy serves both the decoder and, where the checkpoint ties them, the word embeddings.
     Activations are scaled per text: a padded row repeats an attended one, so a text's scale, and its vector, do not
     depend on its batch. The maximum over the sequence is taken on the int32 products, since scales are positive.
 
-    ``weight_bits`` 7 is right on every CPU: x86 without VNNI adds two products of an unsigned and a signed byte in 16
-    bits with saturation, and 255 x 63 x 2 still fits where 255 x 127 x 2 does not. With 8 the graph needs VNNI.
+    Parameters
+    ----------
+    source : QuantizationSource
+        The float32 graph.
+    target : Path
+        The ONNX file to write.
+    weight_bits : {7, 8}
+        7 is right on every CPU: x86 without VNNI adds two products of an unsigned and a signed byte in 16 bits with
+        saturation, and 255 x 63 x 2 still fits where 255 x 127 x 2 does not. With 8 the graph needs VNNI.
 
-    Raises ExportError if the graph does not pool first (sum pooling).
+    Raises
+    ------
+    ExportError
+        If the graph does not pool first (sum pooling).
     """
     model = onnx.load(source.path)
     graph = model.graph
@@ -106,15 +116,6 @@ def _find_decoder(graph: onnx.GraphProto) -> _Decoder:
         if transpose is not None and transpose.op_type == "Transpose" and transpose.input[0] in weights:
             return _Decoder(transpose.input[0], transpose, matmul, reduce)
     raise ExportError("the graph does not take the maximum of its decoder first; export with --no-int8")
-
-
-def quantize_rows_of(
-    matrix: npt.NDArray[np.float32], levels: int
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Rows as integers in [-levels, levels], and their float32 scales ``[rows]``; a row of zeros has scale 1."""
-    scale = np.abs(matrix).max(axis=1) / levels
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)
-    return np.rint(matrix / scale[:, None]).astype(np.int8), scale
 
 
 def _gathered_rows(name: str, gather: onnx.NodeProto) -> list[onnx.NodeProto]:

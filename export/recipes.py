@@ -26,14 +26,15 @@ ones where activations are quantized too, so that x86 without VNNI does not satu
     openvino activations-half-vnni    .99849  20.6    30.1
     openvino activations-decoder-vnni .99841  22.5    34.1
 
-``kernel`` is no graph: the encoder in int8 for our own kernels (:mod:`write_kernel`), which is as near as ``rows-vnni``
-and right on every CPU. Small query encoders get it beside the default.
+``kernel`` is a backend of its own, with one recipe: the encoder in int8 for the runtime's own kernels
+(:mod:`write_kernel`). It is as near as ``rows-vnni`` and right on every CPU. Small query encoders get it beside the
+default of ONNX, and it is asked for as a recipe of ONNX (``--recipe onnx=kernel``), whose graph it is calibrated with.
 
 ``logits`` is ``vocabulary`` for graphs that compute whole logits (sum pooling; decoders that are not one matrix).
 
 No recipe is right for every checkpoint: what costs nothing on a small encoder ruins a large one. The defaults,
 ``vocabulary`` (or ``logits``) and ``weights``, keep the encoder's activations in float32 and are right on every CPU;
-``--recipe auto`` tries all on the checkpoint at hand (:mod:`choose`).
+``--recipe auto`` tries all on the checkpoint at hand (:mod:`auto.search`).
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ Function = Literal[
     "write_kernel",
 ]
 AUTO = "auto"
-# Made for our own kernels beside the default of the ONNX backend, where they know the architecture.
+# The recipe of the kernel backend, which small query encoders get beside the default of ONNX.
 KERNEL = "kernel"
+# Backends that are made together with another's graph, and asked for by that one's name.
+_ASKED_WITH: Mapping[Backend, Backend] = {"kernel": "onnx"}
 _EVERY_POOLING: frozenset[str] = frozenset(get_args(Pooling))
 
 
@@ -68,7 +71,8 @@ _EVERY_POOLING: frozenset[str] = frozenset(get_args(Pooling))
 class Recipe:
     """One way to int8.
 
-    ``function`` is one of the functions of the modules ``quantize_*`` and ``options`` its keyword arguments.
+    ``function`` is one of the functions of the modules ``quantize_*`` and ``write_kernel``, and ``options`` its keyword
+    arguments; :data:`backends.WRITERS` has the functions.
     ``batch_invariant``: whether a text's vector is the same in any batch. ``isa``: the CPUs it is right on, "any" or
     "vnni" (x86 without it would saturate). ``poolings``: those it can be used with. ``pools_first``: only for graphs
     that take the maximum of what a decoder of one matrix gives.
@@ -82,6 +86,11 @@ class Recipe:
     isa: Literal["any", "vnni"] = "any"
     poolings: frozenset[str] = _EVERY_POOLING
     pools_first: bool = False
+
+    @property
+    def asked_with(self) -> Backend:
+        """The backend that ``--recipe BACKEND=NAME`` asks for this recipe with."""
+        return _ASKED_WITH.get(self.backend, self.backend)
 
 
 def _onnx(name: str, function: Function, *, pools_first: bool = True, **options: object) -> Recipe:
@@ -110,7 +119,7 @@ def _openvino(name: str, function: Function, **options: object) -> Recipe:
 
 
 # Of each backend, the first that can be used with a pooling and a graph is its default.
-RECIPES: tuple[Recipe, ...] = (
+_ONNX: tuple[Recipe, ...] = (
     _onnx("vocabulary", "quantize_vocabulary", weight_bits=7),
     _onnx("logits", "quantize_logits", pools_first=False, weight_bits=7),
     _onnx("logits-vnni", "quantize_logits", pools_first=False, weight_bits=8),
@@ -133,7 +142,9 @@ RECIPES: tuple[Recipe, ...] = (
         "decoder-vnni", "quantize_dynamic", pools_first=False, reduce_range=False, operators=("MatMul",), leave_out=1.0
     ),
     _onnx("embeddings", "quantize_dynamic", pools_first=False, reduce_range=True, operators=("Gather",)),
-    _onnx("kernel", "write_kernel"),
+)
+_KERNEL: tuple[Recipe, ...] = (Recipe(KERNEL, "kernel", "write_kernel", poolings=COMMUTING_POOLINGS, pools_first=True),)
+_OPENVINO: tuple[Recipe, ...] = (
     _openvino("weights", "compress_weights", mode="INT8_ASYM"),
     _openvino("activations", "quantize_activations", overflow_fix=True),
     _openvino("activations-vnni", "quantize_activations", overflow_fix=False),
@@ -145,15 +156,54 @@ RECIPES: tuple[Recipe, ...] = (
 )
 
 
+RECIPES: tuple[Recipe, ...] = (*_ONNX, *_KERNEL, *_OPENVINO)
+
+
 def recipes_for(backend: Backend, pooling: str, *, pools_first: bool = True) -> list[Recipe]:
-    """Those of a backend that can be used with a pooling, and with a graph that does not pool first."""
-    return [r for r in RECIPES if r.backend == backend and pooling in r.poolings and (pools_first or not r.pools_first)]
+    """The recipes that can be asked for with a backend and used with an encoder.
+
+    Parameters
+    ----------
+    backend : {"onnx", "openvino"}
+        The backend. "onnx" includes the recipe of the kernel backend.
+    pooling : str
+        The encoder's pooling.
+    pools_first : bool
+        Whether its graph takes the maximum of what a decoder of one matrix gives.
+
+    Returns
+    -------
+    list of Recipe
+        The first is the default.
+    """
+    return [
+        r for r in RECIPES if r.asked_with == backend and pooling in r.poolings and (pools_first or not r.pools_first)
+    ]
 
 
 def choose_recipe(backend: Backend, pooling: str, asked: str | None = None, *, pools_first: bool = True) -> Recipe:
-    """The recipe called ``asked``, or the default of a backend.
+    """Find a recipe of a backend by name, or its default.
 
-    Raises InputError when there is no recipe of that name for the backend, the pooling and the graph.
+    Parameters
+    ----------
+    backend : {"onnx", "openvino"}
+        The backend it is asked for with.
+    pooling : str
+        The encoder's pooling.
+    asked : str, optional
+        The name of the recipe. Without it the default is returned.
+    pools_first : bool
+        Whether the graph takes the maximum of what a decoder of one matrix gives.
+
+    Returns
+    -------
+    Recipe
+        The recipe.
+
+    Raises
+    ------
+    InputError
+        If the backend has no recipe of that name for this pooling and this graph.
     """
     fitting = recipes_for(backend, pooling, pools_first=pools_first)
     if asked is None:
@@ -168,8 +218,26 @@ def choose_recipe(backend: Backend, pooling: str, asked: str | None = None, *, p
 
 
 def recipe_named(backend: Backend, name: str) -> Recipe:
-    """The recipe of that name. Raises InputError that lists those of the backend."""
-    recipes = {r.name: r for r in RECIPES if r.backend == backend}
+    """Find a recipe by name.
+
+    Parameters
+    ----------
+    backend : {"onnx", "openvino"}
+        The backend it is asked for with.
+    name : str
+        The name.
+
+    Returns
+    -------
+    Recipe
+        The recipe.
+
+    Raises
+    ------
+    InputError
+        If there is none; the message lists those of the backend.
+    """
+    recipes = {r.name: r for r in RECIPES if r.asked_with == backend}
     if name not in recipes:
         raise InputError(f"no int8 recipe {name!r} for {backend}; there are: {AUTO}, {', '.join(recipes)}")
     return recipes[name]

@@ -6,21 +6,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.checkpoint import Checkpoint
 from ..models.families import FAMILIES, Activation, Family, Pooling, QuerySide
 from ..models.layout import SIDES
+from ..models.opening import open_checkpoint
 from ..models.options import OpenOptions
 from ..runtime.artifact import Artifact, ArtifactManifest
 from ..runtime.errors import CheckpointError
 
 
 def reopen(artifact: Artifact, spec: str, options: OpenOptions | None = None) -> Checkpoint:
-    """Open ``spec`` with what the user asked for when ``artifact`` was exported.
+    """Open a checkpoint with what the user asked for when an artifact was exported from it.
 
-    Nothing else that the artifact believes is taken over, so whatever it does otherwise than the checkpoint states
-    shows. ``options`` say what may be trusted.
+    Nothing else that the artifact states is taken over. So whatever it does differently from the checkpoint shows.
 
-    Raises CheckpointError: it cannot be opened, or has other weights than the artifact was made from.
+    Parameters
+    ----------
+    artifact : Artifact
+        The exported encoder.
+    spec : str
+        The checkpoint: a directory or a hub id.
+    options : OpenOptions, optional
+        What may be trusted.
+
+    Returns
+    -------
+    Checkpoint
+        The checkpoint, opened.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be opened, or has other weights than the artifact was made from.
     """
     manifest = artifact.manifest
     side = next((s for s in SIDES if s == manifest.role), None)

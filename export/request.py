@@ -14,8 +14,8 @@ from ..runtime.build.foreign_files import refuse_foreign_to_artifact
 from ..runtime.build.staging import check_writable_target
 from ..runtime.errors import InputError
 from ..runtime.idf import check_power
+from .auto.retrieval_sets import locate_set
 from .recipes import AUTO, recipe_named
-from .retrieval import locate_set
 from .texts import calibration_texts
 
 DEFAULT_NDCG_DROP = 0.002
@@ -52,7 +52,20 @@ class ExportRequest:
 
 
 def check_request(request: ExportRequest) -> None:
-    """Raise InputError or CheckpointError for an output that exists, and for a typing error in any option."""
+    """Check a request before PyTorch is loaded.
+
+    Parameters
+    ----------
+    request : ExportRequest
+        What is to be exported.
+
+    Raises
+    ------
+    InputError
+        If an option is misspelt or not possible, or the output exists.
+    CheckpointError
+        If a family file is not right.
+    """
     check_writable_target(
         request.output, manifest=MANIFEST_NAME, force=request.force, refuse=refuse_foreign_to_artifact
     )

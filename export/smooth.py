@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .source import Statistics, encoder_products
+from .onnx_graph import Statistics, encoder_products
 
 _SMALLEST = 1e-5
 
@@ -22,7 +22,28 @@ _SMALLEST = 1e-5
 def smooth_products(
     model: onnx.ModelProto, names: Collection[str], statistics: Mapping[str, Statistics], alpha: float
 ) -> dict[str, Statistics]:
-    """Smooth the products ``names`` of a graph in place; returns the statistics of what enters them afterwards."""
+    """Apply SmoothQuant to products of a graph, in place.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The graph; it is changed.
+    names : collection of str
+        Names of the products.
+    statistics : mapping of str to Statistics
+        What goes into each product.
+    alpha : float
+        How much of the range moves into the weights: 0 none, 1 all.
+
+    Returns
+    -------
+    dict of str to Statistics
+        What goes into the products afterwards.
+
+    References
+    ----------
+    Xiao et al., "SmoothQuant", arXiv:2211.10438.
+    """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     groups: dict[str, list[onnx.NodeProto]] = {}

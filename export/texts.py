@@ -53,8 +53,22 @@ def parity_texts() -> SampleTexts:
 
 
 def corner_texts(checkpoint: Checkpoint, side: Side) -> tuple[str, ...]:
-    """Texts that reach the corners of one checkpoint: its special tokens written out, a text beyond the side's limit,
-    white space at the ends, upper case, a NUL.
+    """Texts that reach the corners of one checkpoint.
+
+    They are: its special tokens written out, a text beyond the side's limit, white space at the ends, upper case, a
+    NUL.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The checkpoint.
+    side : {"query", "document"}
+        The side whose limit counts.
+
+    Returns
+    -------
+    tuple of str
+        The texts.
     """
     special = " ".join(f"{token} oil" for token in checkpoint.tokenizer.all_special_tokens)
     limit = checkpoint.sides[side].max_length
@@ -65,13 +79,25 @@ def corner_texts(checkpoint: Checkpoint, side: Side) -> tuple[str, ...]:
 
 
 def calibration_texts(path: Path | None = None) -> SampleTexts:
-    """The bundled calibration text, or that of ``path``.
+    """The bundled calibration text, or that of a file.
 
-    A file of the user's is JSON lines with ``kind`` and ``text``, or a corpus as ``splade-edge index`` reads it. Of a
-    corpus 128 documents are taken, evenly spread; their titles, or their first words where there is none, stand
-    for queries.
+    Of a corpus 128 documents are taken, evenly spread. Their titles stand for queries, or their first words where there
+    is no title.
 
-    Raises InputError naming file and line.
+    Parameters
+    ----------
+    path : Path, optional
+        JSON lines with ``kind`` and ``text``, or a corpus as ``splade-edge index`` reads it.
+
+    Returns
+    -------
+    SampleTexts
+        Queries and documents.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read; the message names file and line.
     """
     if path is None:
         return _read(_HERE / "calibration.jsonl")

@@ -27,9 +27,23 @@ _LOCATION = re.compile(r"(Exception from|Check '.*' failed at) |.*\.(cpp|hpp|h|c
 
 
 def write_onnx(module: nn.Module, description: SpladeExporterConfig, path: Path) -> None:
-    """Export ``module`` to ``path`` (opset 18, weights inside, batch and length dynamic, no metadata of this machine).
+    """Export a module as one ONNX file: opset 18, weights inside, batch and length dynamic.
 
-    Raises ExportError if PyTorch cannot turn the module into a graph, with the innermost reason.
+    The file has no metadata of this machine: the same export gives the same bytes.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What to export.
+    description : SpladeExporterConfig
+        Its inputs and outputs.
+    path : Path
+        The file to write.
+
+    Raises
+    ------
+    ExportError
+        If PyTorch cannot turn the module into a graph; the message has the innermost reason.
     """
     axes = {name: torch.export.Dim(name) for name in ("batch", "length")}
     shapes = {
@@ -96,10 +110,22 @@ def _strip_metadata(model: onnx.ModelProto) -> None:
 
 
 def root_cause(error: BaseException, length: int = 160) -> str:
-    """The innermost error of a chain as plain text on one line: where in a model's code it was raised, its type, and
-    the first sentence of what it says.
+    """Describe the innermost error of a chain on one line of plain text.
 
-    PyTorch wraps an error in advice and program listings with terminal colours, OpenVINO in source locations.
+    It says where in a model's code the error was raised, its type, and the first sentence of its message. PyTorch wraps
+    errors in advice and program listings with terminal colours, OpenVINO in source locations.
+
+    Parameters
+    ----------
+    error : BaseException
+        The outermost error.
+    length : int
+        The most characters of the message.
+
+    Returns
+    -------
+    str
+        The description.
     """
     while error.__cause__ is not None:
         error = error.__cause__

@@ -14,7 +14,23 @@ from .to_onnx import root_cause
 
 
 def read_openvino(onnx_path: Path) -> Any:
-    """The ``openvino.Model`` of an ONNX file. Raises ExportError if OpenVINO cannot convert it."""
+    """Convert an ONNX file.
+
+    Parameters
+    ----------
+    onnx_path : Path
+        The file.
+
+    Returns
+    -------
+    openvino.Model
+        The model.
+
+    Raises
+    ------
+    ExportError
+        If OpenVINO cannot convert it.
+    """
     try:
         with no_telemetry():
             import openvino as ov
@@ -27,10 +43,17 @@ def read_openvino(onnx_path: Path) -> Any:
 
 
 def write_openvino(model: Any, path: Path) -> None:
-    """Save a model to ``path`` (``.xml``) without changing the precision of its weights.
+    """Save a model without changing the precision of its weights.
 
-    Nodes are named by their place: OpenVINO numbers unnamed ones by a counter of the process, so that the same model
+    Nodes are named by their position. OpenVINO numbers unnamed ones by a counter of the process, so the same model
     would give other bytes each time.
+
+    Parameters
+    ----------
+    model : openvino.Model
+        The model; its nodes are renamed.
+    path : Path
+        The ``.xml`` file to write; the ``.bin`` file is written beside it.
     """
     with no_telemetry():
         import openvino as ov

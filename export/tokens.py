@@ -15,9 +15,20 @@ from .witness import Witness
 
 
 def check_choice(checkpoint: Checkpoint, samples: SampleTexts) -> None:
-    """Raise CheckpointError where a checkpoint's ``tokenizer.json`` and the class that transformers builds read a text
-    otherwise, and the user has not said which of them the encoder was trained with; and where the encoder is given
-    token types, which an exported graph does not take.
+    """Check that a checkpoint's tokenizer is not ambiguous.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The checkpoint.
+    samples : SampleTexts
+        The texts to compare on.
+
+    Raises
+    ------
+    CheckpointError
+        If ``tokenizer.json`` and the class that transformers builds read a text differently and the user has not said
+        which one to take; or if the encoder gets token types, which an exported graph does not take.
     """
     texts = [text for _, text in _texts(checkpoint, samples)]
     text = None if checkpoint.options.tokenizer else disagreement(checkpoint.loaded, texts)
@@ -39,8 +50,23 @@ def check_choice(checkpoint: Checkpoint, samples: SampleTexts) -> None:
 
 
 def check_tokens(checkpoint: Checkpoint, artifact: Artifact, samples: SampleTexts, witness: Witness) -> None:
-    """Raise ParityError where the artifact's tokenizer, as the runtime uses it, gives other ids than the witness, on a
-    text that the witness can encode.
+    """Compare the token ids of the artifact, as the runtime computes them, with the witness's.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The checkpoint.
+    artifact : Artifact
+        The artifact with its ``tokenizer.json``.
+    samples : SampleTexts
+        The texts to compare on; those that the witness fails on are left out.
+    witness : Witness
+        What to compare with.
+
+    Raises
+    ------
+    ParityError
+        If the ids of a text differ.
     """
     readers = {side: TextTokenizer.of(artifact, side) for side in checkpoint.sides}
     for side, text in _texts(checkpoint, samples):

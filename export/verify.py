@@ -15,10 +15,25 @@ from .witness import open_witness
 
 
 def repeat_parity(artifact: Artifact, source: str | None = None) -> str | None:
-    """Compare every graph of ``artifact`` with its witness once more; returns None, or why that was not possible.
+    """Compare every graph of an artifact with its witness once more.
 
-    ``source`` says where the checkpoint is now; by default it is looked for where the manifest says. It is used only if
-    its weights have the SHA-256 the manifest names. Raises ParityError as the export would.
+    Parameters
+    ----------
+    artifact : Artifact
+        The exported encoder.
+    source : str, optional
+        Where the checkpoint is now. By default it is looked for where the manifest says. It is used only if its weights
+        have the SHA-256 that the manifest names.
+
+    Returns
+    -------
+    str or None
+        None if the comparison was made, else why it was not possible.
+
+    Raises
+    ------
+    ParityError
+        As in an export.
     """
     manifest = artifact.manifest
     spec = source or manifest.source.checkpoint

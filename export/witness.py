@@ -43,11 +43,37 @@ class Witness(Protocol):
     reason: str
 
     def token_ids(self, text: str, side: Side) -> list[int] | None:
-        """The ids of a text, None where the witness fails on it."""
+        """Tokenize a text.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+        side : {"query", "document"}
+            The side it is encoded as.
+
+        Returns
+        -------
+        list of int or None
+            The token ids; None where the witness fails on the text.
+        """
         ...
 
     def encode(self, text: str, side: Side) -> Vector | None:
-        """The vector of a text, float32 ``[vocab_size]``, None where the witness fails on it."""
+        """Encode a text.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+        side : {"query", "document"}
+            The side it is encoded as.
+
+        Returns
+        -------
+        float32 array ``[vocab_size]`` or None
+            The vector; None where the witness fails on the text.
+        """
         ...
 
 
@@ -131,7 +157,23 @@ class OwnWitness:
 
 
 def open_witness(checkpoint: Checkpoint) -> Witness:
-    """The witness of a checkpoint. Raises MissingExtraError where sentence-transformers is not installed."""
+    """Open the witness of a checkpoint: sentence-transformers where it can load it, else the reference in PyTorch.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The checkpoint.
+
+    Returns
+    -------
+    Witness
+        The witness; it says why it is not the library, if it is not.
+
+    Raises
+    ------
+    MissingExtraError
+        If sentence-transformers is not installed.
+    """
     if checkpoint.deviation:
         return OwnWitness(checkpoint, checkpoint.deviation)
     try:
@@ -152,10 +194,21 @@ def open_witness(checkpoint: Checkpoint) -> Witness:
 
 
 def half_precision_gap(checkpoint: Checkpoint, vectors: Vector, texts: Sequence[tuple[Side, str]]) -> float | None:
-    """How far the library's own vectors are from float32 where a checkpoint is stored in half precision, which it
-    keeps: the largest difference relative to the largest weight. None where it is stored in float32.
+    """Measure how far the library's own vectors are from float32, where a checkpoint is stored in half precision.
 
-    ``vectors``: those of ``texts`` in float32.
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The checkpoint. The library keeps its half precision.
+    vectors : float32 array ``[texts, vocab]``
+        The vectors of ``texts`` in float32.
+    texts : sequence of (side, str)
+        What was encoded.
+
+    Returns
+    -------
+    float or None
+        The largest difference relative to the largest weight; None where it is stored in float32.
     """
     witness = LibraryWitness(checkpoint, dtype=None)
     if witness.dtype not in (torch.float16, torch.bfloat16):
@@ -166,7 +219,20 @@ def half_precision_gap(checkpoint: Checkpoint, vectors: Vector, texts: Sequence[
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
-    """What an error says, in one line."""
+    """Describe an error on one line.
+
+    Parameters
+    ----------
+    error : BaseException
+        The error.
+    length : int
+        The most characters.
+
+    Returns
+    -------
+    str
+        What it says.
+    """
     return " ".join(str(error).split())[:length] or type(error).__name__
 
 

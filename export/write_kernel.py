@@ -19,8 +19,9 @@ from ..models.checkpoint import Checkpoint
 from ..runtime.artifact import TransformerPart
 from ..runtime.encoder.native.transformer import matrices, offsets, pack, problem_with, sections
 from ..runtime.errors import ExportError
-from .quantize_vocabulary import quantize_rows_of
-from .source import QuantizationSource, encoder_products
+from .int8_products import quantize_rows_of
+from .onnx_graph import encoder_products
+from .source import QuantizationSource
 
 F32 = npt.NDArray[np.float32]
 # The hidden size up to which int8 is safe without a look at the ranking: BERT-tiny has 128.
@@ -93,8 +94,19 @@ _ARCHITECTURES: Mapping[str, _Names] = {
 
 
 def obstacle(checkpoint: Checkpoint, largest: int | None = None) -> str:
-    """What keeps a checkpoint from running in our kernels, or from being of a hidden size of at most ``largest``; "" if
-    nothing.
+    """Say what keeps a checkpoint from running in the runtime's own kernels.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The checkpoint.
+    largest : int, optional
+        The largest hidden size to allow.
+
+    Returns
+    -------
+    str
+        The reason; "" if there is none.
     """
     model = checkpoint.model
     names = _ARCHITECTURES.get(type(model).__name__)
@@ -148,10 +160,27 @@ def _misfit(model: Any, names: _Names) -> str:
 
 
 def write_kernel(source: QuantizationSource, target: Path) -> TransformerPart:
-    """Write the encoder of ``source.checkpoint`` for our kernels. Raises ExportError where :func:`obstacle` sees one.
+    """Write an encoder for the runtime's own kernels.
 
-    All matrices get 8 bits and a scale a row, which is exact on every CPU: without VNNI the kernels multiply in 16
-    bits. The shift of a product's mean that rounding makes is taken back, as :mod:`quantize_rows` does.
+    All matrices get 8 bits and a scale for each row, which is exact on every CPU: without VNNI the kernels multiply in
+    16 bits. The shift of a product's mean that rounding makes is subtracted, as in :mod:`int8_products`.
+
+    Parameters
+    ----------
+    source : QuantizationSource
+        The traced graph; the weights are taken from its checkpoint.
+    target : Path
+        The file to write.
+
+    Returns
+    -------
+    TransformerPart
+        The sizes of the encoder, for the manifest.
+
+    Raises
+    ------
+    ExportError
+        Where :func:`obstacle` sees one.
     """
     reason = "a graph without its checkpoint" if source.checkpoint is None else obstacle(source.checkpoint)
     if source.checkpoint is None or reason:

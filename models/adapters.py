@@ -56,10 +56,25 @@ class Adapter:
 
 
 def find_adapter(directory: Path) -> Adapter | None:
-    """The adapter in an encoder's directory, or None.
+    """Find the adapter in an encoder's directory.
 
-    Its base is the model in the same directory; without one, the directory or the cached hub repository that it names.
-    Raises CheckpointError: a damaged configuration, or a base that is not here or is an adapter itself.
+    Its base is the model in the same directory. Without one it is the directory or the cached hub repository that the
+    adapter names.
+
+    Parameters
+    ----------
+    directory : Path
+        The encoder's directory.
+
+    Returns
+    -------
+    Adapter or None
+        The adapter, None where there is none.
+
+    Raises
+    ------
+    CheckpointError
+        If the configuration is damaged, or the base is not on this machine or is an adapter itself.
     """
     path = directory / ADAPTER_CONFIG
     if not path.is_file():
@@ -90,7 +105,22 @@ def find_adapter(directory: Path) -> Adapter | None:
 
 
 def check_adapter(adapter: Adapter, *, allow_pickle: bool) -> None:
-    """Raise CheckpointError (no tensors, or a pickle that may not be opened), or MissingExtraError without peft."""
+    """Check that an adapter can be merged.
+
+    Parameters
+    ----------
+    adapter : Adapter
+        The adapter.
+    allow_pickle : bool
+        Whether tensors that are a pickle may be opened.
+
+    Raises
+    ------
+    CheckpointError
+        If it has no tensors, or a pickle that may not be opened.
+    MissingExtraError
+        If peft is not installed.
+    """
     if not adapter.weights.is_file():
         raise CheckpointError(f"{adapter.directory} has {ADAPTER_CONFIG} and no {_SAFE}; get the adapter again")
     if adapter.weights.name == _PICKLED and not allow_pickle:
@@ -104,7 +134,18 @@ def check_adapter(adapter: Adapter, *, allow_pickle: bool) -> None:
 
 @contextlib.contextmanager
 def without_adapter(base: Path) -> Iterator[Path]:
-    """A directory with all files of ``base`` but the adapter's, for transformers not to load it a second time."""
+    """Give a directory with all files of a base but the adapter's, so that transformers does not load it twice.
+
+    Parameters
+    ----------
+    base : Path
+        The directory of the base.
+
+    Returns
+    -------
+    iterator of Path
+        A context: the directory, which is removed afterwards.
+    """
     if not (base / ADAPTER_CONFIG).is_file():
         yield base
         return
@@ -116,9 +157,24 @@ def without_adapter(base: Path) -> Iterator[Path]:
 
 
 def merge_adapter(model: Any, adapter: Adapter) -> tuple[Any, str]:
-    """``model``, the base in float32, with the adapter merged into its weights; and a note that says so.
+    """Merge an adapter into the weights of its base.
 
-    Raises CheckpointError: a kind that cannot be merged, tensors that do not fit, or a merge that changes the logits.
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The base in float32.
+    adapter : Adapter
+        The adapter.
+
+    Returns
+    -------
+    tuple of model and str
+        The merged model, and a note that says so.
+
+    Raises
+    ------
+    CheckpointError
+        If the adapter is of a kind that cannot be merged, its tensors do not fit, or merging changes the logits.
     """
     import peft
 

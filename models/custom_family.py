@@ -46,7 +46,23 @@ class _FamilyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def family_from(text: str | Family) -> Family:
-    """The family of that name, or the one that a ``.toml`` file describes. Raises CheckpointError."""
+    """Find a family by its name, or read the file that describes one.
+
+    Parameters
+    ----------
+    text : str or Family
+        A name, the path of a ``.toml`` file, or a family, which is returned.
+
+    Returns
+    -------
+    Family
+        The family.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no family of that name, or the file is not right.
+    """
     if isinstance(text, Family):
         return text
     if text.lower().endswith(".toml") or "/" in text or "\\" in text:
@@ -55,7 +71,23 @@ def family_from(text: str | Family) -> Family:
 
 
 def read_family(path: Path) -> Family:
-    """The family that a file describes. Raises CheckpointError naming the file, the key and what it may be."""
+    """Read a family file.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.toml`` file.
+
+    Returns
+    -------
+    Family
+        The family that it describes.
+
+    Raises
+    ------
+    CheckpointError
+        If a key is not right; the message names the file, the key and what it may be.
+    """
     try:
         described = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _FamilyFile)
     except OSError as error:

@@ -216,7 +216,23 @@ _PLAIN = next(family for family in FAMILIES if family.name == "splade")
 
 
 def family_named(name: str) -> Family:
-    """The row of that name. Raises CheckpointError that lists the names there are."""
+    """Find a family by its name.
+
+    Parameters
+    ----------
+    name : str
+        The name.
+
+    Returns
+    -------
+    Family
+        The family.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none; the message lists all names.
+    """
     for family in FAMILIES:
         if family.name == name:
             return family
@@ -224,7 +240,18 @@ def family_named(name: str) -> Family:
 
 
 def published_family(evidence: Evidence) -> Family | None:
-    """The family that a hub id is known to belong to, if its files do not contradict it."""
+    """Find the family that a hub id is known to belong to.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the checkpoint's files say.
+
+    Returns
+    -------
+    Family or None
+        The family, None where no hub id is known or the files contradict it.
+    """
     return next(
         (f for f in FAMILIES if _fits(f, evidence) and any(fnmatchcase(evidence.hub_id, glob) for glob in f.hub_ids)),
         None,
@@ -232,11 +259,24 @@ def published_family(evidence: Evidence) -> Family | None:
 
 
 def detect_family(evidence: Evidence) -> Family:
-    """The family that fits what a checkpoint's files say, the fallback if no other does.
+    """Find the family that fits what a checkpoint's files say.
 
-    Rows with ``hub_ids`` fit only when a stated query side or activation sets them apart from a plain encoder.
+    Families with ``hub_ids`` fit only when a stated query side or activation sets them apart from a plain encoder.
 
-    Raises CheckpointError when only ``--family`` could tell.
+    Parameters
+    ----------
+    evidence : Evidence
+        What the files say.
+
+    Returns
+    -------
+    Family
+        The family; the fallback if no other fits.
+
+    Raises
+    ------
+    CheckpointError
+        If only ``--family`` could tell.
     """
     if evidence.query_side not in TABLE_SIDES:
         # A document side by itself tells nothing that a plain checkpoint does not.
@@ -255,7 +295,20 @@ def detect_family(evidence: Evidence) -> Family:
 
 
 def check_family(family: Family, evidence: Evidence) -> None:
-    """Raise CheckpointError where a family the user named contradicts what the checkpoint states."""
+    """Check that a family does not contradict what a checkpoint states.
+
+    Parameters
+    ----------
+    family : Family
+        The family.
+    evidence : Evidence
+        What the checkpoint's files say.
+
+    Raises
+    ------
+    CheckpointError
+        If it does.
+    """
     mend = f"change {family.origin}" if family.origin else "leave out --family"
     for what, found, expected in (
         ("pooling", evidence.pooling, (family.pooling,)),

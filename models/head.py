@@ -71,7 +71,18 @@ class HiddenTap:
 
 
 def embedding_rows(model: Any) -> int:
-    """How many token ids a model knows: the rows of its word embeddings."""
+    """Count the token ids that a model knows.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+
+    Returns
+    -------
+    int
+        The rows of its word embeddings.
+    """
     try:
         weight = getattr(model.get_input_embeddings(), "weight", None)
     except NotImplementedError:
@@ -81,9 +92,19 @@ def embedding_rows(model: Any) -> int:
 
 
 def max_positions(model: Any) -> int | None:
-    """Longest input in tokens, None if nothing bounds it.
+    """The longest input of a model.
 
     Position tables with a padding row (RoBERTa) are used from the row after it.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+
+    Returns
+    -------
+    int or None
+        Tokens; None if nothing bounds them.
     """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
@@ -92,9 +113,19 @@ def max_positions(model: Any) -> int | None:
 
 
 def check_lengths(model: Any, longest: int) -> None:
-    """Run a model on its shortest text (two special tokens) and on one of ``longest`` tokens, if memory allows.
+    """Run a model on its shortest text (two special tokens) and on a long one, if memory allows.
 
-    Raises CheckpointError: it does not run, or it computes otherwise from some length on and remembers that.
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+    longest : int
+        Tokens of the long text.
+
+    Raises
+    ------
+    CheckpointError
+        If it does not run, or computes differently from some length on and remembers that.
     """
     run_model(model, probe_tokens(model)[:1, :2], torch.ones(1, 2, dtype=torch.long))
     config = model.config.get_text_config()
@@ -111,14 +142,34 @@ def check_lengths(model: Any, longest: int) -> None:
 
 
 def logits_width(model: Any) -> int:
-    """The size of a model's vocabulary: the width of its logits."""
+    """The size of a model's vocabulary.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+
+    Returns
+    -------
+    int
+        The width of its logits.
+    """
     return int(_logits(model, probe_tokens(model)).shape[-1])
 
 
 @torch.inference_mode()
 def find_decoder(model: Any) -> Decoder | None:
-    """The decoder of a model in float32 and evaluation mode; None if its logits are no plain linear map of one
-    activation.
+    """Find the decoder of a model by running it.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model, float32, in evaluation mode.
+
+    Returns
+    -------
+    Decoder or None
+        None if the logits are no plain linear map of one activation.
     """
     ids = probe_tokens(model)
     seen: list[tuple[str, bool, Tensor]] = []
@@ -177,7 +228,18 @@ def _unique(tensors: Iterator[Tensor]) -> list[Tensor]:
 
 
 def probe_tokens(model: Any) -> Tensor:
-    """Int64 token ids ``[2, 7]``, all different where the vocabulary allows it, without the padding token."""
+    """Make token ids to run a model on.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+
+    Returns
+    -------
+    int64 tensor ``[2, 7]``
+        Ids that all differ where the vocabulary allows it, without the padding token.
+    """
     known = embedding_rows(model)
     padding = getattr(model.config.get_text_config(), "pad_token_id", None)
     ids = [i for i in range(known) if i != padding]
@@ -194,7 +256,25 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def run_model(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The logits ``[batch, length, vocab]`` of int64 ``[batch, length]`` ids and their mask. Raises CheckpointError."""
+    """Run a model.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+    input_ids, attention_mask : int64 tensor ``[batch, length]``
+        Token ids, and 1 where they count.
+
+    Returns
+    -------
+    float32 tensor ``[batch, length, vocab]``
+        The logits.
+
+    Raises
+    ------
+    CheckpointError
+        If the model cannot be run.
+    """
     try:
         with quiet_transformers():
             logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask).logits

@@ -32,12 +32,34 @@ def locate_checkpoint(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> Located:
-    """Find a local directory, or download (``offline``: look up in the cache) the files of a hub repository.
+    """Find a local directory, or the files of a hub repository.
 
-    ``name`` is a hub id or a relative path as given; an absolute path is shortened to its last part, because the name
-    is written into artifacts that leave this machine.
+    The name is written into artifacts, which leave this machine. So it is a hub id or a relative path as given, and an
+    absolute path is shortened to its last part.
 
-    Raises CheckpointError: neither a directory nor a hub id, unknown or gated repository, unknown revision, no network.
+    Parameters
+    ----------
+    spec : str
+        A directory or a hub id.
+    revision : str, optional
+        Branch, tag or commit of a hub repository.
+    offline : bool
+        Whether to look in the hub cache only.
+    allow_pickle : bool
+        Whether weights that are a pickle may be fetched.
+    trust_remote_code : bool
+        Whether code of the checkpoint may be fetched.
+
+    Returns
+    -------
+    Located
+        Where the files are, and the name and revision to record.
+
+    Raises
+    ------
+    CheckpointError
+        If it is neither a directory nor a hub id, the repository or the revision is unknown, access is refused, or
+        there is no network.
     """
     path = Path(spec)
     if spec and path.is_dir():

@@ -219,11 +219,26 @@ FILES: tuple[Key, ...] = (
 
 
 def account(files: EncoderFiles, config: Any | None, look_up: str | None = None) -> tuple[str, ...]:
-    """The keys and files of one side that stand in no row, each as ``"file: key"``.
+    """Look up every key and file of one side in the table of what is known.
 
-    ``config``: the transformers configuration of its encoder, None for a table, which has none of its own. ``look_up``:
-    the name of the table's file, where a family gives it. Raises CheckpointError for the first
-    that is refused, naming the file, the key and the way out.
+    Parameters
+    ----------
+    files : EncoderFiles
+        The files of the side.
+    config : transformers.PretrainedConfig or None
+        The configuration of its encoder, None for a table, which has none.
+    look_up : str, optional
+        The name of the table's file, where a family gives it.
+
+    Returns
+    -------
+    tuple of str
+        What stands in no row, each as ``"file: key"``.
+
+    Raises
+    ------
+    CheckpointError
+        For the first key that is refused; the message names the file, the key and the way out.
     """
     unknown: list[str] = []
     for name, path in _configurations(files):
@@ -245,7 +260,18 @@ def account(files: EncoderFiles, config: Any | None, look_up: str | None = None)
 
 
 def unread(files: EncoderFiles) -> list[str]:
-    """The files of sentence-transformers beside a plain checkpoint: without ``modules.json`` nothing reads them."""
+    """List the files of sentence-transformers that nothing reads, because there is no ``modules.json``.
+
+    Parameters
+    ----------
+    files : EncoderFiles
+        The files of a side.
+
+    Returns
+    -------
+    list of str
+        Their names.
+    """
     if files.modules:
         return []
     names = [MODEL, *TRANSFORMER_FILES]

@@ -77,13 +77,35 @@ class EncoderFiles:
 
 
 def has_both_sides(root: Path) -> bool:
-    """Whether the files of a checkpoint state two sides that differ, so that one has to be chosen."""
+    """Tell whether a checkpoint's files state two sides that differ, so that one has to be chosen.
+
+    Parameters
+    ----------
+    root : Path
+        The checkpoint's directory.
+
+    Returns
+    -------
+    bool
+        Whether they do.
+    """
     found = [_read(root, side) for side in SIDES]
     return all(found) and not any(files.shared for files in found if files)
 
 
 def stated_role(directory: Path) -> Side | None:
-    """The side that our own training made the only encoder of a directory for, if it says so in ``training.json``."""
+    """Read from ``training.json`` which side our own training made an encoder for.
+
+    Parameters
+    ----------
+    directory : Path
+        The encoder's directory.
+
+    Returns
+    -------
+    {"query", "document"} or None
+        The side, None where it is not stated.
+    """
     try:
         role = msgspec.json.decode((directory / TRAINING_FILE).read_bytes(), type=dict).get("role")
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -92,9 +114,24 @@ def stated_role(directory: Path) -> Side | None:
 
 
 def locate_encoder(root: Path, side: Side | None) -> EncoderFiles:
-    """The files of the encoder for ``side`` (None: of the only encoder there is).
+    """Find the files of an encoder.
 
-    Raises CheckpointError if there is no such encoder, or if the side has to be named.
+    Parameters
+    ----------
+    root : Path
+        The checkpoint's directory.
+    side : {"query", "document"} or None
+        The side; None for the only encoder there is.
+
+    Returns
+    -------
+    EncoderFiles
+        The files.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such encoder, or the side has to be named.
     """
     if not root.is_dir():
         raise CheckpointError(f"{root} is not a directory; name a checkpoint directory or a hub id")
@@ -112,7 +149,18 @@ def locate_encoder(root: Path, side: Side | None) -> EncoderFiles:
 
 
 def two_sides(root: Path) -> CheckpointError:
-    """The error of a checkpoint of which a side has to be chosen."""
+    """Make the error of a checkpoint of which a side has to be chosen.
+
+    Parameters
+    ----------
+    root : Path
+        The checkpoint's directory.
+
+    Returns
+    -------
+    CheckpointError
+        The error, to be raised.
+    """
     return CheckpointError(f"{root} holds a query and a document side; choose one with --role, or export the pair")
 
 

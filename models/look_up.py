@@ -17,12 +17,27 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_table(path: Path, vocabulary: Mapping[str, int], vocab_size: int) -> tuple[Table, tuple[str, ...]]:
-    """The weight of each term id, float32 ``[vocab_size]``, and notes on what was unusual.
+    """Read the weight of each term.
 
-    ``path``: JSON of token -> weight (OpenSearch's ``idf.json``; a token that it leaves out weighs nothing), or the one
-    tensor of a safetensors file (sentence-transformers; it may be shorter than the vocabulary).
+    Parameters
+    ----------
+    path : Path
+        JSON of token -> weight (OpenSearch's ``idf.json``; a token that it leaves out weighs nothing), or the one
+        tensor of a safetensors file (sentence-transformers; it may be shorter than the vocabulary).
+    vocabulary : mapping of str to int
+        The term id of each token.
+    vocab_size : int
+        How many terms there are.
 
-    Raises CheckpointError: absent, damaged, for another vocabulary, or with weights that are negative or not finite.
+    Returns
+    -------
+    tuple of float32 array ``[vocab_size]`` and tuple of str
+        The weights, and notes on what was unusual.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is absent, damaged, for another vocabulary, or has weights that are negative or not finite.
     """
     notes: tuple[str, ...] = ()
     if path.suffix == ".json":
@@ -46,7 +61,23 @@ def read_table(path: Path, vocabulary: Mapping[str, int], vocab_size: int) -> tu
 
 
 def read_tensor(path: Path) -> npt.NDArray[Any]:
-    """The one-dimensional tensor of a safetensors file. Raises CheckpointError."""
+    """Read the one-dimensional tensor of a safetensors file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    array ``[n]``
+        The tensor in its own dtype.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged or holds something else.
+    """
     import torch  # NumPy has no bfloat16
     from safetensors import SafetensorError
     from safetensors.torch import load_file

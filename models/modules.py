@@ -78,7 +78,25 @@ class ModelSettings:
 
 
 def read_chain(root: Path, side: Side) -> list[Module]:
-    """The modules that the texts of ``side`` pass, routers resolved. Raises CheckpointError."""
+    """Find the modules that the texts of a side pass, routers resolved.
+
+    Parameters
+    ----------
+    root : Path
+        The checkpoint's directory.
+    side : {"query", "document"}
+        The side.
+
+    Returns
+    -------
+    list of Module
+        The modules, in order.
+
+    Raises
+    ------
+    CheckpointError
+        If the files are damaged, or name a module that cannot be exported.
+    """
     if (root / MODULES).is_file():
         entries = read_json(root / MODULES)
         if not isinstance(entries, list) or not all(
@@ -147,8 +165,24 @@ def _mapping(path: Path, key: str, route: object) -> tuple[Any, str]:
 
 
 def read_transformer_settings(directory: Path, kind: str) -> TransformerSettings:
-    """What the configuration of an encoder module states about its texts. Raises CheckpointError for what cannot be
-    applied, naming file, key and way out.
+    """Read what the configuration of an encoder module states about its texts.
+
+    Parameters
+    ----------
+    directory : Path
+        The module's directory.
+    kind : str
+        The class of the module.
+
+    Returns
+    -------
+    TransformerSettings
+        The settings.
+
+    Raises
+    ------
+    CheckpointError
+        For what cannot be applied; the message names file, key and way out.
     """
     path, config = transformer_config(directory)
     if path is None:
@@ -185,7 +219,18 @@ def read_transformer_settings(directory: Path, kind: str) -> TransformerSettings
 
 
 def transformer_config(directory: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The configuration file of an encoder module and what it holds; (None, {}) where there is none."""
+    """Read the configuration file of an encoder module.
+
+    Parameters
+    ----------
+    directory : Path
+        The module's directory.
+
+    Returns
+    -------
+    tuple of (Path or None) and dict
+        The file and what it holds; (None, {}) where there is none.
+    """
     for name in TRANSFORMER_FILES:
         path = directory / name
         if path.is_file():
@@ -241,10 +286,25 @@ def _length(path: Path, key: str, value: object) -> int | None:
 
 
 def read_model_settings(root: Path) -> ModelSettings:
-    """What ``config_sentence_transformers.json`` states, the library's defaults without it. Raises CheckpointError.
+    """Read what ``config_sentence_transformers.json`` states.
 
-    ``encode_query`` and ``encode_document`` always find a prompt of their own name, if only an empty one, so
+    ``encode_query`` and ``encode_document`` always find a prompt of their own name, if only an empty one. So
     ``default_prompt_name`` and prompts of other names never count.
+
+    Parameters
+    ----------
+    root : Path
+        The checkpoint's directory.
+
+    Returns
+    -------
+    ModelSettings
+        The settings; the library's defaults where there is no file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged or states what cannot be applied.
     """
     path = root / MODEL
     config = read_json(path) if path.is_file() else {}
@@ -270,10 +330,29 @@ def read_model_settings(root: Path) -> ModelSettings:
 
 
 def inside(root: Path, relative: str, source: Path) -> Path:
-    """``root / relative`` for a path that a checkpoint's own file ``source`` names.
+    """Join a directory and a path that a checkpoint's own file names.
 
-    ``./`` and trailing slashes are no escape, and neither are the links of a hub cache, which lead from a snapshot to
-    the repository's ``blobs/``. Raises CheckpointError if it leads out of the checkpoint.
+    ``./`` and trailing slashes are no escape. Neither are the links of a hub cache, which lead from a snapshot to the
+    repository's ``blobs/``.
+
+    Parameters
+    ----------
+    root : Path
+        The checkpoint's directory.
+    relative : str
+        The path.
+    source : Path
+        The file that names it, for the message.
+
+    Returns
+    -------
+    Path
+        The path inside the checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If it leads out of the checkpoint.
     """
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or "\\" in relative or ":" in relative or "\0" in relative:
@@ -292,7 +371,23 @@ def inside(root: Path, relative: str, source: Path) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a checkpoint. Raises CheckpointError."""
+    """Read a JSON file of a checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    object
+        What it holds.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read or is not JSON.
+    """
     try:
         return msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -300,7 +395,23 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object, {} where there is no file. Raises CheckpointError."""
+    """Read a JSON file that holds an object.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        The object; {} where there is no file.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read or holds something else.
+    """
     stated = read_json(path) if path.is_file() else {}
     if not isinstance(stated, dict):
         raise CheckpointError(f"{path} is not an object; download the checkpoint again")
@@ -312,5 +423,16 @@ def _last_name(path: str) -> str:
 
 
 def listed(modules: Sequence[Module]) -> str:
-    """The classes of a chain, for messages."""
+    """List the classes of a chain, for messages.
+
+    Parameters
+    ----------
+    modules : sequence of Module
+        The chain.
+
+    Returns
+    -------
+    str
+        Their names.
+    """
     return ", ".join(module.kind for module in modules) or "nothing"

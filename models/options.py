@@ -34,7 +34,18 @@ class OpenOptions:
     ignore: tuple[str, ...] = ()
 
     def prompt(self, side: Literal["query", "document"]) -> str | None:
-        """The prompt that was asked for a side, None if none was."""
+        """The prompt that the user asked for.
+
+        Parameters
+        ----------
+        side : {"query", "document"}
+            The side.
+
+        Returns
+        -------
+        str or None
+            The prompt, None if none was asked for.
+        """
         return self.prompt_query if side == "query" else self.prompt_document
 
     def asked(self) -> dict[str, str]:
@@ -52,8 +63,19 @@ class OpenOptions:
         return {name: str(value) for name, value in found.items() if value is not None}
 
     def asking(self, asked: Mapping[str, str]) -> OpenOptions:
-        """These options with what :meth:`asked` told of others. A family of a user's own file is not known by its name
-        alone, and is left out.
+        """These options with what :meth:`asked` told of others.
+
+        A family of a user's own file is not known by its name alone, and is left out.
+
+        Parameters
+        ----------
+        asked : mapping of str to str
+            What :meth:`asked` returned.
+
+        Returns
+        -------
+        OpenOptions
+            The options.
         """
         length, dims, idf = (asked.get(name) for name in ("--max-length", "--max-active-dims", "--query-idf"))
         family, tokenizer = asked.get("--family"), asked.get("--tokenizer")

@@ -24,10 +24,28 @@ _LOGITS = 1 << 26
 
 
 def depends_on_padding(model: Any, pad_id: int, longest: int) -> bool:
-    """Whether a text of a few tokens gets other weights beside longer ones, up to ``longest`` tokens.
+    """Tell whether a text of a few tokens gets other weights beside longer ones.
 
-    ``pad_id``: the id that the shorter text is filled with, masked. ``model``: float32, evaluation mode. A model that
-    cannot be run on a padded batch depends on it, too. Raises CheckpointError: it cannot be run on a text alone.
+    A model that cannot be run on a padded batch depends on it, too.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model, float32, in evaluation mode.
+    pad_id : int
+        The id that the shorter text is filled with, masked.
+    longest : int
+        Tokens of the longest text to try.
+
+    Returns
+    -------
+    bool
+        Whether it does.
+
+    Raises
+    ------
+    CheckpointError
+        If the model cannot be run on a text alone.
     """
     pad_id = pad_id if pad_id < embedding_rows(model) else 0
     short = _ids(model, pad_id, _SHORT)[None, :longest]

@@ -39,10 +39,19 @@ class ReferenceEncoder:
         self.dropped_terms = torch.tensor(checkpoint.dropped_terms, dtype=torch.long)
 
     def encode(self, texts: Sequence[str], side: Side | None = None) -> npt.NDArray[np.float32]:
-        """Weights of each text of a side (None: the checkpoint's only one, or the document side): float32
-        ``[len(texts), vocab_size]``, non-negative.
+        """Encode texts of a side.
 
-        The side's prompt is put before a text, and both are cut at the side's maximum length.
+        Parameters
+        ----------
+        texts : sequence of str
+            The texts. The side's prompt is put before each, and both are cut at its maximum length.
+        side : {"query", "document"}, optional
+            The side. By default the checkpoint's only one, or the document side.
+
+        Returns
+        -------
+        float32 array ``[len(texts), vocab_size]``
+            The weights, non-negative.
         """
         served = self.checkpoint.sides
         side = side or ("document" if "document" in served else "query")
@@ -55,14 +64,25 @@ class ReferenceEncoder:
 
     @torch.inference_mode()
     def weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """``input_ids`` and ``attention_mask``: int64 ``[batch, length]``. Returns float32 ``[batch, vocab_size]``."""
+        """Compute the weights of a batch.
+
+        Parameters
+        ----------
+        input_ids, attention_mask : int64 tensor ``[batch, length]``
+            Token ids, and 1 where they count.
+
+        Returns
+        -------
+        float32 tensor ``[batch, vocab_size]``
+            The weights.
+        """
         c = self.checkpoint
         if c.table is not None:
             weights = torch.from_numpy(c.table).expand(len(input_ids), -1)
         else:
             logits = run_model(c.model, input_ids, attention_mask)
             weights = POOLINGS[c.pooling](ACTIVATIONS[c.activation](logits) * attention_mask.unsqueeze(-1))
-        if c.own_terms:
+        if c.lexical_only:
             present = torch.zeros(len(input_ids), self.vocab_size)
             weights = weights * present.scatter_reduce(1, input_ids, attention_mask.float(), "amax")
         return self._finished(weights.index_fill(1, self.dropped_terms, 0.0))

@@ -33,9 +33,32 @@ class SideText:
 def read_by_encoder(
     side: Side, files: EncoderFiles, options: OpenOptions, tokenizer: Any, family: Family, max_positions: int
 ) -> SideText:
-    """How an encoder of ``max_positions`` reads the texts of a side.
+    """Find out how an encoder reads the texts of a side.
 
-    Raises CheckpointError for a length that was asked for and that it cannot take.
+    Parameters
+    ----------
+    side : {"query", "document"}
+        The side.
+    files : EncoderFiles
+        What the checkpoint states.
+    options : OpenOptions
+        What the user asked for instead.
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The encoder's tokenizer.
+    family : Family
+        The encoder's family.
+    max_positions : int
+        The longest input that the encoder takes, in tokens.
+
+    Returns
+    -------
+    SideText
+        Prompt and maximum length.
+
+    Raises
+    ------
+    CheckpointError
+        If a length was asked for that the encoder cannot take.
     """
     asked, stated = options.max_length, files.transformer
     special = tokenizer.num_special_tokens_to_add()
@@ -49,13 +72,47 @@ def read_by_encoder(
 
 
 def read_by_table(files: EncoderFiles, options: OpenOptions, tokenizer: Any, family: Family) -> SideText:
-    """How a table reads queries: without special tokens, so that none of them count."""
+    """Find out how a table reads queries: without special tokens, so that none of them count.
+
+    Parameters
+    ----------
+    files : EncoderFiles
+        What the checkpoint states.
+    options : OpenOptions
+        What the user asked for instead.
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The table's tokenizer.
+    family : Family
+        The table's family.
+
+    Returns
+    -------
+    SideText
+        Prompt and maximum length.
+    """
     length = options.max_length or _of_tokenizer(tokenizer) or family.max_length or UNLIMITED
     return SideText(_prompt(files, options, "query"), int(length))
 
 
 def check_room(sides: Mapping[Side, SideText], tokenizer: Any, special: int, files: EncoderFiles) -> None:
-    """Raise CheckpointError where ``special`` tokens and the prompt leave no room for a text."""
+    """Check that special tokens and the prompt leave room for a text.
+
+    Parameters
+    ----------
+    sides : mapping of side to SideText
+        How the texts of each side are read.
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The tokenizer.
+    special : int
+        How many special tokens a text gets.
+    files : EncoderFiles
+        The files of the side, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If they do not.
+    """
     for side, settings in sides.items():
         prompt = len(tokenizer(settings.prompt, add_special_tokens=False)["input_ids"])
         if tokenizer.truncation_side == "left":  # then the prompt is cut first
@@ -69,7 +126,22 @@ def check_room(sides: Mapping[Side, SideText], tokenizer: Any, special: int, fil
 
 
 def normalization(files: EncoderFiles, options: OpenOptions) -> Normalization:
-    """``Normalize`` comes before the largest weights are chosen, the cosine after."""
+    """Find out whether vectors are normalized, and when.
+
+    The ``Normalize`` module comes before the largest weights are chosen, the cosine after.
+
+    Parameters
+    ----------
+    files : EncoderFiles
+        What the checkpoint states.
+    options : OpenOptions
+        What the user asked for instead.
+
+    Returns
+    -------
+    {"none", "all terms", "kept terms"}
+        Which terms the L2 norm is taken of.
+    """
     if files.model.cosine:
         return "kept terms" if options.max_active_dims or files.model.max_active_dims else "all terms"
     return "all terms" if files.normalized else "none"

@@ -36,7 +36,7 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(
-    places: Sequence[Path],
+    directories: Sequence[Path],
     vocab_size: int,
     *,
     trust_remote_code: bool,
@@ -44,19 +44,39 @@ def load_tokenizer(
     lower_case: bool = False,
     made_from: From | None = None,
 ) -> LoadedTokenizer:
-    """The fast tokenizer in the first of ``places`` that has one: an encoder's own directory, the checkpoint's root.
+    """Load the fast tokenizer of an encoder.
 
-    ``arguments``: of loading it, as the checkpoint states them. ``lower_case``: text is lower-cased before all else, as
-    sentence-transformers does where it is asked to. ``made_from``: see :class:`LoadedTokenizer`; None is "class".
+    Parameters
+    ----------
+    directories : sequence of Path
+        Directories to look in, the first that has a tokenizer counts: the encoder's own, the checkpoint's root.
+    vocab_size : int
+        How many token ids the model knows.
+    trust_remote_code : bool
+        Whether code of the checkpoint may be run.
+    arguments : mapping, optional
+        Arguments of loading it, as the checkpoint states them.
+    lower_case : bool
+        Whether text is lower-cased before all else, as sentence-transformers does where it is asked to.
+    made_from : {"class", "file"}, optional
+        See :class:`LoadedTokenizer`; None is "class".
 
-    Raises CheckpointError: none there, damaged, of a package that is missing, only a slow (pure Python) one, or larger
-    than the model's vocabulary.
+    Returns
+    -------
+    LoadedTokenizer
+        The tokenizer.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, or it is damaged, needs a package that is missing, is a slow (pure Python) one, or is larger
+        than the model's vocabulary.
     """
     from transformers import AutoTokenizer
 
-    directory = next((d for d in places if any((d / name).is_file() for name in _FILES)), None)
+    directory = next((d for d in directories if any((d / name).is_file() for name in _FILES)), None)
     if directory is None:
-        raise CheckpointError(f"{places[0]} has no tokenizer ({TOKENIZER_FILE}); copy it there from its source")
+        raise CheckpointError(f"{directories[0]} has no tokenizer ({TOKENIZER_FILE}); copy it there from its source")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=trust_remote_code, **(arguments or {})
@@ -111,7 +131,20 @@ def _by_file(path: Path, tokenizer: Any) -> Any:
 
 
 def disagreement(loaded: LoadedTokenizer, texts: Sequence[str]) -> str | None:
-    """The first of ``texts`` that ``tokenizer.json`` and the tokenizer of the class give other ids; None if none."""
+    """Find a text that ``tokenizer.json`` and the tokenizer of the class read differently.
+
+    Parameters
+    ----------
+    loaded : LoadedTokenizer
+        The tokenizer.
+    texts : sequence of str
+        The texts to try.
+
+    Returns
+    -------
+    str or None
+        The first such text, None if there is none.
+    """
     if loaded.file is None or loaded.made_from == "file":
         return None
     by_file = _by_file(loaded.file, loaded.tokenizer)
@@ -125,7 +158,18 @@ def disagreement(loaded: LoadedTokenizer, texts: Sequence[str]) -> str | None:
 
 
 def read_backend(tokenizer: Any) -> Any:
-    """A copy of what a tokenizer of transformers computes with, without truncation and padding."""
+    """Copy what a tokenizer of transformers computes with.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The tokenizer.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        The copy, without truncation and padding.
+    """
     from tokenizers import Tokenizer
 
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -136,7 +180,18 @@ def read_backend(tokenizer: Any) -> Any:
 
 
 def special_token_ids(tokenizer: Any) -> dict[str, int]:
-    """Term ids of the special tokens by their name: ``cls_token``, ``sep_token``, ``pad_token`` and so on."""
+    """The term ids of the special tokens.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The tokenizer.
+
+    Returns
+    -------
+    dict of str to int
+        By name: ``cls_token``, ``sep_token``, ``pad_token`` and so on.
+    """
     found = {}
     for name, token in tokenizer.special_tokens_map.items():
         if isinstance(token, str) and (term := tokenizer.convert_tokens_to_ids(token)) is not None:
@@ -145,7 +200,15 @@ def special_token_ids(tokenizer: Any) -> dict[str, int]:
 
 
 def write_tokenizer(tokenizer: Any, path: Path) -> None:
-    """Write ``tokenizer.json`` without truncation or padding settings; the runtime sets its own."""
+    """Write ``tokenizer.json`` without truncation or padding settings; the runtime sets its own.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The tokenizer.
+    path : Path
+        The file to write.
+    """
     path.write_text(read_backend(tokenizer).to_str(pretty=False), encoding="utf-8")
 
 

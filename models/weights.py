@@ -36,10 +36,25 @@ _HARMLESS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$|cls\.seq_
 
 
 def load_config(directory: Path, *, trust_remote_code: bool) -> Any:
-    """The transformers configuration of ``directory``; of an adapter, that of its base.
+    """Load the transformers configuration of an encoder.
 
-    Raises CheckpointError: absent or damaged, code of the checkpoint that is not trusted or needs a package, weights
-    that are quantized, or an architecture without a masked-language-model head.
+    Parameters
+    ----------
+    directory : Path
+        The encoder's directory; for an adapter its base's configuration is loaded.
+    trust_remote_code : bool
+        Whether code of the checkpoint may be run.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        The configuration.
+
+    Raises
+    ------
+    CheckpointError
+        If it is absent or damaged, needs code that is not trusted or a package that is missing, the weights are
+        quantized, or the architecture has no masked-language-model head.
     """
     adapter = find_adapter(directory)
     if adapter is not None:
@@ -72,11 +87,31 @@ def load_config(directory: Path, *, trust_remote_code: bool) -> Any:
 def load_masked_lm(
     directory: Path, config: Any, *, allow_pickle: bool, trust_remote_code: bool
 ) -> tuple[Any, tuple[str, ...]]:
-    """The model of ``directory`` in float32 and evaluation mode, with eager attention, and notes on what was repaired.
+    """Load a masked-language model in float32 and evaluation mode, with eager attention.
 
-    An adapter is merged into its base. ``config`` is that of :func:`load_config`. Raises CheckpointError: no weights,
-    weights that are pickles, damaged files, tensors missing, unexpected, of another shape or not finite, an adapter
-    that cannot be merged, a package that the model's class needs; MissingExtraError: an adapter without peft.
+    Parameters
+    ----------
+    directory : Path
+        The encoder's directory. An adapter is merged into its base.
+    config : transformers.PretrainedConfig
+        What :func:`load_config` returned.
+    allow_pickle : bool
+        Whether weights that are a pickle may be opened.
+    trust_remote_code : bool
+        Whether code of the checkpoint may be run.
+
+    Returns
+    -------
+    tuple of model and tuple of str
+        The model, and notes on what was repaired.
+
+    Raises
+    ------
+    CheckpointError
+        If weights are missing, pickles, damaged, unexpected, of another shape or not finite, an adapter cannot be
+        merged, or the model's class needs a package that is missing.
+    MissingExtraError
+        If there is an adapter and peft is not installed.
     """
     adapter = find_adapter(directory)
     if adapter is not None:
@@ -113,9 +148,18 @@ def load_masked_lm(
 
 
 def weights_sha256(directory: Path) -> str:
-    """SHA-256 of a checkpoint's weights: of the one file, or of lines ``"name\\tsha256\\n"`` by shard name.
+    """Hash a checkpoint's weights.
 
-    Of an adapter: of the lines of its base's files, then of its own tensors and its configuration, which scales them.
+    Parameters
+    ----------
+    directory : Path
+        The encoder's directory.
+
+    Returns
+    -------
+    str
+        SHA-256 in hex of the one file, or of lines of shard name, tab and SHA-256. For an adapter: of the lines of its
+        base's files, then of its own tensors and of its configuration, which scales them.
     """
     adapter = find_adapter(directory)
     files = weight_files(directory if adapter is None else adapter.base)
@@ -127,7 +171,18 @@ def weights_sha256(directory: Path) -> str:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files of a model's own weights, by name: those in safetensors, or else the pickles."""
+    """List the files of a model's own weights.
+
+    Parameters
+    ----------
+    directory : Path
+        The encoder's directory.
+
+    Returns
+    -------
+    list of Path
+        By name: those in safetensors, or else the pickles.
+    """
     for pattern in ("*.safetensors", "pytorch_model*.bin"):
         files = sorted(path for path in directory.glob(pattern) if not path.name.startswith("adapter_"))
         if files:
@@ -136,9 +191,24 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def stored_dtype(directory: Path) -> torch.dtype:
-    """The dtype that most of a checkpoint's numbers are stored in, from the tensors; of an adapter, its base's.
+    """Find the dtype that most of a checkpoint's numbers are stored in.
 
-    ``config.json`` may state another one. Raises CheckpointError: no weights, or damaged files.
+    It is taken from the tensors, because ``config.json`` may state another one.
+
+    Parameters
+    ----------
+    directory : Path
+        The encoder's directory; for an adapter its base counts.
+
+    Returns
+    -------
+    torch.dtype
+        The dtype.
+
+    Raises
+    ------
+    CheckpointError
+        If there are no weights, or damaged files.
     """
     adapter = find_adapter(directory)
     base = directory if adapter is None else adapter.base

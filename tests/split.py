@@ -54,9 +54,9 @@ def write_split_artifact(
     **settings: Any,
 ) -> Path:
     """A whole artifact with one graph, int8, split. ``settings``: other fields of the manifest."""
+    from splade_edge.export.decoder_layout import lay_out_decoder
     from splade_edge.export.quantize_vocabulary import quantize_vocabulary
     from splade_edge.export.source import QuantizationSource
-    from splade_edge.export.split_decoder import split_decoder
 
     path.mkdir(parents=True)
     write_tokenizer(path / "tokenizer.json")
@@ -64,7 +64,7 @@ def write_split_artifact(
     quantize_vocabulary(
         QuantizationSource(path / "onnx/int8.onnx", []), path / "onnx/int8.onnx", weight_bits=weight_bits
     )
-    variant = split_decoder(path, Variant("onnx", "int8", "onnx/int8.onnx", "vocabulary", "any", True))
+    variant = lay_out_decoder(path, Variant("onnx", "int8", "onnx/int8.onnx", "vocabulary", "any", True))
     assert variant.decoder is not None
     write_manifest(path, role, VOCABULARY, [variant], dropped_terms, kind, **settings)
     return path

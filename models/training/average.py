@@ -21,9 +21,27 @@ _WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer.json"
 
 
 def average(one: Path, other: Path, output: Path, share: float, *, force: bool = False) -> None:
-    """Write the checkpoint ``one`` with ``share`` (0 to 1) of the weights of ``other``, in the precision of ``one``.
+    """Write a checkpoint whose weights are a weighted mean of two checkpoints' weights.
 
-    Raises InputError if the two do not have the same tensors, StorageError.
+    Parameters
+    ----------
+    one : Path
+        The checkpoint that gives everything but the weights of ``other``, and the precision.
+    other : Path
+        The other checkpoint.
+    output : Path
+        The directory to write.
+    share : float
+        The weight of ``other``, between 0 and 1.
+    force : bool
+        Whether to replace what is there.
+
+    Raises
+    ------
+    InputError
+        If the two do not have the same tensors.
+    StorageError
+        If the checkpoint cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file

@@ -56,7 +56,18 @@ class Bm25:
         return self._by_document
 
     def vectors(self, queries: Sequence[str]) -> sp.csr_matrix:
-        """Query term counts, CSR ``[queries, terms]``."""
+        """Count the terms of queries.
+
+        Parameters
+        ----------
+        queries : sequence of str
+            The queries.
+
+        Returns
+        -------
+        CSR matrix ``[queries, terms]``
+            The counts.
+        """
         rows, columns = [], []
         for row, text in enumerate(queries):
             found = [self._terms[word] for word in self._words(text) if word in self._terms]
@@ -65,17 +76,54 @@ class Bm25:
         return sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(queries), len(self._terms)))
 
     def scores(self, queries: Sequence[str], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Scores of some documents, float64 ``[queries, len(documents)]``."""
+        """Score some documents.
+
+        Parameters
+        ----------
+        queries : sequence of str
+            The queries.
+        documents : int64 array
+            Positions of the documents.
+
+        Returns
+        -------
+        float64 array ``[queries, len(documents)]``
+            The scores.
+        """
         dense: npt.NDArray[np.float64] = (self.vectors(queries) @ self._by_document[documents].T).toarray()
         return dense
 
     def all_scores(self, queries: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Scores of all documents, float64 ``[queries, documents]``."""
+        """Score all documents.
+
+        Parameters
+        ----------
+        queries : sequence of str
+            The queries.
+
+        Returns
+        -------
+        float64 array ``[queries, documents]``
+            The scores.
+        """
         dense: npt.NDArray[np.float64] = (self.vectors(queries) @ self._by_term).toarray()
         return dense
 
     def rank(self, queries: Sequence[str], k: int) -> list[list[int]]:
-        """Documents of each query, best first, at most ``k``."""
+        """Rank all documents.
+
+        Parameters
+        ----------
+        queries : sequence of str
+            The queries.
+        k : int
+            The most documents for each query.
+
+        Returns
+        -------
+        list of list of int
+            Positions of the documents, best first.
+        """
         return rank_exactly(self.vectors(queries), self._by_term, k)
 
     def _words(self, text: str) -> list[str]:
@@ -84,9 +132,21 @@ class Bm25:
 
 
 def rank_exactly(queries: sp.csr_matrix, by_term: sp.csr_matrix, k: int) -> list[list[int]]:
-    """Top ``k`` by exact dot product in float64: score descending, then document ascending, scores over 0 only.
+    """Find the top k by exact dot product in float64: score descending, then document ascending.
 
-    ``queries``: CSR ``[queries, terms]``; ``by_term``: CSR ``[terms, documents]``.
+    Parameters
+    ----------
+    queries : CSR matrix ``[queries, terms]``
+        The query vectors.
+    by_term : CSR matrix ``[terms, documents]``
+        The document vectors, by term.
+    k : int
+        The most documents for each query.
+
+    Returns
+    -------
+    list of list of int
+        Positions of the documents with a positive score.
     """
     rankings: list[list[int]] = []
     step = max(1, (64 << 20) // (8 * max(1, by_term.shape[1])))

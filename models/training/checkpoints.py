@@ -15,7 +15,8 @@ from ...runtime.errors import InputError
 from ..weights import weights_sha256
 from .collections import Collection
 from .indexed import vectors_sha256
-from .runfile import PATHS, RunFile
+from .runfile import PATHS
+from .settings import RunFile
 
 _STATE, _WEIGHTS = "state.json", "tensors.safetensors"
 
@@ -45,7 +46,24 @@ class TrainingState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def write_checkpoint(
     directory: Path, state: TrainingState, models: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write, replacing the checkpoint that was there. Raises StorageError."""
+    """Write a checkpoint of a run, in place of the one that was there.
+
+    Parameters
+    ----------
+    directory : Path
+        The run's directory.
+    state : TrainingState
+        What a run is besides tensors.
+    models : mapping of str to Module
+        The encoders, by side.
+    optimizer : torch.optim.Optimizer
+        The optimizer.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
@@ -64,9 +82,28 @@ def write_checkpoint(
 def read_checkpoint(
     directory: Path, identity: Identity, models: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Load the newest checkpoint into models and optimizer; None if there is none.
+    """Load the newest checkpoint of a run into its models and its optimizer.
 
-    Raises InputError if it belongs to another run or is damaged.
+    Parameters
+    ----------
+    directory : Path
+        The run's directory.
+    identity : Identity
+        What the run is.
+    models : mapping of str to Module
+        The encoders, by side; they are changed.
+    optimizer : torch.optim.Optimizer
+        The optimizer; it is changed.
+
+    Returns
+    -------
+    TrainingState or None
+        The state, None if there is no checkpoint.
+
+    Raises
+    ------
+    InputError
+        If it belongs to another run or is damaged.
     """
     state = read_state(directory, identity)
     if state is None:
@@ -94,9 +131,24 @@ def read_checkpoint(
 
 
 def read_state(directory: Path, identity: Identity) -> TrainingState | None:
-    """What a checkpoint holds beside tensors; None if there is none.
+    """Read what a checkpoint of a run holds besides tensors.
 
-    Raises InputError if it belongs to another run or is damaged.
+    Parameters
+    ----------
+    directory : Path
+        The run's directory.
+    identity : Identity
+        What the run is.
+
+    Returns
+    -------
+    TrainingState or None
+        The state, None if there is no checkpoint.
+
+    Raises
+    ------
+    InputError
+        If it belongs to another run or is damaged.
     """
     if not (directory / _STATE).is_file():
         return None
@@ -115,7 +167,20 @@ def _damaged(directory: Path, error: Exception) -> InputError:
 
 
 def identity_of(run: RunFile, collections: Sequence[Collection]) -> Identity:
-    """What a run is: two runs of the same identity go through the same steps."""
+    """Say what a run is: two runs of the same identity go through the same steps.
+
+    Parameters
+    ----------
+    run : RunFile
+        The run.
+    collections : sequence of Collection
+        What it trains on.
+
+    Returns
+    -------
+    Identity
+        The identity.
+    """
     settings = msgspec.to_builtins(run, builtin_types=(float, int, str))
     for table, key in PATHS:
         if settings.get(table) is not None:

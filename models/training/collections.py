@@ -15,7 +15,7 @@ from ...runtime.build.corpus import BadLines, read_corpus
 from ...runtime.build.indexing import join_title
 from ...runtime.errors import InputError
 from ...runtime.evaluation.trec import read_qrels, read_queries
-from .runfile import SetSettings
+from .settings import SetSettings
 
 # Held-out queries must not depend on the run's seed: runs that continue each other share them.
 _HELD_OUT_SEED = 7
@@ -52,16 +52,42 @@ class Collection:
 
 
 def shares(collections: Sequence[Collection]) -> npt.NDArray[np.float64]:
-    """How much of a run each collection gets, by its weight: float64 ``[len(collections)]``, summing to 1."""
+    """How much of a run each collection gets, by its weight.
+
+    Parameters
+    ----------
+    collections : sequence of Collection
+        The collections.
+
+    Returns
+    -------
+    float64 array ``[len(collections)]``
+        The shares; they sum to 1.
+    """
     weights = np.array([collection.settings.weight for collection in collections], np.float64)
     share: npt.NDArray[np.float64] = weights / weights.sum()
     return share
 
 
 def read_collection(settings: SetSettings) -> Collection:
-    """Read a set in BEIR form (a file ``CORPUS`` in place of a corpus holds the path of the corpus to use).
+    """Read a set in BEIR form. A file ``CORPUS`` in place of a corpus holds the path of the corpus to use.
 
-    Raises InputError or CorpusError.
+    Parameters
+    ----------
+    settings : SetSettings
+        The set's table of the run file.
+
+    Returns
+    -------
+    Collection
+        Documents, queries and judgements.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or does not fit the others.
+    CorpusError
+        If a line of the corpus cannot be read.
     """
     directory = Path(settings.path)
     if not directory.is_dir():

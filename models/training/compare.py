@@ -14,7 +14,23 @@ from .loop import LOG_FILE
 
 
 def last_figures(directory: Path) -> dict[str, float]:
-    """The newest evaluation in a run's log, with the step it was made at. Raises InputError."""
+    """Read the newest evaluation in a run's log.
+
+    Parameters
+    ----------
+    directory : Path
+        The run's directory.
+
+    Returns
+    -------
+    dict of str to float
+        The figures, with the step they were made at.
+
+    Raises
+    ------
+    InputError
+        If there is no log with an evaluation.
+    """
     try:
         lines = (directory / LOG_FILE).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -28,8 +44,17 @@ def last_figures(directory: Path) -> dict[str, float]:
 
 
 def table(directories: Sequence[Path]) -> str:
-    """A Markdown table, a row a run: step, nDCG@10 of each probe and their mean, mean terms of queries and
-    documents.
+    """Compare runs in a table.
+
+    Parameters
+    ----------
+    directories : sequence of Path
+        The directories of the runs.
+
+    Returns
+    -------
+    str
+        Markdown, a row for each run: step, nDCG@10 of each probe and their mean, mean terms of queries and documents.
     """
     names = [directory.name for directory in directories]
     if len(set(names)) < len(names):

@@ -21,7 +21,18 @@ _LOSSES = (
 
 
 def draw_curves(directory: Path) -> Path:
-    """Draw ``curves.png`` in a run's directory from its log. Returns its path."""
+    """Draw ``curves.png`` from a run's log.
+
+    Parameters
+    ----------
+    directory : Path
+        The run's directory.
+
+    Returns
+    -------
+    Path
+        The picture.
+    """
     from matplotlib.figure import Figure
 
     lines = (directory / LOG_FILE).read_text(encoding="utf-8").splitlines()

@@ -66,11 +66,33 @@ class SparseEncoder(nn.Module):
         self.positions = int(model.config.max_position_embeddings)
 
     def forward(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Token ids of each text, special ones included. Returns weights, float32 ``[len(texts), vocab]``."""
+        """Encode texts.
+
+        Parameters
+        ----------
+        texts : sequence of sequence of int
+            The token ids of each text, special ones included.
+
+        Returns
+        -------
+        float32 tensor ``[len(texts), vocab]``
+            The weights.
+        """
         return torch.log1p(torch.relu(self.logits(texts)))
 
     def logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Maximum logits of each text, float32 ``[len(texts), vocab]``."""
+        """The maximum logits of each text.
+
+        Parameters
+        ----------
+        texts : sequence of sequence of int
+            The token ids of each text.
+
+        Returns
+        -------
+        float32 tensor ``[len(texts), vocab]``
+            For each term the largest logit of any position.
+        """
         lengths = [len(text) for text in texts]
         hidden = self.transformed(self.hidden(texts))
         if torch.is_autocast_enabled(hidden.device.type):
@@ -81,13 +103,35 @@ class SparseEncoder(nn.Module):
         return result
 
     def hidden(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Last hidden states, ``[len(texts), longest, width]``."""
+        """The last hidden states.
+
+        Parameters
+        ----------
+        texts : sequence of sequence of int
+            The token ids of each text.
+
+        Returns
+        -------
+        tensor ``[len(texts), longest, width]``
+            The states.
+        """
         ids, mask = padded(texts, self.decoder.weight.device)
         states: Tensor = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         return states
 
     def transformed(self, states: Tensor) -> Tensor:
-        """What the decoder multiplies: ``[..., width]`` of hidden states ``[..., width]``."""
+        """What the decoder multiplies.
+
+        Parameters
+        ----------
+        states : tensor ``[..., width]``
+            Hidden states.
+
+        Returns
+        -------
+        tensor ``[..., width]``
+            The states after the head's dense layer, activation and layer norm.
+        """
         if hasattr(self.model, "cls"):
             states = self.model.cls.predictions.transform(states)
         else:
@@ -96,7 +140,20 @@ class SparseEncoder(nn.Module):
 
 
 def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, int64 ``[len(texts), longest]``, padded on the right with 0."""
+    """Pad texts on the right with 0.
+
+    Parameters
+    ----------
+    texts : sequence of sequence of int
+        The token ids of each text.
+    device : torch.device
+        Where the tensors go.
+
+    Returns
+    -------
+    tuple of int64 tensor ``[len(texts), longest]``
+        Token ids and attention mask.
+    """
     longest = max(map(len, texts))
     ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
     mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts], device=device)
@@ -104,7 +161,23 @@ def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
 
 
 def head_of(model: Any) -> tuple[nn.Linear, nn.LayerNorm, nn.Linear]:
-    """The parts of a head: dense layer, layer norm (an activation lies between them), decoder. Raises ValueError."""
+    """Find the parts of a head.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        A masked-language model.
+
+    Returns
+    -------
+    tuple of Module
+        Dense layer, layer norm (an activation lies between them), decoder.
+
+    Raises
+    ------
+    ValueError
+        If the model has another head.
+    """
     if hasattr(model, "cls"):  # BERT
         predictions = model.cls.predictions
         return predictions.transform.dense, predictions.transform.LayerNorm, predictions.decoder

@@ -32,7 +32,22 @@ class Probe:
 def make_probes(
     collections: Sequence[Collection], negatives: Sequence[npt.NDArray[np.int64] | None], documents: int
 ) -> list[Probe]:
-    """One probe for each collection with held-out queries; ``documents`` of all together."""
+    """Choose the part of each collection with held-out queries that is searched during training.
+
+    Parameters
+    ----------
+    collections : sequence of Collection
+        All collections of the run.
+    negatives : sequence of (int64 array ``[queries, depth]`` or None)
+        Mined documents of each collection's queries.
+    documents : int
+        How many documents all probes have together.
+
+    Returns
+    -------
+    list of Probe
+        One for each collection with held-out queries.
+    """
     chosen = [(c, n) for c, n in zip(collections, negatives, strict=True) if c.held_out.size]
     probes = []
     for collection, mined in chosen:
@@ -50,7 +65,22 @@ def make_probes(
 
 @torch.inference_mode()
 def encode_all(side: Side, texts: Sequence[str], batch: int = 32) -> sp.csr_matrix:
-    """Weights, CSR ``[len(texts), vocab]``."""
+    """Encode texts.
+
+    Parameters
+    ----------
+    side : Side
+        The encoder.
+    texts : sequence of str
+        The texts.
+    batch : int
+        Texts of a batch.
+
+    Returns
+    -------
+    CSR matrix ``[len(texts), vocab]``
+        The weights.
+    """
     ids = side.ids(texts)
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     rows: list[sp.csr_matrix] = []
@@ -60,7 +90,20 @@ def encode_all(side: Side, texts: Sequence[str], batch: int = 32) -> sp.csr_matr
 
 
 def ndcg(probe: Probe, query: Side, document: Side) -> tuple[float, float, float]:
-    """nDCG@10, mean terms of a query, mean terms of a document."""
+    """Measure a probe.
+
+    Parameters
+    ----------
+    probe : Probe
+        The part of a collection to search.
+    query, document : Side
+        The encoders of the two sides.
+
+    Returns
+    -------
+    tuple of float
+        nDCG@10, mean terms of a query, mean terms of a document.
+    """
     collection = probe.collection
     q = encode_all(query, [collection.queries[i] for i in collection.held_out])
     d = encode_all(document, [collection.documents[i] for i in probe.documents])
@@ -75,8 +118,25 @@ def ndcg_of(
     idf: float = 0.0,
     documents: npt.NDArray[np.int64] | None = None,
 ) -> float:
-    """nDCG@10 of the vectors of the held-out queries. ``idf``: the power of :func:`idf_factors`. ``documents``: the
-    positions of the columns of ``by_term``, CSR ``[vocab, columns]`` (default: all of the collection).
+    """Measure nDCG@10 of the held-out queries, by ir-measures.
+
+    Parameters
+    ----------
+    collection : Collection
+        It has the queries' judgements.
+    q : CSR matrix ``[held-out queries, vocab]``
+        The vectors of the queries.
+    by_term : CSR matrix ``[vocab, columns]``
+        The vectors of the documents, by term.
+    idf : float
+        The exponent of :func:`idf_factors`.
+    documents : int64 array ``[columns]``, optional
+        The documents that the columns are. By default all of the collection.
+
+    Returns
+    -------
+    float
+        The mean over queries.
     """
     import ir_measures
 

@@ -19,9 +19,10 @@ from .collections import Collection
 from .evaluation import encode_all, ndcg_of
 from .imitation import Imitated
 from .indexed import all_scores, read_vectors
-from .objective import Regularizer, imitation_loss, penalty, ranking_losses
-from .runfile import RunFile
-from .sampling import Batch, Sampler, no_ranks
+from .objective import Regularizer, imitation_loss, penalty
+from .ranking_losses import ranking_losses
+from .sampling import Batch, BatchSettings, Sampler, no_ranks
+from .settings import RunFile
 from .side import Side, training_device
 from .teacher import Teacher, lexical_weight
 
@@ -53,14 +54,16 @@ class Fitting:
         self._sampler = Sampler(
             collections,
             [None] * len(collections),
+            BatchSettings(
+                batch=settings.batch,
+                per_query=0,
+                everything=True,
+                steps=settings.steps * settings.accumulate,
+                seed=settings.seed,
+                fragments=settings.fragments,
+                keywords=settings.keywords,
+            ),
             [functools.partial(b.rank, k=_DEPTH) if b else no_ranks for b in bm25],
-            batch=settings.batch,
-            per_query=0,
-            everything=True,
-            steps=settings.steps * settings.accumulate,
-            seed=settings.seed,
-            fragments=settings.fragments,
-            keywords=settings.keywords,
         )
         self._teacher = Teacher(run.teacher, collections, bm25, cache) if taught else None
         if self._teacher is not None:

@@ -16,8 +16,8 @@ from ...runtime.errors import InputError
 from .collections import Collection, shares
 from .objective import Regularizer, imitation_loss, penalty
 from .rarity import rarity
-from .runfile import EncoderSettings, RunFile, TeacherSettings
 from .sampling import cut_from, random_words
+from .settings import EncoderSettings, RunFile, TeacherSettings
 from .side import Side, training_device
 from .vocabulary import Texts, whole_words
 
@@ -105,15 +105,52 @@ class Imitated:
             self._factor = torch.from_numpy(factor).to(device)
 
     def random_texts(self, texts: int, rng: np.random.Generator) -> list[str]:
-        """Queries of words that were drawn from the vocabulary."""
+        """Make queries of words that are drawn from the vocabulary.
+
+        Parameters
+        ----------
+        texts : int
+            How many.
+        rng : numpy.random.Generator
+            What draws.
+
+        Returns
+        -------
+        list of str
+            The queries.
+        """
         return random_words(self._words, texts, rng)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of queries."""
+        """Tokenize queries.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            The queries.
+
+        Returns
+        -------
+        list of list of int
+            The token ids.
+        """
         return self._side.ids(texts)
 
     def vectors(self, ids: Sequence[Sequence[int]], bf16: bool) -> Tensor:
-        """float32 ``[len(ids), vocab]``, without a graph."""
+        """Encode queries without recording gradients.
+
+        Parameters
+        ----------
+        ids : sequence of sequence of int
+            The token ids of each query.
+        bf16 : bool
+            Whether to compute in bfloat16.
+
+        Returns
+        -------
+        float32 tensor ``[len(ids), vocab]``
+            The vectors to imitate.
+        """
         vectors = self._side.encode(ids, chunk=0, bf16=bf16)
         return vectors if self._factor is None else vectors * self._factor
 

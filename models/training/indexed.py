@@ -24,10 +24,32 @@ F32 = npt.NDArray[np.float32]
 
 
 def read_vectors(path: str, collection: Collection, tokenizer: Path, size: int) -> sp.csr_matrix:
-    """Weights of a collection's documents in an index, by term: float32 CSR ``[vocab, documents]``.
+    """Read the vectors of a collection's documents from an index.
 
-    ``tokenizer``: the query encoder's file, ``size``: its number of terms; they must be the index's. Raises InputError
-    if the index is not one of this corpus, IndexFormatError, IntegrityError.
+    Parameters
+    ----------
+    path : str
+        The index.
+    collection : Collection
+        The collection; the index must be of its corpus.
+    tokenizer : Path
+        The query encoder's ``tokenizer.json``; it must be the index's.
+    size : int
+        The number of terms; it must be the index's.
+
+    Returns
+    -------
+    float32 CSR matrix ``[vocab, documents]``
+        The weights, by term.
+
+    Raises
+    ------
+    InputError
+        If the index is of another corpus or another vocabulary.
+    IndexFormatError
+        If it is no index.
+    IntegrityError
+        If it is damaged.
     """
     with Index.open(path) as index:
         known = index.manifest.vocabulary_sha256
@@ -55,7 +77,25 @@ def read_vectors(path: str, collection: Collection, tokenizer: Path, size: int) 
 
 
 def vectors_sha256(path: str) -> str:
-    """What the vectors of an index are, in one digest. Raises IndexFormatError, IntegrityError."""
+    """Hash the vectors of an index.
+
+    Parameters
+    ----------
+    path : str
+        The index.
+
+    Returns
+    -------
+    str
+        A digest in hex.
+
+    Raises
+    ------
+    IndexFormatError
+        If it is no index.
+    IntegrityError
+        If it is damaged.
+    """
     with Index.open(path) as index:
         files, scale = index.manifest.files, index.manifest.scale
         segments = {entry.path: entry.tombstones for entry in index.manifest.segments}
@@ -124,6 +164,19 @@ def _postings(by_term: sp.csr_matrix, term: int) -> tuple[npt.NDArray[np.int32],
 
 
 def all_scores(queries: Tensor, by_term: sp.csr_matrix) -> Tensor:
-    """Dot products with every document: float32 ``[batch, documents]`` of weights ``[batch, vocab]``."""
+    """Score every document.
+
+    Parameters
+    ----------
+    queries : float32 tensor ``[batch, vocab]``
+        The query vectors.
+    by_term : CSR matrix ``[vocab, documents]``
+        The document vectors, by term.
+
+    Returns
+    -------
+    float32 tensor ``[batch, documents]``
+        The dot products.
+    """
     scores: Tensor = _Scores.apply(queries, by_term)  # type: ignore[no-untyped-call]
     return scores

@@ -13,7 +13,7 @@ from ..quiet import quiet_transformers
 from ..weights import load_config, load_masked_lm
 from .encoder import SparseEncoder
 from .lexical_head import install_identity_head, install_lexical_head, lexical_map
-from .runfile import EncoderSettings
+from .settings import EncoderSettings
 from .vocabulary import Texts, inverse_document_frequency, silent_terms
 
 # So far below zero that no training step revives a silent term.
@@ -21,9 +21,26 @@ _SILENCE = -1000.0
 
 
 def initial_encoder(settings: EncoderSettings, texts: Sequence[str], seed: int) -> SparseEncoder:
-    """The encoder a run starts with, float32. ``texts``: documents that a lexical head and idf are fitted on.
+    """Make the encoder that a run starts with, in float32.
 
-    Raises InputError for settings that ``base`` cannot satisfy.
+    Parameters
+    ----------
+    settings : EncoderSettings
+        The encoder's table of the run file.
+    texts : sequence of str
+        Documents that a lexical head and its idf are fitted on.
+    seed : int
+        The seed of new weights.
+
+    Returns
+    -------
+    SparseEncoder
+        The encoder.
+
+    Raises
+    ------
+    InputError
+        If ``base`` cannot satisfy the settings.
     """
     torch.manual_seed(seed)
     tokens = Texts(settings.base)

@@ -35,10 +35,25 @@ _SCALE_POSITIONS = 20_000
 def lexical_map(
     encoder: SparseEncoder, texts: Sequence[Sequence[int]], silent: Tensor, *, batch: int = 32
 ) -> tuple[Tensor, Tensor, float]:
-    """Fit ``W`` and the mean hidden state from token ids of texts; memory does not grow with them.
+    """Fit a linear map from hidden states to tokens, and the mean hidden state.
 
-    ``silent``: bool ``[vocab]``, terms that are not fitted. Returns float32 ``[width, width]``, ``[width]``, and the
-    mean logit of a position's own token when mapped states have unit length.
+    Memory does not grow with the texts.
+
+    Parameters
+    ----------
+    encoder : SparseEncoder
+        The encoder.
+    texts : sequence of sequence of int
+        The token ids of each text.
+    silent : bool tensor ``[vocab]``
+        Terms that are not fitted.
+    batch : int
+        Texts of a batch.
+
+    Returns
+    -------
+    tuple of float32 tensor ``[width, width]``, float32 tensor ``[width]`` and float
+        The map, the mean, and the mean logit of a position's own token when mapped states have unit length.
     """
     embeddings = encoder.decoder.weight.float()
     vocabulary, width = embeddings.shape
@@ -94,7 +109,19 @@ def _states(encoder: SparseEncoder, texts: Sequence[Sequence[int]], batch: int) 
 
 @torch.no_grad()
 def install_lexical_head(encoder: SparseEncoder, w: Tensor, centre: Tensor, scale: float) -> None:
-    """Write the map into the head, so that a position's logits are ``scale`` times a unit vector's."""
+    """Write a map into the head, so that a position's logits are ``scale`` times those of a unit vector.
+
+    Parameters
+    ----------
+    encoder : SparseEncoder
+        The encoder; it is changed.
+    w : float32 tensor ``[width, width]``
+        The map.
+    centre : float32 tensor ``[width]``
+        The mean hidden state.
+    scale : float
+        The length of the vectors that the decoder multiplies.
+    """
     encoder.dense.weight.copy_(w)
     encoder.dense.bias.copy_(_LIFT - w @ centre)
     encoder.norm.weight.fill_(scale / w.shape[0] ** 0.5)
@@ -102,6 +129,14 @@ def install_lexical_head(encoder: SparseEncoder, w: Tensor, centre: Tensor, scal
 
 
 def install_identity_head(encoder: SparseEncoder, scale: float) -> None:
-    """Let hidden states through, normalized, as :func:`install_lexical_head`."""
+    """Write a head that normalizes hidden states and changes nothing else (see :func:`install_lexical_head`).
+
+    Parameters
+    ----------
+    encoder : SparseEncoder
+        The encoder; it is changed.
+    scale : float
+        The length of the vectors that the decoder multiplies.
+    """
     width = encoder.dense.weight.shape[0]
     install_lexical_head(encoder, torch.eye(width), torch.zeros(width), scale)

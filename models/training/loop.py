@@ -24,7 +24,7 @@ from .middle import MiddleTraining
 from .objective import Regularizer
 from .output import PAIR_DIRECTORY, write_pair
 from .retrieval import Retrieval
-from .runfile import RunFile
+from .settings import RunFile
 from .side import Side
 
 LOG_FILE = "log.jsonl"
@@ -71,11 +71,32 @@ class Objective(Protocol):
         ...
 
     def backward(self, step: int, part: int) -> dict[str, float]:
-        """Accumulate the gradients of part ``part`` of a step; returns its losses and counts."""
+        """Accumulate the gradients of one part of a step.
+
+        Parameters
+        ----------
+        step : int
+            The step, counted from 0.
+        part : int
+            The part of the step, counted from 0.
+
+        Returns
+        -------
+        dict of str to float
+            The losses and counts of the part.
+        """
         ...
 
     def observe(self, step: int, totals: dict[str, float]) -> None:
-        """Steer the regularizers by what the step saw."""
+        """Steer the regularizers by what a step saw.
+
+        Parameters
+        ----------
+        step : int
+            The step, counted from 0.
+        totals : dict of str to float
+            The step's losses and counts.
+        """
         ...
 
 
@@ -129,7 +150,15 @@ class Run:
         return self.step
 
     def train(self, report: Report | None = None, stop: Callable[[], bool] = lambda: False) -> None:
-        """Train to the last step; ``stop`` is asked after each, and the state is kept when it says so."""
+        """Train to the last step.
+
+        Parameters
+        ----------
+        report : callable, optional
+            Told of each step.
+        stop : callable
+            Asked after each step whether to stop; the state is then kept.
+        """
         settings = self.run.training
         self.output.mkdir(parents=True, exist_ok=True)
         with (self.output / LOG_FILE).open("a", encoding="utf-8") as log:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...runtime.errors import InputError
 from .collections import Collection, shares
 from .objective import Regularizer, penalty
-from .runfile import RunFile
+from .settings import RunFile
 from .side import Side, training_device
 from .vocabulary import silent_terms
 

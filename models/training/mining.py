@@ -18,12 +18,12 @@ from ...runtime.files import storage_errors, write_file_durably
 from ...runtime.idf import Factors
 from ...runtime.index import Index
 from ...runtime.vectors import SparseBatch
-from ..checkpoint import stated_query_idf
+from ..stated import stated_query_idf
 from ..weights import load_config, weights_sha256
 from .bm25 import Bm25
 from .collections import Collection
 from .evaluation import encode_all
-from .runfile import EncoderSettings
+from .settings import EncoderSettings
 from .side import Side
 
 
@@ -35,10 +35,27 @@ def mine(
     directory: Path | None = None,
     idf: float = 0.0,
 ) -> npt.NDArray[np.int64]:
-    """The ``depth`` best documents of each query: int64 ``[queries, depth]``, best first, -1 where there are fewer.
+    """Find the best documents of each query.
 
-    The index is made for the while in ``directory`` (default: the system's temporary one). ``idf``: the power of the
-    terms' inverse document frequency in it that query weights are multiplied with.
+    Parameters
+    ----------
+    queries : SparseBatch
+        The query vectors.
+    documents : SparseBatch
+        The document vectors.
+    vocabulary : int
+        The number of terms.
+    depth : int
+        The most documents for each query.
+    directory : Path, optional
+        Where a temporary index is made. By default the system's temporary directory.
+    idf : float
+        The exponent of the terms' inverse document frequency that query weights are multiplied with.
+
+    Returns
+    -------
+    int64 array ``[queries, depth]``
+        Positions of the documents, best first, -1 where there are fewer.
     """
     found = np.full((len(queries), depth), -1, np.int64)
     if not documents.indices.size:
@@ -59,7 +76,22 @@ def mine(
 
 
 def mine_with_bm25(collection: Collection, depth: int, directory: Path | None = None) -> npt.NDArray[np.int64]:
-    """BM25's best documents of every query of a collection, as :func:`mine`."""
+    """Find the best documents of every query of a collection by BM25 (see :func:`mine`).
+
+    Parameters
+    ----------
+    collection : Collection
+        The collection.
+    depth : int
+        The most documents for each query.
+    directory : Path, optional
+        Where a temporary index is made.
+
+    Returns
+    -------
+    int64 array ``[queries, depth]``
+        Positions of the documents, best first, -1 where there are fewer.
+    """
     bm25 = Bm25(collection.documents)
     documents = bm25.document_vectors
     queries = _batch(bm25.vectors(collection.queries))
@@ -69,7 +101,24 @@ def mine_with_bm25(collection: Collection, depth: int, directory: Path | None = 
 def mine_with_pair(
     collection: Collection, depth: int, query: Side, document: Side, directory: Path | None = None
 ) -> npt.NDArray[np.int64]:
-    """The best documents of every query of a collection by a SPLADE pair, as :func:`mine`."""
+    """Find the best documents of every query of a collection by a SPLADE pair (see :func:`mine`).
+
+    Parameters
+    ----------
+    collection : Collection
+        The collection.
+    depth : int
+        The most documents for each query.
+    query, document : Side
+        The encoders of the two sides.
+    directory : Path, optional
+        Where a temporary index is made.
+
+    Returns
+    -------
+    int64 array ``[queries, depth]``
+        Positions of the documents, best first, -1 where there are fewer.
+    """
     documents = encode_all(document, collection.documents)
     queries = _batch(encode_all(query, collection.queries))
     return mine(queries, _batch(documents), documents.shape[1], depth, directory, query.query_idf)
@@ -98,7 +147,20 @@ class Miner:
                 self._key += f" idf {power}"
 
     def negatives(self, collection: Collection, depth: int) -> npt.NDArray[np.int64]:
-        """int64 ``[queries, depth]``, as :func:`mine`."""
+        """Find the best documents of every query of a collection.
+
+        Parameters
+        ----------
+        collection : Collection
+            The collection.
+        depth : int
+            The most documents for each query.
+
+        Returns
+        -------
+        int64 array ``[queries, depth]``
+            Positions of the documents, best first, -1 where there are fewer.
+        """
         key = hashlib.sha256(f"{self._key} {depth} {collection.fingerprint}".encode()).hexdigest()[:32]
         path = self._cache / f"negatives-{key}.i64"
         shape = (len(collection.queries), depth)

@@ -4,43 +4,29 @@ sparse.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .runfile import Penalty, RegularizerSettings, RunFile
-
-if TYPE_CHECKING:  # both are made of what is below
-    from .imitation import Imitated
-    from .sampling import Batch
-    from .teacher import Teacher
-
-
-def ranking_losses(
-    run: RunFile, batch: Batch, scores: Tensor, q: Tensor, teacher: Teacher | None, imitated: Imitated | None
-) -> tuple[dict[str, Tensor], float]:
-    """What a step learns from, weighted: the right documents, the teacher's scores, the vectors of another encoder; and
-    the share of queries whose document has the highest score.
-
-    ``scores``: ``[batch, columns]`` times the scale, of the documents of the batch; ``q``: the queries' vectors.
-    """
-    positive = torch.from_numpy(batch.positive).to(scores.device)
-    relevant = torch.from_numpy(batch.relevant).to(scores.device)
-    parts = {"contrastive": run.training.contrastive * contrastive_loss(scores, positive, relevant)}
-    if teacher is not None:
-        parts["distillation"] = run.teacher.weight * distillation_loss(scores, teacher.scores(batch).to(scores.device))
-    if imitated is not None:
-        wanted = imitated.vectors(imitated.ids(batch.texts), run.training.bf16)
-        parts["imitation"] = run.teacher.vector_weight * imitation_loss(q, wanted)
-    return parts, float((scores.argmax(dim=1) == positive).float().mean())
+from .settings import Penalty, RegularizerSettings
 
 
 def contrastive_loss(scores: Tensor, positive: Tensor, relevant: Tensor) -> Tensor:
-    """Cross-entropy of the positive among all documents of the batch, other relevant ones left out.
+    """Cross-entropy of the positive document among all documents of the batch; other relevant ones are left out.
 
-    ``scores``: ``[batch, columns]``; ``positive``: int64 ``[batch]``; ``relevant``: bool ``[batch, columns]``.
+    Parameters
+    ----------
+    scores : tensor ``[batch, columns]``
+        The score of each document for each query.
+    positive : int64 tensor ``[batch]``
+        The column of each query's positive document.
+    relevant : bool tensor ``[batch, columns]``
+        Which documents are relevant.
+
+    Returns
+    -------
+    tensor ``[]``
+        The mean over queries.
     """
     others = relevant.clone()
     others[torch.arange(len(positive)), positive] = False
@@ -48,20 +34,55 @@ def contrastive_loss(scores: Tensor, positive: Tensor, relevant: Tensor) -> Tens
 
 
 def distillation_loss(scores: Tensor, teacher: Tensor) -> Tensor:
-    """KL divergence from the teacher's to the student's distribution over the documents of the batch, mean over
-    queries.
+    """KL divergence from the teacher's to the student's distribution over the documents of the batch.
+
+    Parameters
+    ----------
+    scores, teacher : tensor ``[batch, columns]``
+        The scores of the student and of the teacher.
+
+    Returns
+    -------
+    tensor ``[]``
+        The mean over queries.
     """
     return F.kl_div(scores.log_softmax(dim=1), teacher.log_softmax(dim=1), reduction="batchmean", log_target=True)
 
 
 def imitation_loss(vectors: Tensor, teacher: Tensor) -> Tensor:
-    """Squared error relative to the teacher vectors' squared length. Both: ``[batch, vocab]``."""
+    """Squared error relative to the squared length of the teacher's vectors.
+
+    Parameters
+    ----------
+    vectors, teacher : tensor ``[batch, vocab]``
+        The vectors of the student and of the teacher.
+
+    Returns
+    -------
+    tensor ``[]``
+        The loss.
+    """
     return ((vectors - teacher) ** 2).sum() / (teacher**2).sum().clamp(min=1e-6)
 
 
 def penalty(kind: Penalty, vectors: Tensor) -> Tensor:
-    """``l1``: mean over texts of the sum of weights. ``flops``: sum over terms of the squared mean weight (Paria et
-    al. 2020).
+    """The penalty that makes vectors sparse.
+
+    Parameters
+    ----------
+    kind : {"l1", "flops", "none"}
+        ``l1``: mean over texts of the sum of weights. ``flops``: sum over terms of the squared mean weight.
+    vectors : tensor ``[batch, vocab]``
+        The vectors.
+
+    Returns
+    -------
+    tensor ``[]``
+        The penalty, 0 for "none".
+
+    References
+    ----------
+    Paria et al., "Minimizing FLOPs to learn efficient sparse representations", ICLR 2020.
     """
     if kind == "l1":
         return vectors.sum(dim=1).mean()
@@ -78,12 +99,31 @@ class Regularizer:
         self.level = settings.weight
 
     def weight(self, step: int) -> float:
-        """The weight at a step, counted from 0."""
+        """The weight of the penalty at a step.
+
+        Parameters
+        ----------
+        step : int
+            The step, counted from 0.
+
+        Returns
+        -------
+        float
+            The weight; it grows quadratically until the ramp is over.
+        """
         ramp = self.settings.ramp
         return self.level * min(1.0, (step + 1) / ramp) ** 2 if ramp else self.level
 
     def observe(self, step: int, terms: float) -> None:
-        """Steer by the mean number of terms of the step's texts, once the ramp is over."""
+        """Steer the weight by what a step saw, once the ramp is over.
+
+        Parameters
+        ----------
+        step : int
+            The step, counted from 0.
+        terms : float
+            The mean number of terms of the step's texts.
+        """
         wanted = self.settings.terms
         if wanted is not None and step >= self.settings.ramp:
             self.level *= (max(terms, 0.5) / wanted) ** self.settings.steer

@@ -11,9 +11,9 @@ import msgspec
 import torch
 
 from ...runtime.build.staging import staged_directory
-from ..checkpoint import stated_licence
 from ..layout import SIDES, TRAINING_FILE
 from ..quiet import quiet_transformers
+from ..stated import stated_licence
 from .side import Side
 
 PAIR_DIRECTORY = "pair"
@@ -23,11 +23,24 @@ _FROM_BASE = (
 
 
 def write_pair(directory: Path, sides: Mapping[str, Side], made_by: Mapping[str, object]) -> None:
-    """Write the encoders of a run in one step, replacing what was there.
+    """Write the encoders of a run in one step, in place of what was there.
 
-    Two sides become ``query/`` and ``document/``, a single one a plain checkpoint. ``made_by`` (run and step) goes to
-    ``training.json``, and ``role`` "query" with it where the only side is that of a pair's queries (see
-    :func:`splade_edge.models.layout.stated_role`). Raises StorageError.
+    Two sides become ``query/`` and ``document/``, a single one a plain checkpoint.
+
+    Parameters
+    ----------
+    directory : Path
+        The directory to write.
+    sides : mapping of str to Side
+        The encoders.
+    made_by : mapping of str to object
+        Run and step, for ``training.json``. ``role`` "query" is added where the only side is that of a pair's queries
+        (see :func:`splade_edge.models.layout.stated_role`).
+
+    Raises
+    ------
+    StorageError
+        If a file cannot be written.
     """
     with staged_directory(directory, manifest=TRAINING_FILE, force=True) as place:
         for name, side in sides.items():

@@ -26,10 +26,25 @@ _RARE = 1000
 
 
 def rarity(collections: Sequence[Collection], tokens: Texts, size: int, document: Side | None) -> F32:
-    """Inverse document frequency of each term, 1 for a term in 0.1 % of the documents: float32 ``[size]``.
+    """Inverse document frequency of each term, relative to a term in 0.1 % of the documents.
 
-    ``ln(1 + (N - df + 0.5) / (df + 0.5))``, mean over collections that are trained on; with ``document``, mean of that
-    of the words and that of the vectors' terms.
+    It is ``ln(1 + (N - df + 0.5) / (df + 0.5))``, the mean over the collections that are trained on.
+
+    Parameters
+    ----------
+    collections : sequence of Collection
+        The collections.
+    tokens : Texts
+        The tokenizer.
+    size : int
+        The number of terms.
+    document : Side or None
+        An encoder. With it the mean is taken of the words' frequencies and those of its vectors' terms.
+
+    Returns
+    -------
+    float32 array ``[size]``
+        The factors; 1 for a term in 0.1 % of the documents.
     """
     rng = np.random.default_rng(0)
     found = []

@@ -14,9 +14,10 @@ from .bm25 import Bm25
 from .collections import Collection
 from .imitation import Imitated
 from .mining import Miner
-from .objective import Regularizer, penalty, ranking_losses
-from .runfile import RunFile
-from .sampling import Batch, Sampler, no_ranks
+from .objective import Regularizer, penalty
+from .ranking_losses import ranking_losses
+from .sampling import Batch, BatchSettings, Sampler, no_ranks
+from .settings import RunFile
 from .side import Side, training_device
 from .teacher import Teacher, lexical_weight
 
@@ -39,13 +40,15 @@ class Retrieval:
         self._sampler = Sampler(
             collections,
             self.negatives,
+            BatchSettings(
+                batch=settings.batch,
+                per_query=settings.negatives,
+                steps=settings.steps * settings.accumulate,
+                seed=settings.seed,
+                fragments=settings.fragments,
+                keywords=settings.keywords,
+            ),
             [functools.partial(b.rank, k=settings.negative_depth) if b else no_ranks for b in bm25],
-            batch=settings.batch,
-            per_query=settings.negatives,
-            steps=settings.steps * settings.accumulate,
-            seed=settings.seed,
-            fragments=settings.fragments,
-            keywords=settings.keywords,
         )
         self.document = Side(run.document, texts, settings.seed, self._device)
         self.query = Side(run.query, texts, settings.seed + 1, self._device) if run.query else self.document

@@ -42,15 +42,41 @@ class Batch:
 
 
 def fragment(text: str, rng: np.random.Generator) -> str:
-    """Some successive words of a text, as a query for it: unsupervised, and with words that no judged query has."""
+    """Take some successive words of a text as a query for it.
+
+    Such a query needs no judgement, and has words that no judged query has.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    rng : numpy.random.Generator
+        What draws.
+
+    Returns
+    -------
+    str
+        The words.
+    """
     words = text.split()
     start = int(rng.integers(len(words))) if words else 0
     return " ".join(words[start : start + int(rng.integers(_FRAGMENT[0], _FRAGMENT[1] + 1))])
 
 
 def keywords(text: str, rng: np.random.Generator) -> str:
-    """Some words of a text in any order, each once, without function words: what one types who names a thing. Empty
-    where it has fewer than two.
+    """Take some words of a text in any order, each once, without function words.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    rng : numpy.random.Generator
+        What draws.
+
+    Returns
+    -------
+    str
+        The words; empty where the text has fewer than two.
     """
     words = [word for word in dict.fromkeys(_WORD.findall(text)) if word.lower() not in STOP_WORDS]
     if len(words) < _KEYWORDS[0]:
@@ -60,8 +86,21 @@ def keywords(text: str, rng: np.random.Generator) -> str:
 
 
 def cut_from(document: str, scattered: float, rng: np.random.Generator) -> tuple[str, bool]:
-    """A query cut from a document: keywords, if it has some, with the probability ``scattered``, else a fragment; and
-    whether they are keywords.
+    """Cut a query from a document: keywords or a fragment.
+
+    Parameters
+    ----------
+    document : str
+        The document.
+    scattered : float
+        The probability of keywords, if the document has some.
+    rng : numpy.random.Generator
+        What draws.
+
+    Returns
+    -------
+    tuple of str and bool
+        The query, and whether it is keywords.
     """
     if scattered and rng.random() < scattered and (words := keywords(document, rng)):
         return words, True
@@ -77,66 +116,120 @@ def _holds_words(document: str, text: str) -> bool:
 
 
 def random_words(words: Sequence[str], texts: int, rng: np.random.Generator) -> list[str]:
-    """``texts`` queries without a meaning: words drawn from ``words`` one by one."""
+    """Make queries without a meaning, of words that are drawn one by one.
+
+    Parameters
+    ----------
+    words : sequence of str
+        The words to draw from.
+    texts : int
+        How many queries.
+    rng : numpy.random.Generator
+        What draws.
+
+    Returns
+    -------
+    list of str
+        The queries.
+    """
     lengths = rng.integers(_RANDOM_WORDS[0], _RANDOM_WORDS[1] + 1, texts)
     return [" ".join(words[i] for i in rng.integers(len(words), size=length)) for length in lengths.tolist()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """What batches are made of.
+
+    Attributes
+    ----------
+    batch : int
+        Queries of a batch.
+    per_query : int
+        Mined documents that each query brings into the batch.
+    steps : int
+        Batches in all.
+    seed : int
+        Batches are a function of the seed and the step.
+    everything : bool
+        Whether a batch has all documents of its collection.
+    fragments : float
+        The share of queries that are cut from documents.
+    keywords : float
+        The share of these that are :func:`keywords`.
+    """
+
+    batch: int
+    per_query: int
+    steps: int
+    seed: int
+    everything: bool = False
+    fragments: float = 0.0
+    keywords: float = 0.0
+
+
 class Sampler:
-    """Draws batches. ``negatives[c]``: int64 ``[queries, depth]``, mined documents, best first, -1 where there are
-    none. ``search[c]``: the documents nearest to texts, best first, for the negatives of fragments (None: fragments
-    have none). ``everything``: a batch has all documents of its collection. ``fragments``: the share of queries that
-    are cut from documents, ``keywords`` the share of these that are :func:`keywords`.
+    """Draws batches.
+
+    Parameters
+    ----------
+    collections : sequence of Collection
+        What to draw from.
+    negatives : sequence of (int64 array ``[queries, depth]`` or None)
+        Mined documents of each collection's queries, best first, -1 where there are none.
+    settings : BatchSettings
+        What batches are made of.
+    search : sequence of callable, optional
+        For each collection, the documents nearest to texts, best first: the negatives of fragments. Without it
+        fragments have none.
     """
 
     def __init__(
         self,
         collections: Sequence[Collection],
         negatives: Sequence[I64 | None],
+        settings: BatchSettings,
         search: Sequence[Callable[[Sequence[str]], list[list[int]]]] | None = None,
-        *,
-        batch: int,
-        per_query: int,
-        everything: bool = False,
-        steps: int,
-        seed: int,
-        fragments: float = 0.0,
-        keywords: float = 0.0,
     ) -> None:
         self._collections = collections
         self._negatives = negatives
+        self._settings = settings
         self._search = search
-        self._batch = batch
-        self._per_query = per_query
-        self._everything = everything
-        self._seed = seed
-        self._fragments = fragments
-        self._keywords = keywords
-        rng = np.random.default_rng([seed, 0])
-        self._choice = rng.choice(len(collections), steps, p=shares(collections))
+        rng = np.random.default_rng([settings.seed, 0])
+        self._choice = rng.choice(len(collections), settings.steps, p=shares(collections))
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """Draw the batch of a step.
+
+        Parameters
+        ----------
+        step : int
+            The step, counted from 0.
+
+        Returns
+        -------
+        Batch
+            The same for the same step.
+        """
         number = int(self._choice[step])
         collection = self._collections[number]
-        rng = np.random.default_rng([self._seed, 1, step])
+        rng = np.random.default_rng([self._settings.seed, 1, step])
         queries = self._next_queries(number, step)
         texts = [collection.queries[q] for q in queries]
         relevant = [collection.positives[q] for q in queries]
-        cut = np.flatnonzero(rng.random(queries.size) < self._fragments)
+        cut = np.flatnonzero(rng.random(queries.size) < self._settings.fragments)
         scattered = np.zeros(queries.size, np.bool_)
         for row in cut:
             document = int(rng.integers(len(collection.documents)))
             queries[row] = -1
-            texts[row], scattered[row] = cut_from(collection.documents[document], self._keywords, rng)
+            texts[row], scattered[row] = cut_from(collection.documents[document], self._settings.keywords, rng)
             relevant[row] = np.array([document], np.int64)
         positives = np.array([rng.choice(r) for r in relevant], np.int64)
         columns = [positives]
-        if self._everything:
+        if self._settings.everything:
             columns.append(np.arange(len(collection.documents)))
-        if self._per_query or self._everything:
+        if self._settings.per_query or self._settings.everything:
             mined = self._candidates(number, queries, texts, scattered, relevant)
-            columns += [rng.permutation(candidates)[: self._per_query] for candidates in mined]
+            columns += [rng.permutation(candidates)[: self._settings.per_query] for candidates in mined]
         documents, place = np.unique(np.concatenate(columns), return_inverse=True)
         return Batch(
             collection=number,
@@ -178,14 +271,25 @@ class Sampler:
     def _next_queries(self, number: int, step: int) -> I64:
         """The collection's queries in a new order each epoch; an epoch's last batch may reach into the next one."""
         train = self._collections[number].train
-        start = int((self._choice[:step] == number).sum()) * self._batch
+        start = int((self._choice[:step] == number).sum()) * self._settings.batch
         drawn = []
-        for epoch in range(start // train.size, (start + self._batch - 1) // train.size + 1):
-            drawn.append(np.random.default_rng([self._seed, 2, number, epoch]).permutation(train))
+        for epoch in range(start // train.size, (start + self._settings.batch - 1) // train.size + 1):
+            drawn.append(np.random.default_rng([self._settings.seed, 2, number, epoch]).permutation(train))
         offset = start % train.size
-        return np.concatenate(drawn)[offset : offset + self._batch]
+        return np.concatenate(drawn)[offset : offset + self._settings.batch]
 
 
 def no_ranks(texts: Sequence[str]) -> list[list[int]]:
-    """Stands for a BM25 that nobody asks."""
+    """Stand for a BM25 that nobody asks.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        The texts.
+
+    Returns
+    -------
+    list of list of int
+        An empty ranking for each.
+    """
     return [[] for _ in texts]

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import stated_query_idf
+from ..stated import stated_query_idf
 from .encoder import SparseEncoder
 from .initial import initial_encoder
-from .runfile import EncoderSettings
+from .settings import EncoderSettings
 from .vocabulary import Texts
 
 # Texts encoded at a time where gradients are not cached; only for less padding.
@@ -40,11 +40,37 @@ class Side:
         return stated_query_idf(self.encoder.model.config, Path(self.settings.base))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids, cut at the side's maximum length, or what its encoder takes."""
+        """Tokenize texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            The texts.
+
+        Returns
+        -------
+        list of list of int
+            Token ids, cut at the side's maximum length or at what its encoder takes.
+        """
         return self.tokens.ids(texts, min(self.settings.max_length, self.encoder.positions))
 
     def encode(self, ids: Sequence[Sequence[int]], *, chunk: int, bf16: bool) -> Tensor:
-        """Weights, float32 ``[len(ids), vocab]``; without a graph if the side is frozen or ``chunk`` is not 0."""
+        """Encode texts; without recording gradients if the side is frozen or ``chunk`` is not 0.
+
+        Parameters
+        ----------
+        ids : sequence of sequence of int
+            The token ids of each text.
+        chunk : int
+            Texts that are encoded at once, 0 for all.
+        bf16 : bool
+            Whether to compute in bfloat16.
+
+        Returns
+        -------
+        float32 tensor ``[len(ids), vocab]``
+            The weights.
+        """
         groups = _by_length(ids, chunk or _PIECE)
         with torch.set_grad_enabled(not self.settings.frozen and not chunk), self._precision(bf16):
             pieces = [self.encoder([ids[i] for i in group]) for group in groups]
@@ -52,7 +78,23 @@ class Side:
         return torch.cat(pieces)[torch.argsort(order)]
 
     def replay(self, ids: Sequence[Sequence[int]], gradient: Tensor | None, *, chunk: int, bf16: bool) -> None:
-        """Gradient caching (Gao et al. 2021): encode again chunk by chunk, and send each its part of ``gradient``."""
+        """Encode texts again chunk by chunk, and send each chunk its part of a gradient (gradient caching).
+
+        Parameters
+        ----------
+        ids : sequence of sequence of int
+            The token ids of each text.
+        gradient : tensor ``[len(ids), vocab]`` or None
+            The gradient of the vectors.
+        chunk : int
+            Texts that are encoded at once.
+        bf16 : bool
+            Whether to compute in bfloat16.
+
+        References
+        ----------
+        Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP 2021.
+        """
         if self.settings.frozen or gradient is None:
             return
         for group in _by_length(ids, chunk):

@@ -25,8 +25,8 @@ from ..weights import weights_sha256
 from .bm25 import Bm25
 from .collections import Collection
 from .encoder import padded
-from .runfile import TeacherSettings
 from .sampling import Batch
+from .settings import TeacherSettings
 from .side import training_device
 from .vocabulary import Texts
 
@@ -63,7 +63,20 @@ class DenseEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], batch: int = 16) -> F32:
-        """Unit vectors, float32 ``[len(texts), width]``."""
+        """Encode texts as unit vectors.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            The texts.
+        batch : int
+            Texts of a batch.
+
+        Returns
+        -------
+        float32 array ``[len(texts), width]``
+            The vectors.
+        """
         ids = self.texts.ids(texts, self.max_length)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         out = np.zeros((len(ids), self.width), np.float32)
@@ -150,7 +163,20 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def lexical_weight(settings: TeacherSettings, collection: Collection) -> float:
-    """The weight of BM25 in the teacher of a collection."""
+    """The weight of BM25 in the teacher of a collection.
+
+    Parameters
+    ----------
+    settings : TeacherSettings
+        The teacher's table of the run file.
+    collection : Collection
+        The collection; its own setting counts first.
+
+    Returns
+    -------
+    float
+        The weight.
+    """
     own = collection.settings.lexical
     return settings.lexical if own is None else own
 
@@ -181,7 +207,18 @@ class Teacher:
                 embeddings[np.arange(start, min(start + _AT_ONCE, len(collection.documents)))]
 
     def scores(self, batch: Batch) -> Tensor:
-        """float32 ``[batch, columns]``."""
+        """Score the documents of a batch.
+
+        Parameters
+        ----------
+        batch : Batch
+            The batch.
+
+        Returns
+        -------
+        float32 tensor ``[batch, columns]``
+            The scores.
+        """
         number = batch.collection
         known = batch.queries >= 0
         queries = np.empty((len(known), self._encoder.width), np.float32)

@@ -7,10 +7,9 @@ empty list ask for nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .runfile import RunFile
+from .settings import RunFile
 
 _OF_BASE = ("dense", "lexical", "weight", "max_length")
 _OF_QUERY_VECTORS = ("vector_weight", "idf", "document_vectors", "random_words")
@@ -20,7 +19,20 @@ _OF_A_NEW_HEAD = ("sharpness", "threshold", "idf_slope")
 
 
 def unused_setting(own: Mapping[str, Any], run: RunFile) -> str | None:
-    """The first setting of ``own``, the tables of a run's file, that ``run`` makes no use of; None if there is none."""
+    """Find a setting that a run makes no use of.
+
+    Parameters
+    ----------
+    own : mapping
+        The tables of the run's own file.
+    run : RunFile
+        The run.
+
+    Returns
+    -------
+    str or None
+        What is wrong with the first such setting, None if there is none.
+    """
     return next(_unused(own, run), None)
 
 

@@ -32,7 +32,22 @@ _SENTENCE_PUNCTUATION = frozenset(string.punctuation) - frozenset("#$%&*+<=>@\\^
 
 
 def silent_terms(tokenizer: Any, classes: Sequence[str], size: int) -> npt.NDArray[np.bool_]:
-    """Terms of the named classes ("special", "stop words", "punctuation"): bool ``[size]``."""
+    """Find the terms of some classes.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The tokenizer.
+    classes : sequence of {"special", "stop words", "punctuation"}
+        The classes.
+    size : int
+        The number of terms.
+
+    Returns
+    -------
+    bool array ``[size]``
+        True for a term of a class.
+    """
     silent = np.zeros(size, np.bool_)
     for token, term in tokenizer.get_vocab().items():
         plain = token.removeprefix("##")
@@ -49,7 +64,18 @@ def silent_terms(tokenizer: Any, classes: Sequence[str], size: int) -> npt.NDArr
 
 
 def whole_words(tokenizer: Any) -> list[str]:
-    """The words of at least four ASCII letters in a vocabulary, but for function words; sorted."""
+    """List the words of at least four ASCII letters in a vocabulary, without function words.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The tokenizer.
+
+    Returns
+    -------
+    list of str
+        The words, sorted.
+    """
     words = (token for token in tokenizer.get_vocab() if len(token) > 3 and token.isascii() and token.isalpha())
     return sorted(word for word in words if word.lower() not in STOP_WORDS)
 
@@ -70,13 +96,39 @@ class Texts:
         self.tokenizer.no_truncation()
 
     def ids(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
-        """Token ids with special tokens, at most ``max_length`` of each."""
+        """Tokenize texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            The texts.
+        max_length : int
+            The most tokens of a text, special ones included.
+
+        Returns
+        -------
+        list of list of int
+            The token ids.
+        """
         self.tokenizer.enable_truncation(max_length)
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
 
 
 def inverse_document_frequency(texts: Sequence[Sequence[int]], size: int) -> Tensor:
-    """``ln(1 + (N - df + 0.5) / (df + 0.5))`` of each term, float32 ``[size]``."""
+    """Compute ``ln(1 + (N - df + 0.5) / (df + 0.5))`` of each term.
+
+    Parameters
+    ----------
+    texts : sequence of sequence of int
+        The token ids of each text.
+    size : int
+        The number of terms.
+
+    Returns
+    -------
+    float32 tensor ``[size]``
+        The inverse document frequencies.
+    """
     df = torch.zeros(size)
     for text in texts:
         df[torch.tensor(sorted(set(text)))] += 1

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from splade_edge.export.retrieval import RetrievalSet
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.export.auto.retrieval_sets import RetrievalSet
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.training.bm25 import Bm25, rank_exactly
 from splade_edge.runtime.document import Document

@@ -52,9 +52,9 @@ def traced_per_module(traced_graphs: dict[str, bytes]) -> Iterator[None]:
 
 
 def _remember_traces(patch: pytest.MonkeyPatch, traced: dict[str, bytes]) -> None:
-    from splade_edge.export import graphs
+    from splade_edge.export import variants
 
-    write_onnx = graphs.write_onnx
+    write_onnx = variants.write_onnx
 
     def cached(graph: Any, description: Any, path: Path) -> None:
         activation = getattr(graph, "activation", None)
@@ -67,7 +67,7 @@ def _remember_traces(patch: pytest.MonkeyPatch, traced: dict[str, bytes]) -> Non
             traced[key] = path.read_bytes()
         path.write_bytes(traced[key])
 
-    patch.setattr(graphs, "write_onnx", cached)
+    patch.setattr(variants, "write_onnx", cached)
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import pytest
 from splade_edge.export.exporter import TESTED_ARCHITECTURES, export
-from splade_edge.export.graphs import trace, write_int8
+from splade_edge.export.onnx_graph import open_session
 from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.request import ExportRequest
-from splade_edge.export.source import open_session
 from splade_edge.export.texts import SampleTexts
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.export.variants import trace, write_int8
 from splade_edge.models.head import find_decoder
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.padding import TOLERANCE
 from splade_edge.runtime.artifact import open_artifact
 from splade_edge.runtime.encoder import Encoder

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from splade_edge.export import graphs
+from splade_edge.export import variants
 from splade_edge.export.exporter import export
-from splade_edge.export.graph import pooled_graph
+from splade_edge.export.pooled_module import pooled_graph
 from splade_edge.export.request import ExportRequest
 from splade_edge.export.verify import repeat_parity
 from splade_edge.models.options import OpenOptions
@@ -46,7 +46,7 @@ class OffForLongTexts(torch.nn.Module):
 def test_a_wrong_graph_is_refused_by_name_and_nothing_is_written(
     tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    monkeypatch.setattr(graphs, "pooled_graph", OffForLongTexts)
+    monkeypatch.setattr(variants, "pooled_graph", OffForLongTexts)
     message = rf"both/{backend}/fp32 differs from sentence-transformers by 1\.00e-02 .* on the \w+ text .* instead of"
     with pytest.raises(ParityError, match=message) as caught:
         export(ExportRequest(output=tmp_path / "out", checkpoint=str(bert), backends=(backend,), int8=False))
@@ -62,7 +62,7 @@ def test_a_graph_that_gives_nan_is_refused(tmp_path: Path, bert: Path, monkeypat
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return self.inner(input_ids, attention_mask) * float("nan")
 
-    monkeypatch.setattr(graphs, "pooled_graph", NotANumber)
+    monkeypatch.setattr(variants, "pooled_graph", NotANumber)
     with pytest.raises(ParityError, match="not finite"):
         export(request(tmp_path / "out", bert))
     assert list(tmp_path.iterdir()) == []
@@ -86,7 +86,7 @@ def test_force_replaces_an_artifact_and_a_failure_keeps_it(
     export(request(output, bert))
     before = open_all(output)[0].manifest
     with monkeypatch.context() as patched:
-        patched.setattr(graphs, "pooled_graph", OffForLongTexts)
+        patched.setattr(variants, "pooled_graph", OffForLongTexts)
         with pytest.raises(ParityError):
             export(request(output, bert, force=True))
     assert open_all(output)[0].manifest == before

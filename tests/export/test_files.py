@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from splade_edge.export.exporter import export
-from splade_edge.export.graph import pooled_graph
 from splade_edge.export.inputs import SpladeExporterConfig
 from splade_edge.export.parity import ParityReport
+from splade_edge.export.pooled_module import pooled_graph
 from splade_edge.export.quantize_vocabulary import quantize_vocabulary
 from splade_edge.export.request import ExportRequest
 from splade_edge.export.source import QuantizationSource
 from splade_edge.export.to_onnx import write_onnx
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.runtime import Encoder
 from splade_edge.runtime.artifact import open_all, open_artifact
 

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from splade_edge.export import graphs, job
+from splade_edge.export import job, variants
+from splade_edge.export.backends import WRITERS
+from splade_edge.export.int8_products import quantize_products
+from splade_edge.export.onnx_graph import Statistics, open_session
 from splade_edge.export.quantize_openvino import compress_weights
-from splade_edge.export.quantize_rows import quantize_products, quantize_rows
+from splade_edge.export.quantize_rows import quantize_rows
 from splade_edge.export.quantize_vocabulary import quantize_vocabulary
 from splade_edge.export.recipes import RECIPES, choose_recipe
 from splade_edge.export.smooth import smooth_products
-from splade_edge.export.source import Statistics, open_session
 from splade_edge.export.texts import SampleTexts, calibration_texts, parity_texts
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.pooling import POOLINGS
 from splade_edge.models.tokenizing import write_tokenizer
@@ -32,7 +34,8 @@ SAMPLES = SampleTexts(tuple(TEXTS), tuple(TEXTS))
 
 def test_every_row_names_a_function_and_every_pooling_has_a_default() -> None:
     assert len({(r.backend, r.name) for r in RECIPES}) == len(RECIPES)
-    assert {r.function for r in RECIPES} == set(graphs.FUNCTIONS)
+    made = {(backend, function) for backend, writer in WRITERS.items() for function in writer.quantizers}
+    assert {(r.backend, r.function) for r in RECIPES} == made
     for pooling in POOLINGS:
         for backend in ("onnx", "openvino"):
             assert choose_recipe(backend, pooling).isa == "any"
@@ -53,7 +56,7 @@ def traced(request, tmp_path_factory: pytest.TempPathFactory):
     family = "splade-v1" if request.param == "sum" else "splade"
     checkpoint = open_checkpoint(str(path), options=OpenOptions(family=family))
     write_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
-    source = graphs.trace(checkpoint, directory / "onnx/fp32.onnx", SAMPLES)
+    source = variants.trace(checkpoint, directory / "onnx/fp32.onnx", SAMPLES)
     return checkpoint, directory, source
 
 
@@ -64,9 +67,9 @@ def test_each_recipe_gives_nearly_the_same_vectors_in_any_batch(traced, recipe, 
         pytest.skip("the tied case is enough")
     if checkpoint.pooling not in recipe.poolings:
         with pytest.raises(ExportError, match="--no-int8"):
-            graphs.write_int8(recipe, source, tmp_path)
+            variants.write_int8(recipe, source, tmp_path)
         return
-    variant = graphs.write_int8(recipe, source, tmp_path)
+    variant = variants.write_int8(recipe, source, tmp_path)
     assert variant.path.startswith(f"{variant.backend}/int8{'-vnni' if recipe.isa == 'vnni' else ''}.")
     (tmp_path / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
     int8 = open_encoder(checkpoint, tmp_path, variant)
@@ -83,7 +86,7 @@ def open_encoder(checkpoint, directory: Path, variant: Variant) -> Encoder:
     return Encoder(Artifact(directory, job.manifest_of(checkpoint, directory, [variant])), variant)
 
 
-ONE_OF_EACH = {next(r.name for r in RECIPES if r.function == function) for function in graphs.FUNCTIONS}
+ONE_OF_EACH = {next(r.name for r in RECIPES if r.function == f) for w in WRITERS.values() for f in w.quantizers}
 OURS = {
     "vocabulary": lambda source, target: quantize_vocabulary(source, target, weight_bits=7),
     "rows": lambda source, target: quantize_rows(source, target, weight_bits=7),

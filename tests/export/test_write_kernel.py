@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from splade_edge.export import graphs
+from splade_edge.export import variants
 from splade_edge.export import write_kernel as module
 from splade_edge.export.exporter import export
 from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.request import ExportRequest
 from splade_edge.export.texts import SampleTexts
-from splade_edge.models.checkpoint import Checkpoint, open_checkpoint
+from splade_edge.models.checkpoint import Checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.tokenizing import write_tokenizer
@@ -35,10 +36,10 @@ def test_nearly_what_pytorch_computes(tmp_path: Path, architecture: str, tied: b
     path = checkpoints.write_checkpoint(tmp_path / "c", architecture, tied=tied, intermediate=64)
     checkpoint = open_checkpoint(str(path), options=OpenOptions(family="splade"))
     write_tokenizer(checkpoint.tokenizer, tmp_path / "tokenizer.json")
-    source = graphs.trace(checkpoint, tmp_path / "onnx/fp32.onnx", SAMPLES)
+    source = variants.trace(checkpoint, tmp_path / "onnx/fp32.onnx", SAMPLES)
     # Every product's mean was found in the graph: queries, keys, values, three others, the head.
     assert len(module._means(source)) == 7
-    variant = graphs.write_int8(choose_recipe("onnx", "max", "kernel"), source, tmp_path)
+    variant = variants.write_int8(choose_recipe("onnx", "max", "kernel"), source, tmp_path)
     assert (variant.backend, variant.path, variant.isa) == ("kernel", "kernel/int8.bin", "any")
     assert variant.transformer is not None
     assert variant.transformer.tied is tied
@@ -104,7 +105,7 @@ def test_what_they_cannot_run(tmp_path: Path, architecture: str, changes: dict, 
     assert message in module.obstacle(checkpoint)
     source = SimpleNamespace(checkpoint=checkpoint, path=tmp_path)
     with pytest.raises(ExportError, match="choose another --recipe"):
-        graphs.write_int8(choose_recipe("onnx", "max", "kernel"), source, tmp_path)
+        variants.write_int8(choose_recipe("onnx", "max", "kernel"), source, tmp_path)
 
 
 def test_too_large_to_be_a_default(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from splade_edge.models import adapters
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.weights import weights_sha256

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.runtime.errors import CheckpointError, InputError

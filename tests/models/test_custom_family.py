@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from splade_edge.models.checkpoint import holds_pair, open_checkpoint
 from splade_edge.models.custom_family import EXAMPLE, family_from, read_family
+from splade_edge.models.opening import holds_pair, open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.runtime.errors import CheckpointError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from splade_edge.models.checkpoint import holds_pair, open_checkpoint
+from splade_edge.models.opening import holds_pair, open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.runtime.errors import CheckpointError, SpladeEdgeError
 
@@ -69,7 +69,7 @@ def test_a_query_side_without_an_encoder(tmp_path: Path, module: str, weight: fl
     assert holds_pair(path)
     document, query = open_checkpoint(path, "document"), open_checkpoint(path, "query")
     assert (document.role, document.query_side, document.table) == ("document", side, None)
-    assert (query.role, query.query_side, query.model, query.own_terms) == ("query", side, None, True)
+    assert (query.role, query.query_side, query.model, query.lexical_only) == ("query", side, None, True)
     assert query.vocab_size == document.vocab_size
     assert query.dropped_terms == (), "what gets no weight is the table's to say"
     assert not query.adds_special_tokens
@@ -147,8 +147,8 @@ def test_families_that_have_to_be_named_have_two_sides(tmp_path: Path) -> None:
     assert not holds_pair(path), "the name of a directory tells nothing"
     lexical = OpenOptions(family="splade-v3-lexical")
     assert holds_pair(path, lexical)
-    assert open_checkpoint(path, "query", lexical).own_terms
-    assert not open_checkpoint(path, "document", lexical).own_terms
+    assert open_checkpoint(path, "query", lexical).lexical_only
+    assert not open_checkpoint(path, "document", lexical).lexical_only
     doc = OpenOptions(family="splade-v3-doc")
     assert holds_pair(path, doc)
     query = open_checkpoint(path, "query", doc)
@@ -164,7 +164,7 @@ def test_a_mask_by_bag_of_words_in_the_sentence_transformers_layout(tmp_path: Pa
     path = str(checkpoints.write_look_up_router(tmp_path / "c", "SparseStaticEmbedding", ones, masked=True))
     assert holds_pair(path)
     query = open_checkpoint(path, "query")
-    assert (query.family.name, query.query_side, query.own_terms) == ("splade-v3-lexical", "masked encoder", True)
+    assert (query.family.name, query.query_side, query.lexical_only) == ("splade-v3-lexical", "masked encoder", True)
     assert query.model is not None
     weighed = checkpoints.write_look_up_router(tmp_path / "w", "SparseStaticEmbedding", masked=True)
     with pytest.raises(CheckpointError, match="weighs a query encoder by a table"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.weights import stored_dtype
 from splade_edge.runtime.errors import CheckpointError

@@ -21,7 +21,8 @@ from splade_edge.runtime.errors import StorageError
 from splade_edge.runtime.files import FileOperations
 
 from benchmarks.changes import csr, stored
-from benchmarks.soak import CASES, Cut, change, contents, in_memory, operations_of, prepare
+from benchmarks.interruptions import CASES, Cut, change, contents, prepare
+from benchmarks.soak import in_memory, operations_of
 
 posix = pytest.mark.skipif(os.name == "nt", reason="forks")
 

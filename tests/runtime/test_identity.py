@@ -27,7 +27,7 @@ from splade_edge.runtime.repair.recovery import repair_index
 from splade_edge.runtime.vectors import SparseBatch
 
 from benchmarks.changes import csr, stored
-from benchmarks.soak import change, contents, prepare
+from benchmarks.interruptions import change, contents, prepare
 from benchmarks.swaps import tree
 
 posix = pytest.mark.skipif(os.name == "nt", reason="directories that are open are not moved")

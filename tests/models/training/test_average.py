@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.training.average import average, main
 from splade_edge.runtime.errors import InputError
 

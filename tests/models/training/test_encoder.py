@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.training.encoder import SparseEncoder, _MaxLogits
 from splade_edge.models.training.initial import initial_encoder
 from splade_edge.models.training.lexical_head import install_lexical_head, lexical_map
-from splade_edge.models.training.runfile import EncoderSettings, Head
+from splade_edge.models.training.settings import EncoderSettings, Head
 from splade_edge.models.training.vocabulary import Texts, inverse_document_frequency, silent_terms
 from splade_edge.runtime.errors import CheckpointError, InputError
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.training import compare, fitting
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.evaluation import ndcg_of
@@ -20,7 +20,8 @@ from splade_edge.models.training.indexed import all_scores, read_vectors
 from splade_edge.models.training.loop import Run
 from splade_edge.models.training.mining import Miner, _batch
 from splade_edge.models.training.objective import distillation_loss, imitation_loss, penalty
-from splade_edge.models.training.runfile import SetSettings, read_run_file
+from splade_edge.models.training.runfile import read_run_file
+from splade_edge.models.training.settings import SetSettings
 from splade_edge.models.training.vocabulary import Texts
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.build.passages import PassageSpan

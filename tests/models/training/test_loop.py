@@ -9,20 +9,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.training import compare
 from splade_edge.models.training.checkpoints import identity_of
 from splade_edge.models.training.curves import draw_curves
 from splade_edge.models.training.loop import Run
 from splade_edge.models.training.middle import MiddleTraining
 from splade_edge.models.training.output import write_pair
-from splade_edge.models.training.runfile import (
-    EncoderSettings,
-    MiddleSettings,
-    RunFile,
-    TrainingSettings,
-    read_run_file,
-)
+from splade_edge.models.training.runfile import read_run_file
+from splade_edge.models.training.settings import EncoderSettings, MiddleSettings, RunFile, TrainingSettings
 from splade_edge.models.training.side import Side
 from splade_edge.models.training.teacher import DenseEncoder, EmbeddingFile
 from splade_edge.runtime.errors import CheckpointError, InputError

@@ -12,7 +12,7 @@ from splade_edge.models.training.objective import (
     imitation_loss,
     penalty,
 )
-from splade_edge.models.training.runfile import RegularizerSettings
+from splade_edge.models.training.settings import RegularizerSettings
 
 
 def test_contrastive_loss_leaves_other_relevant_documents_out() -> None:

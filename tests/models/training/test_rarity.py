@@ -10,7 +10,7 @@ import torch
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.imitation import Imitated
 from splade_edge.models.training.rarity import rarity
-from splade_edge.models.training.runfile import EncoderSettings, SetSettings, TeacherSettings
+from splade_edge.models.training.settings import EncoderSettings, SetSettings, TeacherSettings
 from splade_edge.models.training.side import Side
 from splade_edge.models.training.vocabulary import Texts
 from splade_edge.runtime.errors import InputError

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.reference import ReferenceEncoder
 from splade_edge.models.training.bm25 import Bm25
 from splade_edge.models.training.collections import Collection, read_collection
 from splade_edge.models.training.mining import Miner, mine_with_bm25
-from splade_edge.models.training.runfile import SetSettings
-from splade_edge.models.training.sampling import Sampler, fragment, keywords, random_words
+from splade_edge.models.training.sampling import BatchSettings, Sampler, fragment, keywords, random_words
+from splade_edge.models.training.settings import SetSettings
 from splade_edge.models.training.vocabulary import STOP_WORDS, Texts, whole_words
 from splade_edge.runtime.errors import InputError
 
@@ -30,7 +30,7 @@ def small(collection: Path) -> Collection:
 
 def sampler(collections: list[Collection], **changes: int) -> Sampler:
     settings = {"batch": 6, "per_query": 2, "steps": 20, "seed": 5} | changes
-    return Sampler(collections, [mine_with_bm25(c, 8) for c in collections], **settings)
+    return Sampler(collections, [mine_with_bm25(c, 8) for c in collections], BatchSettings(**settings))
 
 
 def test_held_out_queries_are_never_drawn_and_others_once_an_epoch(small: Collection) -> None:
@@ -62,7 +62,7 @@ def test_the_order_of_an_epoch_is_of_the_seed(small: Collection) -> None:
 
 def test_columns_hold_positives_and_mined_negatives(small: Collection) -> None:
     mined = mine_with_bm25(small, 8)
-    drawn = Sampler([small], [mined], batch=6, per_query=2, steps=20, seed=5)
+    drawn = Sampler([small], [mined], BatchSettings(batch=6, per_query=2, steps=20, seed=5))
     for step in range(20):
         batch = drawn.batch(step)
         assert np.unique(batch.documents).size == batch.documents.size
@@ -87,7 +87,9 @@ def test_keywords_are_words_of_the_text_each_once() -> None:
 def test_a_share_of_the_fragments_are_keywords(small: Collection) -> None:
     def cut(share: float) -> list[tuple[str, str]]:
         drawn = Sampler(
-            [small], [None], batch=200, per_query=0, everything=True, steps=3, seed=5, fragments=0.5, keywords=share
+            [small],
+            [None],
+            BatchSettings(batch=200, per_query=0, everything=True, steps=3, seed=5, fragments=0.5, keywords=share),
         )
         batches = [drawn.batch(step) for step in range(3)]
         return [
@@ -107,9 +109,11 @@ def test_a_share_of_the_fragments_are_keywords(small: Collection) -> None:
 def test_documents_with_all_keywords_are_no_negatives(small: Collection) -> None:
     bm25 = Bm25(small.documents)
     drawn = Sampler(
-        [small], [None], [partial(bm25.rank, k=40)], batch=50, per_query=0, everything=True, steps=2, seed=1,
-        fragments=1.0, keywords=1.0,
-    )  # fmt: skip
+        [small],
+        [None],
+        BatchSettings(batch=50, per_query=0, everything=True, steps=2, seed=1, fragments=1.0, keywords=1.0),
+        [partial(bm25.rank, k=40)],
+    )
     batch = drawn.batch(0)
     several = 0
     for row, text in enumerate(batch.texts):
@@ -235,7 +239,9 @@ def test_fragments_are_cut_from_the_document_they_ask_for(small: Collection) -> 
     plain = sampler([small])
     cut = 0
     for step in range(20):
-        batch = Sampler([small], [mined], batch=6, per_query=1, steps=20, seed=5, fragments=0.5).batch(step)
+        batch = Sampler([small], [mined], BatchSettings(batch=6, per_query=1, steps=20, seed=5, fragments=0.5)).batch(
+            step
+        )
         assert plain.batch(step).texts == [small.queries[q] for q in plain.batch(step).queries]
         for row, query in enumerate(batch.queries):
             document = batch.documents[batch.positive[row]]
@@ -252,7 +258,7 @@ def test_fragments_are_cut_from_the_document_they_ask_for(small: Collection) -> 
 def test_the_negatives_of_a_fragment_are_near_it_and_do_not_hold_it(small: Collection) -> None:
     twins = dataclasses.replace(small, documents=[*small.documents, *small.documents])
     search = partial(Bm25(twins.documents).rank, k=6)
-    drawn = Sampler([twins], [None], [search], batch=6, per_query=2, steps=9, seed=5, fragments=1.0)
+    drawn = Sampler([twins], [None], BatchSettings(batch=6, per_query=2, steps=9, seed=5, fragments=1.0), [search])
     negatives = 0
     for step in range(9):
         batch = drawn.batch(step)

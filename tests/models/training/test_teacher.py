@@ -11,8 +11,8 @@ import torch
 from splade_edge.models.training.bm25 import Bm25
 from splade_edge.models.training.collections import Collection
 from splade_edge.models.training.evaluation import Probe, ndcg
-from splade_edge.models.training.runfile import SetSettings, TeacherSettings
 from splade_edge.models.training.sampling import Batch
+from splade_edge.models.training.settings import SetSettings, TeacherSettings
 from splade_edge.models.training.teacher import DenseEncoder, Teacher
 
 QUERIES = (["oil crisis", "king war"], ["steam engine", "prime number", "oxygen"])

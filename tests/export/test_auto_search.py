@@ -11,14 +11,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from splade_edge.export import choose, graphs, ranking
-from splade_edge.export.choice import Ranked, SetDifference
-from splade_edge.export.choose import Candidate, Chooser
+from splade_edge.export import backends
+from splade_edge.export.auto import ranking, search
+from splade_edge.export.auto.report import Ranked, SetDifference
+from splade_edge.export.auto.retrieval_sets import RetrievalSet
+from splade_edge.export.auto.search import Candidate, Chooser
 from splade_edge.export.exporter import export
 from splade_edge.export.parity import ParityReport
 from splade_edge.export.recipes import RECIPES, choose_recipe
 from splade_edge.export.request import ExportRequest
-from splade_edge.export.retrieval import RetrievalSet
 from splade_edge.models.options import OpenOptions
 from splade_edge.runtime import cpu
 from splade_edge.runtime.artifact import open_artifact
@@ -41,10 +42,10 @@ COST = {"vocabulary": 0.6, "vocabulary-vnni": 0.3, "rows-vnni": 0.5, "dynamic": 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five recipes, times that are always the same, and a CPU with VNNI."""
     monkeypatch.setattr(
-        choose, "recipes_for", lambda backend, _: [r for r in RECIPES if r.backend == backend and r.name in SOME]
+        search, "recipes_for", lambda backend, _: [r for r in RECIPES if r.asked_with == backend and r.name in SOME]
     )
     monkeypatch.setattr(
-        choose, "milliseconds", lambda encoders, sides: {n: {s: COST.get(n, 1.0) for s in sides} for n in encoders}
+        search, "milliseconds", lambda encoders, sides: {n: {s: COST.get(n, 1.0) for s in sides} for n in encoders}
     )
     monkeypatch.setattr(cpu, "x86_features", lambda: frozenset({"avx512vnni"}))
 
@@ -95,7 +96,7 @@ def test_the_fastest_that_holds_is_shipped_and_the_rest_explained(tmp_path: Path
     assert choice is not None
     assert [(s.name, s.queries, s.judged) for s in choice.sets] == [("tiny-set", 40, True)]
     assert {(t.role, t.backend, t.recipe) for t in choice.trials} == {
-        (role, r.backend, r.name) for role in ("query", "document") for r in RECIPES if r.name in SOME
+        (role, r.asked_with, r.name) for role in ("query", "document") for r in RECIPES if r.name in SOME
     }
     for role in ("query", "document"):
         verdicts = {t.recipe: t.verdict for t in choice.trials if t.role == role}
@@ -126,11 +127,11 @@ def test_the_fastest_that_holds_is_shipped_and_the_rest_explained(tmp_path: Path
 
 def test_a_form_for_our_kernels_is_a_candidate(tmp_path: Path, judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        choose, "recipes_for", lambda *_: [choose_recipe("onnx", "max", name) for name in ("kernel", "vocabulary")]
+        search, "recipes_for", lambda *_: [choose_recipe("onnx", "max", name) for name in ("kernel", "vocabulary")]
     )
     cost = {"kernel": 0.3, "vocabulary": 0.6}
     monkeypatch.setattr(
-        choose, "milliseconds", lambda encoders, sides: {n: {s: cost.get(n, 1.0) for s in sides} for n in encoders}
+        search, "milliseconds", lambda encoders, sides: {n: {s: cost.get(n, 1.0) for s in sides} for n in encoders}
     )
     checkpoint = checkpoints.write_checkpoint(tmp_path / "c", intermediate=64)
     export(auto(tmp_path / "out", checkpoint, judged, max_ndcg_drop=0.1, search_cache=tmp_path / "cache"))
@@ -240,7 +241,7 @@ def test_recipes_are_ranked_with_the_idf_of_a_search(
             super().__init__(documents, impacts=impacts, idf=idf)
             powers.add(idf)
 
-    monkeypatch.setattr(choose, "Collection", Recorded)
+    monkeypatch.setattr(search, "Collection", Recorded)
     export(auto(tmp_path / "out", pair, judged, max_ndcg_drop=0.05, options=OpenOptions(query_idf=0.5)))
     assert powers == {0.5}
 
@@ -259,7 +260,7 @@ def test_few_graphs_are_open_at_a_time(
             opened.append(weakref.ref(self))
             alive.append(sum(encoder() is not None for encoder in opened))
 
-    monkeypatch.setattr(choose, "Encoder", Counted)
+    monkeypatch.setattr(search, "Encoder", Counted)
     export(auto(tmp_path / "out", pair, judged, max_ndcg_drop=0.05))
     assert len(opened) > 8
     assert max(alive) == 1
@@ -383,7 +384,7 @@ def test_a_quantizer_that_fails_is_one_line_and_does_not_end_the_search(
     def fails(*_: object, **__: object) -> None:
         raise KeyError("an operator\nof this graph")
 
-    monkeypatch.setitem(graphs.FUNCTIONS, "quantize_vocabulary", fails)
+    monkeypatch.setitem(backends.WRITERS["onnx"].quantizers, "quantize_vocabulary", fails)
     result = export(auto(tmp_path / "out", bert, judged, max_ndcg_drop=0.05))
     trials = {t.recipe: t for t in result.report.choice.trials}
     assert trials["vocabulary"].verdict.startswith(

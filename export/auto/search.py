@@ -26,21 +26,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..models.layout import SIDES
-from ..runtime.artifact import Artifact, Backend, Role, Side, Variant, variant_files
-from ..runtime.build.indexing import join_title
-from ..runtime.cpu import supports
-from ..runtime.encoder import Encoder
-from ..runtime.errors import ArtifactError, ExportError, ParityError
-from ..runtime.vectors import SparseBatch
-from .choice import Choice, EvaluationSet, Ranked, SetDifference, Trial
-from .graphs import write_int8
+from ...models.layout import SIDES
+from ...runtime.artifact import Artifact, Backend, Role, Side, Variant, variant_files
+from ...runtime.build.indexing import join_title
+from ...runtime.cpu import supports
+from ...runtime.encoder import Encoder
+from ...runtime.errors import ArtifactError, ExportError, ParityError
+from ...runtime.vectors import SparseBatch
+from ..parity import GraphParity, Reference, measure
+from ..recipes import Recipe, recipes_for
+from ..source import QuantizationSource
+from ..variants import write_int8
 from .latency import milliseconds
-from .parity import GraphParity, Reference, measure
 from .ranking import F64, Collection, Ranking, bootstrap_interval, ndcg, rank_biased_overlap
-from .recipes import Recipe, recipes_for
-from .retrieval import RetrievalSet
-from .source import QuantizationSource
+from .report import Choice, EvaluationSet, Ranked, SetDifference, Trial
+from .retrieval_sets import RetrievalSet
 from .vector_cache import encoder_cache
 
 LEAST_SET_DIFFERENCE = -0.005
@@ -125,9 +125,19 @@ class Chooser:
         return Choice(self._max_drop, LEAST_SET_DIFFERENCE, self.least_overlap, sets, list(self._trials))
 
     def choose(self, contenders: Sequence[Contender], sides: dict[Side, Graph]) -> dict[Role, list[Candidate]]:
-        """The recipes to ship for each contender's role: none, one, or one for VNNI and one for other CPUs.
+        """Choose the recipes to ship for each encoder on one backend.
 
-        ``sides``: the float32 graph (or the table) of each side.
+        Parameters
+        ----------
+        contenders : sequence of Contender
+            The encoders, the query side first.
+        sides : dict of str to Graph
+            The float32 graph (or the table) of each side.
+
+        Returns
+        -------
+        dict of str to list of Candidate
+            For each role: none, one, or one for CPUs with VNNI and one for all others.
         """
         chosen: dict[Role, list[Candidate]] = {}
         now, anywhere = dict(sides), dict(sides)  # with what was chosen so far; the same for CPUs without VNNI
@@ -291,7 +301,7 @@ def _trial(contender: Contender, candidate: Candidate) -> Trial:
     recipe, parity = candidate.recipe, candidate.parity
     return Trial(
         role=contender.role,
-        backend=recipe.backend,
+        backend=contender.backend,
         recipe=recipe.name,
         isa=recipe.isa,
         cosine_mean=parity.cosine_mean if parity else 0.0,

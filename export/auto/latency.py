@@ -8,17 +8,31 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from ..runtime.artifact import Side
-from ..runtime.encoder import Encoder
-from ..runtime.encoder.tokenizer import TextTokenizer
-from ..runtime.numba_support.backend import use_kernels
+from ...runtime.artifact import Side
+from ...runtime.encoder import Encoder
+from ...runtime.encoder.tokenizer import TextTokenizer
+from ...runtime.numba_support.backend import use_kernels
 
 QUERY_TOKENS, DOCUMENT_TOKENS = 16, 128
 _RUNS: dict[Side, int] = {"query": 60, "document": 12}
 
 
 def milliseconds(encoders: Mapping[str, Encoder], sides: Sequence[Side]) -> dict[str, dict[str, float]]:
-    """Of each encoder of one thread, by name: milliseconds for a text of each side, by its tokens (``"query 16"``)."""
+    """Time encoders side by side, in turns, one text at a time.
+
+    Parameters
+    ----------
+    encoders : mapping of str to Encoder
+        Encoders of one thread, by name. All must have the same tokenizer.
+    sides : sequence of {"query", "document"}
+        The sides to time.
+
+    Returns
+    -------
+    dict of str to dict of str to float
+        For each encoder the CPU time in milliseconds of a text of each side, by its length in tokens (``"query 16"``);
+        the least of several runs.
+    """
     use_kernels()
     found: dict[str, dict[str, float]] = {name: {} for name in encoders}
     for side in sides:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.artifact import Side, variant_files
-from ..runtime.encoder import Encoder
-from ..runtime.encoder.encoder import Encoded
-from ..runtime.files import sha256_file
-from ..runtime.numerics import NUMERICS
-from ..runtime.vectors import SparseBatch
+from ...runtime.artifact import Side, variant_files
+from ...runtime.encoder import Encoder
+from ...runtime.encoder.encoder import Encoded
+from ...runtime.files import sha256_file
+from ...runtime.numerics import NUMERICS
+from ...runtime.vectors import SparseBatch
 
 _CHUNK = 256
 
@@ -34,7 +34,20 @@ class VectorCache:
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def encode(self, texts: Iterable[str], encode: Callable[[list[str]], list[Encoded]]) -> Iterator[Encoded]:
-        """Each text's vector, in order, from disk or from ``encode``."""
+        """Encode texts, or read their vectors from disk where they were encoded before.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            The texts, in order.
+        encode : callable
+            Encodes a list of texts that are not on disk.
+
+        Returns
+        -------
+        iterator of Encoded
+            The vector of each text, in order.
+        """
         rest = iter(texts)
         while chunk := list(islice(rest, _CHUNK)):
             digest = hashlib.sha256("\x00".join(chunk).encode("utf-8", "surrogatepass")).hexdigest()
@@ -56,7 +69,22 @@ class VectorCache:
 
 
 def encoder_cache(directory: Path, encoder: Encoder, side: Side | None = None) -> VectorCache:
-    """The cache of one encoder's vectors of texts of a side (None: see :class:`Encoder`)."""
+    """Open the cache of one encoder's vectors.
+
+    Parameters
+    ----------
+    directory : Path
+        Where caches are kept; each encoder has a directory of its own below it.
+    encoder : Encoder
+        The encoder. Its files, its settings and the version of its engine are part of the key.
+    side : {"query", "document"}, optional
+        The side that texts are encoded as (None: see :class:`Encoder`).
+
+    Returns
+    -------
+    VectorCache
+        The cache, empty where nothing was encoded before.
+    """
     artifact, variant = encoder.artifact, encoder.variant
     manifest = artifact.manifest
     engine = {"onnx": "onnxruntime", "openvino": "openvino", "table": "numpy", "kernel": "numpy"}[variant.backend]

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.artifact import BODY_OUTPUT_NAMES, DecoderPart, Variant
 from ..runtime.errors import ExportError
-from .source import ancestors
+from .onnx_graph import ancestors
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,28 @@ class _Decoder:
     bias: str | None
 
 
-def split_decoder(directory: Path, variant: Variant) -> Variant:
-    """Rewrite a graph file whose decoder is one of ``quantize_vocabulary``, and say where its parts lie.
+def lay_out_decoder(directory: Path, variant: Variant) -> Variant:
+    """Rewrite a graph file so that its decoder can also run outside it, and say where its parts are.
 
-    The whole file computes what it did before, and has the body's outputs besides. A graph of another kind is left
-    alone. Raises ExportError if the file that was written is not the graph that was read.
+    Only a decoder that ``quantize_vocabulary`` made is laid out so; a graph of another kind is left alone. The whole
+    file computes what it did before, and has the outputs of the body besides.
+
+    Parameters
+    ----------
+    directory : Path
+        The artifact's directory.
+    variant : Variant
+        An int8 ONNX variant; its file is rewritten.
+
+    Returns
+    -------
+    Variant
+        The variant with the byte offsets of the decoder's tensors.
+
+    Raises
+    ------
+    ExportError
+        If the file that was written is not the graph that was read.
     """
     path = directory / variant.path
     if variant.decoder is not None or variant.backend != "onnx" or variant.precision != "int8":

@@ -1,4 +1,4 @@
-"""What a card says to people who run a graph themselves: its inputs and output, and what is done outside of it."""
+"""The section of a card for people who run a graph themselves: its inputs, its output, and what is done outside."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ For those who run a graph in an engine of their own. Inputs are `input_ids` and 
 
 
 def raw_graph_section(manifest: ArtifactManifest) -> list[str]:
-    """Lines of Markdown: the graph's inputs and outputs, and Python that gives the runtime's vector with it, for each
-    side that is read otherwise.
+    """The section of a card that says how to run the graph without this runtime.
+
+    Parameters
+    ----------
+    manifest : ArtifactManifest
+        The artifact's manifest.
+
+    Returns
+    -------
+    list of str
+        Lines of Markdown: inputs, outputs, and Python that gives the runtime's vector, for each side that is read
+        differently. Empty without an ONNX graph.
     """
     variant = _variant(manifest)
     if variant is None:
@@ -54,7 +64,22 @@ def _steps(manifest: ArtifactManifest, side: Side) -> list[str]:
 
 
 def example(manifest: ArtifactManifest, variant: Variant, side: Side) -> list[str]:
-    """Python that gives ``weights`` of one ``text`` of a side, in the directory of the artifact."""
+    """Python that computes ``weights`` of one ``text``, to be run in the artifact's directory.
+
+    Parameters
+    ----------
+    manifest : ArtifactManifest
+        The artifact's manifest.
+    variant : Variant
+        The ONNX graph to run.
+    side : {"query", "document"}
+        The side that the text is encoded as.
+
+    Returns
+    -------
+    list of str
+        The lines of the program.
+    """
     settings = manifest.sides[side]
     prompt = f"{settings.prompt!r} + text" if settings.prompt else "text"
     encode = f"tokenizer.encode({prompt}" + ("" if manifest.adds_special_tokens else ", add_special_tokens=False") + ")"

@@ -25,11 +25,25 @@ from ..models.pooling import ACTIVATIONS, POOLINGS
 
 
 def pooled_graph(checkpoint: Checkpoint) -> nn.Module:
-    """The module to export for a checkpoint: ``forward(input_ids, attention_mask) -> weights``.
+    """Build the module to export for a checkpoint.
 
-    Both inputs are int64 ``[batch, length]``; ``weights`` is float32 ``[batch, vocab_size]``. Further inputs of an
-    architecture (BERT's ``token_type_ids``) are left to its defaults, which are constants inside the graph. Parameters
-    are those of ``checkpoint.model``, so tied weights stay tied; the checkpoint's model is not changed.
+    Further inputs of an architecture (BERT's ``token_type_ids``) are left to its defaults, which are constants inside
+    the graph. The parameters are those of ``checkpoint.model``, so tied weights stay tied; the model is not changed.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        An encoder with a model.
+
+    Returns
+    -------
+    torch.nn.Module
+        ``forward(input_ids, attention_mask) -> weights``: int64 ``[batch, length]`` twice, float32 ``[batch,
+        vocab_size]``.
+
+    References
+    ----------
+    Formal et al., "SPLADE v2", arXiv:2109.10086, for the arithmetic.
     """
     if checkpoint.pooling not in COMMUTING_POOLINGS:
         return _PoolLast(checkpoint).eval()

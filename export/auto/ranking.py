@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.idf import idf_factors
-from ..runtime.vectors import SparseBatch, SparseVector
+from ...runtime.idf import idf_factors
+from ...runtime.vectors import SparseBatch, SparseVector
 
 F64 = npt.NDArray[np.float64]
 Ranking = npt.NDArray[np.intp]
@@ -19,7 +19,7 @@ RBO_PERSISTENCE = 0.9
 
 class Collection:
     """Inverted lists of document vectors. ``impacts``: weights rounded to 8 bits as in an index, else float64.
-    ``idf``: the power of :func:`idf_factors` that query weights are multiplied with.
+    ``idf``: the exponent of :func:`idf_factors` that query weights are multiplied with.
     """
 
     def __init__(self, documents: SparseBatch, *, impacts: bool, idf: float = 0.0) -> None:
@@ -36,7 +36,20 @@ class Collection:
         self._factors = idf_factors(np.diff(self._starts), self._size, idf)
 
     def best(self, query: SparseVector, depth: int = DEPTH) -> Ranking:
-        """The ``depth`` best documents with a positive score, best first, ties by their order."""
+        """Rank the collection for a query.
+
+        Parameters
+        ----------
+        query : SparseVector
+            The query's vector.
+        depth : int
+            The most documents to return.
+
+        Returns
+        -------
+        intp array ``[<= depth]``
+            Positions of the documents with a positive score, best first; ties keep the order of the collection.
+        """
         scores = np.zeros(self._size)
         for term, weight in zip(query.indices.tolist(), query.values.tolist(), strict=True):
             if term + 1 < len(self._starts):
@@ -47,7 +60,28 @@ class Collection:
 
 
 def ndcg(ranking: Sequence[str], grades: dict[str, int], depth: int = 10) -> float:
-    """nDCG with the grade as gain (Järvelin & Kekäläinen 2002), as ``nDCG@10`` of ir-measures; 0 without answers."""
+    """nDCG with the grade as gain, as ``nDCG@10`` of ir-measures computes it (a test compares).
+
+    It is our own because the [export] extra is installed without [eval].
+
+    Parameters
+    ----------
+    ranking : sequence of str
+        Document ids, best first.
+    grades : dict of str to int
+        The judged documents of the query.
+    depth : int
+        How many ranks count.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; 0 without relevant documents.
+
+    References
+    ----------
+    Järvelin & Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS 2002.
+    """
     discounts = 1 / np.log2(np.arange(2, depth + 2))
     ideal = np.array(sorted((g for g in grades.values() if g > 0), reverse=True)[:depth], np.float64)
     if not ideal.size:
@@ -57,9 +91,23 @@ def ndcg(ranking: Sequence[str], grades: dict[str, int], depth: int = 10) -> flo
 
 
 def rank_biased_overlap(a: Ranking, b: Ranking, persistence: float = RBO_PERSISTENCE) -> float:
-    """Extrapolated rank-biased overlap of two rankings (Webber, Moffat & Zobel 2010), to the depth of the shorter.
+    """Extrapolated rank-biased overlap of two rankings, to the depth of the shorter one.
 
-    1 for equal rankings (two empty ones too), 0 where nothing is shared.
+    Parameters
+    ----------
+    a, b : intp array
+        Documents, best first.
+    persistence : float
+        The probability of going on to the next rank, between 0 and 1.
+
+    Returns
+    -------
+    float
+        1 for equal rankings (two empty ones too), 0 where nothing is shared.
+
+    References
+    ----------
+    Webber, Moffat & Zobel, "A similarity measure for indefinite rankings", TOIS 2010.
     """
     depth = min(len(a), len(b))
     if depth == 0:
@@ -76,7 +124,26 @@ def rank_biased_overlap(a: Ranking, b: Ranking, persistence: float = RBO_PERSIST
 
 
 def bootstrap_interval(difference: F64, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of per-query differences: paired bootstrap over queries, percentile method."""
+    """95 % interval of the mean of per-query differences: paired bootstrap over queries, percentile method.
+
+    Parameters
+    ----------
+    difference : float64 array ``[queries]``
+        One difference for each query.
+    resamples : int
+        How many samples are drawn.
+    seed : int
+        The seed of the drawing.
+
+    Returns
+    -------
+    tuple of float
+        The lower and the upper end.
+
+    References
+    ----------
+    Efron & Tibshirani, "An Introduction to the Bootstrap", 1993.
+    """
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
     for i in range(0, resamples, 100):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from splade_edge.export import graphs
+from splade_edge.export import variants
+from splade_edge.export.decoder_layout import lay_out_decoder
 from splade_edge.export.quantize_ort import quantize_dynamic
 from splade_edge.export.recipes import choose_recipe
 from splade_edge.export.source import QuantizationSource
-from splade_edge.export.split_decoder import split_decoder
 from splade_edge.export.texts import calibration_texts
-from splade_edge.models.checkpoint import open_checkpoint
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.runtime.artifact import Variant
 
@@ -29,10 +29,10 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     directory = tmp_path_factory.mktemp(request.param)
     path = checkpoints.write_checkpoint(directory / "c", tied=request.param == "tied")
     checkpoint = open_checkpoint(str(path), options=OpenOptions(family="splade"))
-    source = graphs.trace(checkpoint, directory / "onnx/fp32.onnx", calibration_texts())
+    source = variants.trace(checkpoint, directory / "onnx/fp32.onnx", calibration_texts())
     recipe = choose_recipe("onnx", "max", "vocabulary")
-    variants = [graphs.write_fp32(source, directory, "onnx"), graphs.write_int8(recipe, source, directory)]
-    return directory, variants
+    made = [variants.write_fp32(source, directory, "onnx"), variants.write_int8(recipe, source, directory)]
+    return directory, made
 
 
 def run(model: bytes, outputs: list[str]) -> list[np.ndarray]:
@@ -45,17 +45,17 @@ def run(model: bytes, outputs: list[str]) -> list[np.ndarray]:
 
 
 def test_a_float32_graph_is_left_alone(written: tuple[Path, list[Variant]]) -> None:
-    directory, variants = written
-    assert [v.decoder is None for v in variants if v.precision == "fp32"] == [True]
+    directory, made = written
+    assert [v.decoder is None for v in made if v.precision == "fp32"] == [True]
     before = (directory / "onnx/fp32.onnx").read_bytes()
-    (variant,) = (v for v in variants if v.precision == "fp32")
-    assert split_decoder(directory, variant) == variant
+    (variant,) = (v for v in made if v.precision == "fp32")
+    assert lay_out_decoder(directory, variant) == variant
     assert (directory / "onnx/fp32.onnx").read_bytes() == before
 
 
 def test_the_parts_multiply_to_the_whole(written: tuple[Path, list[Variant]]) -> None:
-    directory, variants = written
-    (part,) = (v.decoder for v in variants if v.decoder is not None)
+    directory, made = written
+    (part,) = (v.decoder for v in made if v.decoder is not None)
     data = (directory / "onnx/int8.onnx").read_bytes()
     onnx.checker.check_model(onnx.load_from_string(data[: part.body]))
     activations, scale = run(data[: part.body], ["activations", "activation_scale"])
@@ -73,18 +73,18 @@ def test_the_parts_multiply_to_the_whole(written: tuple[Path, list[Variant]]) ->
 
 
 def test_the_file_is_no_larger_for_it(written: tuple[Path, list[Variant]], tmp_path: Path) -> None:
-    directory, variants = written
+    directory, made = written
     model = onnx.load(directory / "onnx/int8.onnx")
     onnx.save(model, tmp_path / "whole.onnx")
     assert abs((directory / "onnx/int8.onnx").stat().st_size - (tmp_path / "whole.onnx").stat().st_size) < 100
-    (variant,) = (v for v in variants if v.decoder is not None)
-    assert split_decoder(directory, variant) == variant  # once is enough
+    (variant,) = (v for v in made if v.decoder is not None)
+    assert lay_out_decoder(directory, variant) == variant  # once is enough
 
 
 def test_other_quantized_graphs_are_left_alone(written: tuple[Path, list[Variant]], tmp_path: Path) -> None:
     directory, _ = written
     (tmp_path / "onnx").mkdir()
     quantize_dynamic(QuantizationSource(directory / "onnx/fp32.onnx", []), tmp_path / INT8.path, reduce_range=True)
-    assert split_decoder(tmp_path, INT8) == INT8
+    assert lay_out_decoder(tmp_path, INT8) == INT8
     shutil.copyfile(directory / "onnx/fp32.onnx", tmp_path / INT8.path)
-    assert split_decoder(tmp_path, INT8) == INT8
+    assert lay_out_decoder(tmp_path, INT8) == INT8

@@ -6,12 +6,12 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..runtime.build.corpus import BadLines, read_corpus
-from ..runtime.document import Document
-from ..runtime.errors import InputError
-from ..runtime.evaluation.trec import Qrels, Query, read_qrels, read_queries
+from ...runtime.build.corpus import BadLines, read_corpus
+from ...runtime.document import Document
+from ...runtime.errors import InputError
+from ...runtime.evaluation.trec import Qrels, Query, read_qrels, read_queries
 
-BUNDLED = Path(__file__).parent / "samples" / "boolq"
+BUNDLED = Path(__file__).parents[1] / "samples" / "boolq"
 # Without judgements, rankings are compared over at least so many queries.
 LEAST_QUERIES = 500
 _MOST_QUERIES = 500
@@ -28,7 +28,25 @@ class RetrievalSet:
 
 
 def locate_set(spec: str, default_split: str = "test") -> tuple[Path, str]:
-    """Directory and split of ``DIR`` or ``DIR:SPLIT``. Raises InputError if there is no such directory."""
+    """Split ``DIR`` or ``DIR:SPLIT`` into a directory and a split.
+
+    Parameters
+    ----------
+    spec : str
+        What the user wrote. A colon may be part of a path.
+    default_split : str
+        The split where none is named.
+
+    Returns
+    -------
+    tuple of Path and str
+        The directory and the split.
+
+    Raises
+    ------
+    InputError
+        If there is no such directory.
+    """
     if Path(spec).is_dir():  # a colon may be part of a path
         return Path(spec), default_split
     place, separator, split = spec.rpartition(":")
@@ -39,12 +57,29 @@ def locate_set(spec: str, default_split: str = "test") -> tuple[Path, str]:
 
 
 def read_set(spec: str, default_split: str = "test") -> RetrievalSet:
-    """``DIR`` or ``DIR:SPLIT``: ``corpus.jsonl[.gz]``, ``queries[.SPLIT].jsonl[.gz]``, ``qrels/SPLIT.tsv``.
+    """Read a retrieval set in BEIR form: ``corpus.jsonl[.gz]``, ``queries[.SPLIT].jsonl[.gz]``, ``qrels/SPLIT.tsv``.
 
     Queries without a judgement are left out. A directory without ``qrels/`` is a set without judgements. A file
     ``CORPUS`` in place of a corpus holds the relative path of the corpus to search.
 
-    Raises InputError or CorpusError.
+    Parameters
+    ----------
+    spec : str
+        ``DIR`` or ``DIR:SPLIT``.
+    default_split : str
+        The split where none is named.
+
+    Returns
+    -------
+    RetrievalSet
+        The whole set.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or there are neither judgements nor enough queries.
+    CorpusError
+        If a line of the corpus cannot be read.
     """
     directory, split = locate_set(spec, default_split)
     pointer = directory / "CORPUS"
@@ -68,8 +103,24 @@ def read_set(spec: str, default_split: str = "test") -> RetrievalSet:
 
 
 def sample_set(data: RetrievalSet, documents: int, seed: int = 0) -> RetrievalSet:
-    """At most ``documents`` documents and 500 queries: queries at random while what is judged for them takes half of
-    the documents, then other documents at random. The same for the same set, and in the order of the set.
+    """Take a sample of a set that an encoder can go through in minutes.
+
+    Queries are taken at random until the documents judged for them are half of the sample, or 500 queries are taken;
+    then other documents at random. The same set gives the same sample, in the order of the set.
+
+    Parameters
+    ----------
+    data : RetrievalSet
+        The whole set.
+    documents : int
+        The most documents to take.
+    seed : int
+        The seed of the drawing.
+
+    Returns
+    -------
+    RetrievalSet
+        The sample.
     """
     rng = random.Random(seed)
     order = rng.sample(range(len(data.queries)), len(data.queries))

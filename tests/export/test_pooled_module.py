@@ -9,12 +9,13 @@ import onnxruntime as ort
 import openvino as ov
 import pytest
 import torch
-from splade_edge.export.graph import pooled_graph
 from splade_edge.export.inputs import SpladeExporterConfig
+from splade_edge.export.pooled_module import pooled_graph
 from splade_edge.export.to_onnx import write_onnx
 from splade_edge.export.to_openvino import read_openvino, write_openvino
-from splade_edge.models.checkpoint import Checkpoint, open_checkpoint
+from splade_edge.models.checkpoint import Checkpoint
 from splade_edge.models.head import find_decoder
+from splade_edge.models.opening import open_checkpoint
 from splade_edge.models.options import OpenOptions
 from splade_edge.models.reference import ReferenceEncoder
 

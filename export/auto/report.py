@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..runtime.artifact import Backend, Role
+from ...runtime.artifact import Backend, Role
 
 
 class SetDifference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +75,18 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trials: list[Trial]
 
     def of(self, role: Role) -> Choice:
-        """The part of it that is about one encoder."""
+        """The part of the search that is about one encoder.
+
+        Parameters
+        ----------
+        role : {"query", "document", "both"}
+            The encoder.
+
+        Returns
+        -------
+        Choice
+            The same limits and sets, with this encoder's trials alone.
+        """
         return msgspec.structs.replace(self, trials=[trial for trial in self.trials if trial.role == role])
 
     def without_int8(self) -> list[tuple[Role, Backend]]:

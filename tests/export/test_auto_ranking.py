@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splade_edge.export.ranking import Collection, bootstrap_interval, ndcg, rank_biased_overlap
-from splade_edge.export.retrieval import BUNDLED, read_set, sample_set
+from splade_edge.export.auto.ranking import Collection, bootstrap_interval, ndcg, rank_biased_overlap
+from splade_edge.export.auto.retrieval_sets import BUNDLED, read_set, sample_set
 from splade_edge.export.texts import calibration_texts, parity_texts
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.idf import idf_factors
