@@ -13,12 +13,12 @@ from ...errors import ArtifactError
 from ...forking import undivided
 from ...numba_support import backend as jit
 from ...vectors import SparseVector
-from ..backends import Ids
-from ..decoder_session import Activated, DecodingSession
+from ..session import Ids
+from .decoder_session import Activated, DecoderSession
 from .transformer import Transformer
 
 
-class TransformerSession(DecodingSession):
+class NativeSession(DecoderSession):
     """A BERT encoder in int8, in NumPy or in a kernel, which give the same. A text's vector does not depend on others:
     each is encoded by itself, without padding, several at once on ``threads`` threads.
     """
