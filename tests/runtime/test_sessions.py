@@ -46,7 +46,11 @@ def test_only_sessions_knows_the_native_backend_and_loads_it_when_it_is_needed()
     ],
 )
 def test_an_encoder_loads_its_backend_alone(tmp_path: Path, backend: str, absent: list[str]) -> None:
-    path = write_transformer_artifact(tmp_path / "a") if backend == "kernel" else tiny.write_artifact(tmp_path / "a", "query")
+    path = (
+        write_transformer_artifact(tmp_path / "a")
+        if backend == "kernel"
+        else tiny.write_artifact(tmp_path / "a", "query")
+    )
     script = f"""
 import sys
 from splade_edge.runtime import Encoder
