@@ -1,30 +1,61 @@
 """Query weights times how rare their terms are in the index that is searched.
 
-What a query encoder learned of rare and common words it learned on its training collections; the index knows those of
-its own. A power between 0 (off) and about 0.5 of the terms' inverse document frequency there corrects the one by the
-other.
+A query encoder learned how rare words are from its training collections; an index knows it of its own documents.
+Weights are multiplied with a power of the terms' inverse document frequency (idf) in the index. Its exponent lies
+between 0 (off) and about 0.5.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .numba_support.arrays import F32
 from .vectors import SparseVector
 
-if TYPE_CHECKING:
-    from .index import Index
+F32 = npt.NDArray[np.float32]
 
 LARGEST_POWER = 4  # far beyond use: the commonest terms of a large index then weigh nothing in float32
 
 
+class _Manifest(Protocol):
+    @property
+    def vocab_size(self) -> int: ...
+
+
+class _Index(Protocol):
+    """What :class:`Factors` asks of an index. A protocol, because index/ imports the artifact, which imports this."""
+
+    @property
+    def manifest(self) -> _Manifest: ...
+
+    @property
+    def units(self) -> int: ...
+
+    def frequencies(self, terms: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]: ...
+
+
 def check_power(power: object) -> float:
-    """The power as a float. Raises InputError unless it is a number from 0 to ``LARGEST_POWER``."""
+    """Check the exponent of the idf.
+
+    Parameters
+    ----------
+    power : object
+        What a user or a file gave.
+
+    Returns
+    -------
+    float
+        The exponent, from 0 to ``LARGEST_POWER``.
+
+    Raises
+    ------
+    InputError
+        If it is not a number in this range.
+    """
     known = isinstance(power, int | float | np.integer | np.floating) and not isinstance(power, bool)
     value = float(power) if known else math.nan  # type: ignore[arg-type]
     if not 0.0 <= value <= LARGEST_POWER:
@@ -33,18 +64,43 @@ def check_power(power: object) -> float:
 
 
 def inverse_document_frequency(frequencies: npt.NDArray[np.int64], units: int) -> npt.NDArray[np.float64]:
-    """BM25's ``ln(1 + (units - n + 0.5) / (n + 0.5))`` (Robertson & Zaragoza 2009; as in Lucene, above 0 for a term in
-    every unit), float64, of terms that occur in ``frequencies`` of the ``units``.
+    """BM25's ``ln(1 + (units - n + 0.5) / (n + 0.5))`` (Robertson & Zaragoza 2009).
+
+    As in Lucene it is above 0 for a term in every unit.
+
+    Parameters
+    ----------
+    frequencies : int64 [n]
+        In how many units each term occurs.
+    units : int
+        Documents of the index, or passages where documents are split.
+
+    Returns
+    -------
+    float64 [n]
     """
     return np.log1p((units - frequencies + 0.5) / (frequencies + 0.5))
 
 
 def idf_factors(frequencies: npt.NDArray[np.int64], units: int, power: float) -> F32:
-    """What a search multiplies query weights with: float32 ``[n]``, from 0 to 1.
+    """The factors that a search multiplies query weights with: ``(idf / idf_1) ** power``.
 
-    ``frequencies``: int64 ``[n]``, in how many of the ``units`` each term occurs. The factor is ``(idf / idf_1) **
-    power`` with the terms' :func:`inverse_document_frequency`, and ``idf_1`` that of a term in one unit. So the rarest
+    ``idf`` is the term's :func:`inverse_document_frequency`, and ``idf_1`` that of a term in one unit. So the rarest
     terms keep their weights, and so do terms that do not occur.
+
+    Parameters
+    ----------
+    frequencies : int64 [n]
+        In how many units each term occurs.
+    units : int
+        Documents of the index, or passages where documents are split.
+    power : float
+        The exponent.
+
+    Returns
+    -------
+    float32 [n]
+        Factors from 0 to 1.
     """
     if not units:
         return np.ones(frequencies.size, np.float32)
@@ -55,18 +111,41 @@ def idf_factors(frequencies: npt.NDArray[np.int64], units: int, power: float) ->
 
 
 class Factors:
-    """The factors of an index, each found when a query first has its term. Safe from several threads.
+    """The factors of an index. Each is computed when a query first has its term. Safe from several threads.
 
-    ``vocabulary``: how many terms a query may have; those that the index has not keep their weight.
+    Parameters
+    ----------
+    index : Index
+        The index that is searched.
+    vocabulary : int
+        Term ids of queries are below it. Terms that the index does not have keep their weight.
+    power : float
+        The exponent of the idf; 0 leaves queries as they are.
     """
 
-    def __init__(self, index: Index, vocabulary: int, power: float) -> None:
+    def __init__(self, index: _Index, vocabulary: int, power: float) -> None:
         self._index = index
         self._power = power
         self._known = np.full(vocabulary if power else 0, -1, np.float32)  # -1: not known yet
 
     def times(self, query: SparseVector) -> SparseVector:
-        """The query with its weights multiplied. Raises IntegrityError for damaged postings."""
+        """Multiply the weights of a query.
+
+        Parameters
+        ----------
+        query : SparseVector
+            The encoder's vector.
+
+        Returns
+        -------
+        SparseVector
+            The same terms; the query itself where the exponent is 0.
+
+        Raises
+        ------
+        IntegrityError
+            If the index has damaged postings.
+        """
         if not self._power:
             return query
         terms, weights = query

@@ -7,8 +7,7 @@ Vectors of different numbers do not belong in one index.
 NUMERICS is raised by a release in which some text gets another vector, be it by its last bit:
 
 - another order of operations, another constant or another rounding in the kernels or their NumPy forms
-  (``encoder/transformer*.py``, ``encoder/decoder*.py``, ``encoder/products.py``, ``encoder/rows.py``,
-  ``encoder/logarithm.py``);
+  (``encoder/native/``: transformer, decoder, products, quantized_rows, logarithm);
 - another rule for what is applied to a text before the graph, or to the weights after it (``encoder/tokenizer.py``,
   ``encoder/shaping.py``), or another reading of the checkpoint at export.
 

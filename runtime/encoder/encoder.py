@@ -95,7 +95,7 @@ class Encoder:
                 raise ArtifactError(f"{artifact.path} drops a term beyond its {self.vocab_size}; {export_again()}")
             self._kept = np.ones(self.vocab_size, np.bool_)
             self._kept[manifest.dropped_terms] = False
-        self._own_terms = manifest.kind != "encoder"
+        self._lexical_only = manifest.kind != "encoder"
         check_isa(artifact, self.variant)
         self._session = open_session(artifact, self.variant, self.threads)
 
@@ -284,7 +284,7 @@ class Encoder:
                 emitted += 1
 
     def _run(self, ids: list[list[int]]) -> list[SparseVector]:
-        if self._own_terms:
+        if self._lexical_only:
             weights = self._session.run(*pad_right(ids, self._pad_id))
             vectors = [_at_terms(row, own) for row, own in zip(weights, ids, strict=True)]
         elif len(ids) == 1:

@@ -17,7 +17,7 @@ from splade_edge.runtime import Document, Searcher, build_index
 from splade_edge.runtime.artifact import TransformerPart, open_artifact, write_artifact_manifest
 from splade_edge.runtime.encoder import Encoder
 from splade_edge.runtime.encoder.native import transformer as module
-from splade_edge.runtime.encoder.native.session import TransformerSession
+from splade_edge.runtime.encoder.native.session import NativeSession
 from splade_edge.runtime.errors import ArtifactError, InputError
 
 from .. import tiny
@@ -36,23 +36,23 @@ PARTS = [
 
 
 @pytest.fixture(scope="module", params=range(len(PARTS)))
-def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TransformerSession:
+def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NativeSession:
     part = PARTS[request.param]
     path = tmp_path_factory.mktemp("t") / "int8.bin"
     write_transformer(path, part, VOCABULARY)
-    return TransformerSession(path, part, "log1p_relu", VOCABULARY, part.positions, 1)
+    return NativeSession(path, part, "log1p_relu", VOCABULARY, part.positions, 1)
 
 
 @needs_jit
 @pytest.mark.parametrize("length", [*range(1, 20), 31, 32, 33, 47, 48, 49, 64])
-def test_the_kernel_computes_what_numpy_computes(session: TransformerSession, length: int) -> None:
+def test_the_kernel_computes_what_numpy_computes(session: NativeSession, length: int) -> None:
     ids = np.random.default_rng(length).integers(0, VOCABULARY, length)
     (mine, scale), (other, other_scale) = session._in_kernel(ids), session._in_numpy(ids)
     assert scale == other_scale
     np.testing.assert_array_equal(mine, other)
 
 
-def naive(session: TransformerSession, ids: np.ndarray) -> np.ndarray:
+def naive(session: NativeSession, ids: np.ndarray) -> np.ndarray:
     """A BERT in float64 from the same weights, its activations not rounded."""
     t, part = session._transformer, session._transformer.part
     products = [(m * s[:, None].astype(float), b.astype(float)) for m, s, b in t.products()]
@@ -84,7 +84,7 @@ def naive(session: TransformerSession, ids: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("length", [1, 7, 40])
-def test_is_a_bert_up_to_rounding(session: TransformerSession, length: int) -> None:
+def test_is_a_bert_up_to_rounding(session: NativeSession, length: int) -> None:
     ids = np.random.default_rng(length).integers(0, VOCABULARY, length)
     activations, scale = session._in_numpy(ids)
     mine, exact = (activations.astype(float) - 128) * scale, naive(session, ids)
@@ -160,7 +160,7 @@ print([name for name in ("numba", "onnxruntime", "openvino") if name in sys.modu
 def test_a_description_that_is_wrong_is_one_line(path: Path, changes: dict) -> None:
     part = msgspec.structs.replace(TINY, **changes)
     with pytest.raises(ArtifactError, match="does not hold the encoder that its manifest describes"):
-        TransformerSession(path / "kernel/int8.bin", part, "log1p_relu", len(tiny.VOCABULARY), 16, 1)
+        NativeSession(path / "kernel/int8.bin", part, "log1p_relu", len(tiny.VOCABULARY), 16, 1)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
             data[starts[name] : starts[name] + 4] = np.float32(bad).tobytes()
             (tmp_path / name).write_bytes(data)
             with pytest.raises(ArtifactError, match="not finite"):
-                TransformerSession(tmp_path / name, TINY, "relu", VOCABULARY, 16, 1)
+                NativeSession(tmp_path / name, TINY, "relu", VOCABULARY, 16, 1)
 
 
 def test_a_variant_without_a_description(path: Path, tmp_path: Path) -> None:

@@ -125,18 +125,19 @@ class KernelDecoder(Decoder):
         self._blocks = -(-count // block)
         places = self._blocks * block
         # The rows beyond the last term: products of 0 and a bias under 0, so that they are never above zero.
-        self._scale, self._bias = np.ones(places, np.float32), np.full(places, -1, np.float32)
-        self._scale[:count], self._bias[:count] = kept.scale, kept.bias
-        self._offset = np.zeros(places, np.int32)
+        scale, bias = np.ones(places, np.float32), np.full(places, -1, np.float32)
+        scale[:count], bias[:count] = kept.scale, kept.bias
+        offset = np.zeros(places, np.int32)
         self._packed = on_a_line(places * self._hidden, np.int8)
         groups = self._hidden // group
         packed = self._packed.view(np.int32).reshape(self._blocks, groups, block)
         for start, part in _pieces(kept.weights, block):
-            self._offset[start : start + len(part)] = -128 * part.sum(axis=1, dtype=np.int32)
+            offset[start : start + len(part)] = -128 * part.sum(axis=1, dtype=np.int32)
             fours = np.zeros((-(-len(part) // block) * block, groups), np.int32)
             fours[: len(part)] = np.ascontiguousarray(part).view(np.int32)
             into = packed[start // block : start // block + len(fours) // block]
             into[:] = fours.reshape(-1, block, groups).transpose(0, 2, 1)
+        self._matrix = (self._packed, offset, scale, bias)
 
     def _above_zero(self, activations: Activations, scale: np.float32) -> tuple[npt.NDArray[np.int32], Weights]:
         length = len(activations)
@@ -157,10 +158,7 @@ class KernelDecoder(Decoder):
     ) -> tuple[npt.NDArray[np.int32], Weights]:
         room = (last - first) * self._block
         places, weights = np.empty(room, np.int32), np.empty(room, np.float32)
-        found = self._decode(
-            first, last, self._packed, self._offset, self._scale, self._bias, activations.reshape(-1),
-            len(activations), self._hidden, scale, self._logarithms, places, weights,
-        )  # fmt: skip
+        found = self._decode(first, last, self._matrix, activations, scale, self._logarithms, (places, weights))
         return places[:found].copy(), weights[:found].copy()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from ...numba_support.arrays import F32, I32, U8
 from ...numba_support.cache import kernel, vector_kernel
 from .logarithm import LN2, MANTISSA_BITS, ROOT_HALF, SERIES
-from .products import BLOCK, TILES, largest_tile
+from .products import BLOCK, TILES, Matrices, largest_tile
 
 _tile_small, _tile_middle, _tile_large = (largest_tile(positions) for positions in TILES)
 _SMALL, _MIDDLE, _LARGE = TILES
@@ -27,7 +27,15 @@ S0, S1, S2, S3, S4, S5 = SERIES
 
 @vector_kernel
 def log1p(values: F32, count: int) -> None:
-    """log(1 + x) of the first ``count`` values, none of them negative, in place: what :mod:`logarithm` computes."""
+    """log(1 + x), in place: what :mod:`logarithm` computes.
+
+    Parameters
+    ----------
+    values : float32 [n]
+        None of them negative.
+    count : int
+        How many of them, from the first.
+    """
     whole = np.empty(1, np.float64)
     bits = whole.view(np.int64)
     for i in range(count):
@@ -48,42 +56,57 @@ def log1p(values: F32, count: int) -> None:
 def decode(
     first: int,
     last: int,
-    rows: Any,
-    offset: I32,
-    scale: F32,
-    bias: F32,
+    matrix: tuple[Any, I32, F32, F32],
     activations: U8,
-    length: int,
-    hidden: int,
     text_scale: Any,
     logarithms: int,
-    terms: I32,
-    values: F32,
+    found: tuple[I32, F32],
 ) -> int:
-    """Write the places of the rows whose sum is above zero, ascending, to ``terms`` and their weights to ``values``:
-    the sums, of which the logarithm of 1 + x is taken ``logarithms`` times.
+    """Decode a text over a range of blocks, and keep the rows whose weight is above zero.
 
-    Blocks from ``first`` to ``last``: ``rows`` int8, packed; ``offset`` int32, ``scale``, ``bias`` float32 ``[blocks x
-    32]``. ``activations`` uint8 ``[length x hidden]`` with ``length`` in ``TILES`` or above them, ``hidden`` a multiple
-    of 4; ``text_scale`` float32. ``terms`` int32 and ``values`` float32 have room for every row. Returns how many.
+    Called from Python with plain tuples: Numba takes 0.5 µs longer to find the type of a named one.
+
+    Parameters
+    ----------
+    first, last : int
+        Blocks of 32 rows, the last one excluded.
+    matrix : tuple
+        The decoder: the fields of :class:`Matrices`. The rows that fill up its last block must have a bias below zero.
+    activations : uint8 [length, hidden]
+        Whole numbers around 128. ``length`` is in ``TILES`` or above them, ``hidden`` a multiple of 4.
+    text_scale : float32
+        What the activations are in units of.
+    logarithms : int
+        How many times log(1 + x) is taken of the sums.
+    found : tuple
+        int32 [n] for the rows, ascending, and float32 [n] for their weights, with room for every row of the range.
+
+    Returns
+    -------
+    int
+        How many rows were found.
     """
+    length, hidden = activations.shape
+    rows, offset, scale, bias = matrix
+    packed = Matrices(rows, offset, scale, bias)
+    terms, weights = found
     best = np.empty(BLOCK, np.int32)
     tiles = (length + _LARGE - 1) // _LARGE
     size = _SMALL if tiles * _SMALL >= length else _MIDDLE if tiles * _MIDDLE >= length else _LARGE
-    found = 0
+    count = 0
     for block in range(first, last):
         best[:] = _LOWEST
-        term = block * BLOCK
-        row = term * hidden
+        row = block * BLOCK
+        first_byte = row * hidden
         for tile in range(tiles):
-            position = min(tile * size, length - size) * hidden
+            position = min(tile * size, length - size)
             if size == _LARGE:
-                _tile_large(rows, row, activations, position, hidden, offset, term, best)
+                _tile_large(packed, first_byte, row, activations, position, best)
             elif size == _MIDDLE:
-                _tile_middle(rows, row, activations, position, hidden, offset, term, best)
+                _tile_middle(packed, first_byte, row, activations, position, best)
             else:
-                _tile_small(rows, row, activations, position, hidden, offset, term, best)
-        scales, biases = scale[term : term + BLOCK], bias[term : term + BLOCK]
+                _tile_small(packed, first_byte, row, activations, position, best)
+        scales, biases = scale[row : row + BLOCK], bias[row : row + BLOCK]
         above = False
         for i in range(BLOCK):
             above |= np.float32(best[i]) * (text_scale * scales[i]) + biases[i] > 0
@@ -91,9 +114,9 @@ def decode(
             for i in range(BLOCK):
                 value = np.float32(best[i]) * (text_scale * scales[i]) + biases[i]
                 if value > 0:
-                    terms[found] = term + i
-                    values[found] = value
-                    found += 1
+                    terms[count] = row + i
+                    weights[count] = value
+                    count += 1
     for _ in range(logarithms):
-        log1p(values, found)
-    return found
+        log1p(weights, count)
+    return count

@@ -1,24 +1,23 @@
-"""int8 products of a block of rows and a tile of positions, held in registers: what our kernels are made of.
+"""int8 products of a block of rows and a tile of positions, held in registers: what the native kernels are made of.
 
 Rows are packed in blocks of 32: for each group of 4 hidden values the 4 bytes of each row, so that a 512-bit load is
-one operand of VPDPBUSD (4 products of an unsigned and a signed byte added to an int32). A tile is 32 rows x up to 8
+one operand of VPDPBUSD (4 products of an unsigned and a signed byte, added to an int32). A tile is 32 rows x up to 8
 positions in registers. The instruction is chosen when a kernel is compiled, by the CPU that Numba compiles for:
-AVX-512 VNNI, AVX-VNNI, AVX2, or plain vector code that LLVM fits to any CPU; all give the same integers.
-
-Numba finds a cached kernel stale only when the file of that kernel has changed, so touch those that use this file when
-you change it.
+AVX-512 VNNI, AVX-VNNI, AVX2, or plain vector code that LLVM fits to any CPU. All give the same integers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from ...numba_support.arrays import F32, I32, U8
 
 BLOCK = 32  # rows
 GROUP = 4  # hidden values that one instruction multiplies
@@ -28,6 +27,58 @@ TILES = (4, 6, 8)
 FLOATS = 16  # of a float tile's row
 
 _BYTE, _INT, _LONG, _SHORT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.IntType(16)
+
+
+class Matrices(NamedTuple):
+    """int8 matrices with a scale and a bias a row. Several may lie one behind the other.
+
+    Attributes
+    ----------
+    rows : int8 [bytes]
+        The rows, packed as this module says.
+    offset : int32 [rows]
+        -128 times the sum of each row: it corrects products of activations that are 128 too large.
+    scale, bias : float32 [rows]
+        A row's result is ``product * (scale of the other factor * scale) + bias``.
+    """
+
+    rows: Any
+    offset: I32
+    scale: F32
+    bias: F32
+
+
+class Tokens(NamedTuple):
+    """Quantized activations of a text.
+
+    Attributes
+    ----------
+    values : uint8 [positions, hidden]
+        Whole numbers around 128, C-contiguous; ``hidden`` is a multiple of 4.
+    scales : float32 [positions]
+        What the values of each position are in units of.
+    """
+
+    values: U8
+    scales: F32
+
+
+class Strided(NamedTuple):
+    """A matrix within a flat array.
+
+    Attributes
+    ----------
+    array : float32 [n]
+    first : int
+        The index of element (0, 0).
+    row, step : int
+        How far apart neighbouring rows and neighbouring columns are, in elements.
+    """
+
+    array: F32
+    first: int
+    row: int
+    step: int
 
 
 def index(value: int) -> Any:
@@ -149,29 +200,37 @@ def _machine(context: Any, builder: Any, positions: int) -> _Machine:
 
 
 def largest_tile(positions: int) -> Callable[..., Any]:
-    """An intrinsic: the products of one block with ``positions`` positions, and their maximum into ``best``."""
+    """An intrinsic that multiplies one block with ``positions`` positions, and keeps the maximum over them."""
 
     @intrinsic
-    def tile(  # type: ignore[no-untyped-def]
-        typing, rows, first_row, activations, first_activation, hidden, offset, first_term, best
-    ):
-        """``rows`` int8 from ``first_row``; ``activations`` uint8 from ``first_activation``, ``hidden`` of them a
-        position; ``offset`` int32 from ``first_term``; ``best`` int32 ``[32]``.
+    def tile(typing, matrices, first_byte, first_row, values, position, best):  # type: ignore[no-untyped-def]
+        """Raise ``best`` to the products of a block where they are larger.
+
+        Parameters
+        ----------
+        matrices : Matrices
+            What the block is part of.
+        first_byte, first_row : int
+            Where the block begins in ``matrices.rows``, and in the other arrays.
+        values : uint8 [positions, hidden]
+            See :class:`Tokens`.
+        position : int
+            The first of the positions.
+        best : int32 [32]
+            The maximum of each row so far.
         """
         long = types.intp
-        signature = types.void(rows, long, activations, long, long, offset, long, best)
+        signature = types.void(matrices, long, long, values, long, best)
 
-        def generate(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-            at = pointers(context, builder, signature, values)
-            start, result = at(5, values[6], 4), at(7, index(0), 4)
+        def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
             machine = _machine(context, builder, positions)
-            row, activation = at(0, values[1], 1), at(2, values[3], 1)
-            for terms, part in _parts(machine, positions):
-                sums = _products(builder, machine, row, activation, start, values[4], terms, part)
-                for term, values_ in zip(terms, sums, strict=True):
-                    place = builder.gep(result, [index(4 * term)])
+            result = address(context, builder, signature.args[5], arguments[5], index(0), 4)
+            operands = _operands(context, builder, signature.args[0], arguments[:3], signature.args[3], *arguments[3:5])
+            for rows, part in _parts(machine, positions):
+                for row, sums in zip(rows, _products(builder, machine, operands, rows, part), strict=True):
+                    place = builder.gep(result, [index(4 * row)])
                     most = load(builder, place, machine.vector)
-                    for value in values_:
+                    for value in sums:
                         most = builder.select(builder.icmp_signed(">", value, most), value, most)
                     store(builder, most, place)
             return context.get_dummy_value()
@@ -182,43 +241,55 @@ def largest_tile(positions: int) -> Callable[..., Any]:
 
 
 def scaled_tile(positions: int) -> Callable[..., Any]:
-    """An intrinsic: the products of one block with ``positions`` positions as floats,
-    ``product * (position_scale * scale) + bias``.
-    """
+    """An intrinsic that multiplies one block with ``positions`` positions, and scales the products to floats."""
 
     @intrinsic
-    def tile(  # type: ignore[no-untyped-def]
-        typing, rows, first_row, activations, first_activation, hidden, offset, scale, bias, first_term,
-        position_scales, first_position, result, first_result, stride
-    ):  # fmt: skip
-        """As :func:`largest_tile`, with ``scale`` and ``bias`` float32 from ``first_term``, ``position_scales`` float32
-        from ``first_position``, ``result`` float32 from ``first_result``, ``stride`` of them a position.
+    def tile(typing, matrices, first_byte, first_row, tokens, position, out, column):  # type: ignore[no-untyped-def]
+        """Write ``product * (scale of the position * scale of the row) + bias``.
+
+        Parameters
+        ----------
+        matrices, first_byte, first_row
+            See :func:`largest_tile`.
+        tokens : Tokens
+            The other factor.
+        position : int
+            The first of the positions, in ``tokens`` and in ``out``.
+        out : float32 [positions, columns]
+            The result, C-contiguous.
+        column : int
+            The column of the block's first row in ``out``.
         """
         long = types.intp
-        signature = types.void(
-            rows, long, activations, long, long, offset, scale, bias, long, position_scales, long, result, long, long
-        )
+        signature = types.void(matrices, long, long, tokens, long, out, long)
 
-        def generate(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-            at = pointers(context, builder, signature, values)
-            start, scales, biases = (at(array, values[8], 4) for array in (5, 6, 7))
-            of_position, result = at(9, values[10], 4), at(11, values[12], 4)
-            stride = builder.mul(values[13], index(4))
+        def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+            def of(argument: int, field: int, item: Any) -> Any:
+                kind, value = member(builder, signature.args[argument], arguments[argument], field)
+                return address(context, builder, kind, value, item, 4)
+
             machine = _machine(context, builder, positions)
+            position = arguments[4]
+            scales, biases, of_position = of(0, 2, arguments[2]), of(0, 3, arguments[2]), of(3, 1, position)
+            columns = row_size(context, builder, signature.args[5], arguments[5])
+            first = builder.add(builder.mul(position, columns), arguments[6])
+            result = address(context, builder, signature.args[5], arguments[5], first, 4)
+            stride = builder.mul(columns, index(4))
             floats = ir.VectorType(ir.FloatType(), machine.lanes)
-            row, activation = at(0, values[1], 1), at(2, values[3], 1)
-            for terms, part in _parts(machine, positions):
-                sums = _products(builder, machine, row, activation, start, values[4], terms, part)
-                for p, position in enumerate(part):
-                    one = load(builder, builder.gep(of_position, [index(4 * position)]), ir.FloatType())
-                    own = splat(builder, one, machine.lanes)
-                    out = builder.gep(result, [builder.mul(stride, index(position))])
-                    for term, values_ in zip(terms, sums, strict=True):
-                        place = index(4 * term)
-                        by = builder.fmul(own, load(builder, builder.gep(scales, [place]), floats))
-                        product = builder.fmul(builder.sitofp(values_[p], floats), by)
+            values = member(builder, signature.args[3], arguments[3], 0)
+            operands = _operands(context, builder, signature.args[0], arguments[:3], *values, position)
+            for rows, part in _parts(machine, positions):
+                sums = _products(builder, machine, operands, rows, part)
+                for p, at in enumerate(part):
+                    one = load(builder, builder.gep(of_position, [index(4 * at)]), ir.FloatType())
+                    token_scale = splat(builder, one, machine.lanes)
+                    out_row = builder.gep(result, [builder.mul(stride, index(at))])
+                    for row, row_sums in zip(rows, sums, strict=True):
+                        place = index(4 * row)
+                        by = builder.fmul(token_scale, load(builder, builder.gep(scales, [place]), floats))
+                        product = builder.fmul(builder.sitofp(row_sums[p], floats), by)
                         bias = load(builder, builder.gep(biases, [place]), floats)
-                        store(builder, builder.fadd(product, bias), builder.gep(out, [place]))
+                        store(builder, builder.fadd(product, bias), builder.gep(out_row, [place]))
             return context.get_dummy_value()
 
         return signature, generate
@@ -234,14 +305,20 @@ def _parts(machine: _Machine, positions: int) -> Iterator[tuple[list[int], range
             yield terms, range(position, min(position + machine.positions, positions))
 
 
-def pointers(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Callable[[int, Any, int], Any]:
-    """A function: the address in the n-th argument, an array, of an item of so many bytes."""
+def address(context: Any, builder: Any, kind: Any, array: Any, item: Any, size: int) -> Any:
+    """The address of an item of ``size`` bytes in an array; ``kind``: the array's Numba type."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(builder.bitcast(data, _BYTE.as_pointer()), [builder.mul(item, index(size))])
 
-    def at(array: int, item: Any, size: int) -> Any:
-        data = context.make_array(signature.args[array])(context, builder, values[array]).data
-        return builder.gep(builder.bitcast(data, _BYTE.as_pointer()), [builder.mul(item, index(size))])
 
-    return at
+def row_size(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """The second dimension of an array of two; ``kind``: its Numba type."""
+    return builder.extract_value(context.make_array(kind)(context, builder, array).shape, 1)
+
+
+def member(builder: Any, kind: Any, value: Any, field: int) -> tuple[Any, Any]:
+    """Numba type and value of a field of a named tuple; ``kind``: the tuple's Numba type."""
+    return kind.types[field], builder.extract_value(value, field)
 
 
 def load(builder: Any, pointer: Any, kind: Any, align: int = 4) -> Any:
@@ -257,23 +334,36 @@ def store(builder: Any, value: Any, pointer: Any, align: int = 4) -> None:
     stored.align = align
 
 
-def _products(
-    builder: Any,
-    machine: _Machine,
-    row: Any,
-    activation: Any,
-    start: Any,
-    hidden: Any,
-    terms: list[int],
-    part: range,
-) -> list[list[Any]]:
-    """A loop over the hidden values with one accumulator for each vector of terms and each position in ``part``: what
-    they hold, by vector.
+class _Operands(NamedTuple):
+    """Addresses of a block and of the first position, and the number of hidden values."""
+
+    rows: Any
+    offset: Any
+    values: Any
+    hidden: Any
+
+
+def _operands(
+    context: Any, builder: Any, kind: Any, block: Sequence[Any], values_kind: Any, values: Any, position: Any
+) -> _Operands:
+    """The operands of a tile; ``block``: the matrices, and where the block begins in them."""
+    matrices, first_byte, first_row = block
+    rows = address(context, builder, *member(builder, kind, matrices, 0), first_byte, 1)
+    offset = address(context, builder, *member(builder, kind, matrices, 1), first_row, 4)
+    hidden = row_size(context, builder, values_kind, values)
+    first = address(context, builder, values_kind, values, builder.mul(position, hidden), 1)
+    return _Operands(rows, offset, first, hidden)
+
+
+def _products(builder: Any, machine: _Machine, operands: _Operands, rows: list[int], part: range) -> list[list[Any]]:
+    """A loop over the hidden values, with one accumulator for each vector of rows and each position in ``part``.
+
+    Returns what the accumulators hold, by vector and position.
     """
-    vectors, vector = range(len(terms)), machine.vector
-    places = [index(4 * term) for term in terms]
-    initial = [machine.start(load(builder, builder.gep(start, [place]), vector)) for place in places]
-    positions = [builder.gep(activation, [builder.mul(hidden, index(position))]) for position in part]
+    vectors, vector = range(len(rows)), machine.vector
+    places = [index(4 * row) for row in rows]
+    initial = [machine.start(load(builder, builder.gep(operands.offset, [place]), vector)) for place in places]
+    positions = [builder.gep(operands.values, [builder.mul(operands.hidden, index(position))]) for position in part]
     before = builder.block
     loop, end = builder.append_basic_block("products"), builder.append_basic_block("done")
     builder.branch(loop)
@@ -282,41 +372,56 @@ def _products(
     at.add_incoming(index(0), before)
     totals = [[builder.phi(vector) for _ in positions] for _ in vectors]
     block = builder.mul(at, index(BLOCK))
-    rows = [machine.row(load(builder, builder.gep(row, [builder.add(block, place)]), vector)) for place in places]
+    packed = [builder.gep(operands.rows, [builder.add(block, place)]) for place in places]
+    weights = [machine.row(load(builder, pointer, vector)) for pointer in packed]
     sums: list[list[Any]] = [[] for _ in vectors]
     for p, position in enumerate(positions):
         four = machine.activation(load(builder, builder.gep(position, [at]), _INT, 1))
         for i in vectors:
-            sums[i].append(machine.add(totals[i][p], four, rows[i]))
+            sums[i].append(machine.add(totals[i][p], four, weights[i]))
     following = builder.add(at, index(GROUP))
     at.add_incoming(following, loop)
     for i in vectors:
         for total, value in zip(totals[i], sums[i], strict=True):
             total.add_incoming(initial[i], before)
             total.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", following, hidden), loop, end)
+    builder.cbranch(builder.icmp_signed("<", following, operands.hidden), loop, end)
     builder.position_at_end(end)
     return sums
 
 
 def float_tile(count: int) -> Callable[..., Any]:
-    """An intrinsic: ``count`` rows of 16 floats, row r the sum over s, in ascending order, of ``a[r, s] * b[s]``."""
+    """An intrinsic for ``count`` rows of 16 floats: row r sums ``a[r, s] * b[s]`` over s, in ascending order."""
 
     @intrinsic
-    def tile(  # type: ignore[no-untyped-def]
-        typing, a, first_a, row_of_a, step_of_a, b, first_b, step_of_b, steps, result, first_result, stride
-    ):
-        """All arrays float32. ``a[r, s]`` is at ``first_a + r * row_of_a + s * step_of_a``; the 16 values of ``b[s]``
-        begin at ``first_b + s * step_of_b``, those of row r of ``result`` at ``first_result + r * stride``.
-        """
-        long = types.intp
-        signature = types.void(a, long, long, long, b, long, long, long, result, long, long)
+    def tile(typing, a, b, steps, out):  # type: ignore[no-untyped-def]
+        """Write the product of two float matrices.
 
-        def generate(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-            at = pointers(context, builder, signature, values)
-            row_of_a, step_of_a, step_of_b, stride = (builder.mul(values[i], index(4)) for i in (2, 3, 6, 10))
-            rows = [builder.gep(at(0, values[1], 4), [builder.mul(row_of_a, index(r))]) for r in range(count)]
-            from_b, result = at(4, values[5], 4), at(8, values[9], 4)
+        Parameters
+        ----------
+        a : Strided [count, steps]
+            The first factor.
+        b : Strided [steps, 16]
+            The second factor; the 16 values of a row are neighbours, so ``step`` is not used.
+        steps : int
+            Terms of each sum, at least 1.
+        out : Strided [count, 16]
+            The result, with neighbours as in ``b``.
+        """
+        signature = types.void(a, b, types.intp, out)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+            def at(argument: int) -> tuple[Any, Any, Any]:
+                """Address of the first element, and the strides in bytes."""
+                kind, value = signature.args[argument], arguments[argument]
+                first, row, step = (member(builder, kind, value, field)[1] for field in (1, 2, 3))
+                array = address(context, builder, *member(builder, kind, value, 0), first, 4)
+                return array, builder.mul(row, index(4)), builder.mul(step, index(4))
+
+            from_a, row_of_a, step_of_a = at(0)
+            from_b, row_of_b, _ = at(1)
+            result, stride, _ = at(3)
+            rows = [builder.gep(from_a, [builder.mul(row_of_a, index(r))]) for r in range(count)]
             floats = ir.VectorType(ir.FloatType(), FLOATS)
             before = builder.block
             loop, end = builder.append_basic_block("sums"), builder.append_basic_block("done")
@@ -325,7 +430,7 @@ def float_tile(count: int) -> Callable[..., Any]:
             step = builder.phi(_LONG)
             step.add_incoming(index(0), before)
             totals = [builder.phi(floats) for _ in rows]
-            vector = load(builder, builder.gep(from_b, [builder.mul(step, step_of_b)]), floats)
+            vector = load(builder, builder.gep(from_b, [builder.mul(step, row_of_b)]), floats)
             place = builder.mul(step, step_of_a)
             following = builder.add(step, index(1))
             step.add_incoming(following, loop)
@@ -335,7 +440,7 @@ def float_tile(count: int) -> Callable[..., Any]:
                 sums.append(builder.fadd(total, builder.fmul(splat(builder, one, FLOATS), vector)))
                 total.add_incoming(ir.Constant(floats, [0.0] * FLOATS), before)
                 total.add_incoming(sums[-1], loop)
-            builder.cbranch(builder.icmp_signed("<", following, values[7]), loop, end)
+            builder.cbranch(builder.icmp_signed("<", following, arguments[2]), loop, end)
             builder.position_at_end(end)
             for r, value in enumerate(sums):
                 store(builder, value, builder.gep(result, [builder.mul(stride, index(r))]))

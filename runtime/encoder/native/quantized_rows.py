@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .products import index, load, pointers, splat, store
+from .products import address, index, load, splat, store
 from .transformer import LANES, ROUNDER, ZERO
 
 _FLOAT, _LONG = ir.FloatType(), ir.IntType(64)
@@ -23,13 +23,25 @@ _FLOATS = ir.VectorType(_FLOAT, LANES)
 
 @intrinsic
 def normalize(typing, values, first, size, gain, bias, epsilon):  # type: ignore[no-untyped-def]
-    """Layer normalization in place of the ``size`` values from ``first`` on."""
+    """Layer normalization of a row, in place.
+
+    Parameters
+    ----------
+    values : float32 [n]
+        The array that holds the row.
+    first, size : int
+        Where the row begins in it, and its length: a multiple of 16.
+    gain, bias : float32 [size]
+        The parameters of the normalization.
+    epsilon : float32
+        Added to the variance.
+    """
     signature = types.void(values, types.intp, types.intp, gain, bias, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         b = builder
-        at = pointers(context, b, signature, arguments)
-        row, gains, biases = at(0, arguments[1], 4), at(3, index(0), 4), at(4, index(0), 4)
+        row = address(context, b, signature.args[0], arguments[0], arguments[1], 4)
+        gains, biases = (address(context, b, signature.args[i], arguments[i], index(0), 4) for i in (3, 4))
         count = b.uitofp(arguments[2], _FLOAT)
 
         def take(place: Any, total: Any) -> Any:
@@ -61,12 +73,12 @@ def normalize(typing, values, first, size, gain, bias, epsilon):  # type: ignore
 
 @intrinsic
 def largest_magnitude(typing, values, first, size):  # type: ignore[no-untyped-def]
-    """The largest magnitude of the ``size`` values from ``first`` on."""
+    """The largest magnitude in a row; ``values``, ``first``, ``size`` as in :func:`normalize`. Returns float32."""
     signature = types.float32(values, types.intp, types.intp)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         b = builder
-        row = pointers(context, b, signature, arguments)(0, arguments[1], 4)
+        row = address(context, b, signature.args[0], arguments[0], arguments[1], 4)
         form = ir.FunctionType(_FLOATS, [_FLOATS])
         magnitude = cgutils.get_or_insert_function(b.module, form, f"llvm.fabs.v{LANES}f32")
 
@@ -84,13 +96,26 @@ def largest_magnitude(typing, values, first, size):  # type: ignore[no-untyped-d
 
 @intrinsic
 def to_bytes(typing, values, first, size, levels, out, first_out):  # type: ignore[no-untyped-def]
-    """The ``size`` values from ``first`` on as whole numbers around 128, so many ``levels`` a unit."""
+    """Round a row to bytes around 128.
+
+    Parameters
+    ----------
+    values, first, size
+        See :func:`normalize`.
+    levels : float32
+        Bytes are ``round(value * levels) + 128``.
+    out : uint8 [n]
+        The array that holds the result.
+    first_out : int
+        Where the result begins in it.
+    """
     signature = types.void(values, types.intp, types.intp, types.float32, out, types.intp)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         b = builder
-        at = pointers(context, b, signature, arguments)
-        row, result, levels = at(0, arguments[1], 4), at(4, arguments[5], 1), splat(b, arguments[3], LANES)
+        row = address(context, b, signature.args[0], arguments[0], arguments[1], 4)
+        result = address(context, b, signature.args[4], arguments[4], arguments[5], 1)
+        levels = splat(b, arguments[3], LANES)
         rounder, zero = (ir.Constant(_FLOATS, [float(x)] * LANES) for x in (ROUNDER, ZERO))
         whole, byte = (ir.VectorType(ir.IntType(bits), LANES) for bits in (32, 8))
 

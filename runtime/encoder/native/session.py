@@ -13,12 +13,12 @@ from ...errors import ArtifactError
 from ...forking import undivided
 from ...numba_support import backend as jit
 from ...vectors import SparseVector
-from ..backends import Ids
-from ..decoder_session import Activated, DecodingSession
+from ..session import Ids
+from .decoder_session import Activated, DecoderSession
 from .transformer import Transformer
 
 
-class TransformerSession(DecodingSession):
+class NativeSession(DecoderSession):
     """A BERT encoder in int8, in NumPy or in a kernel, which give the same. A text's vector does not depend on others:
     each is encoded by itself, without padding, several at once on ``threads`` threads.
     """
@@ -61,14 +61,33 @@ class TransformerSession(DecodingSession):
 
 
 def in_kernel(transformer: Transformer, epsilon: np.float32, ids: Ids) -> Activated:
-    """A text by the kernel; asking for it loads Numba."""
+    """Encode one text with the kernel, and load Numba for it.
+
+    Parameters
+    ----------
+    transformer : Transformer
+        The weights.
+    epsilon : float32
+        Of the layer normalizations.
+    ids : int64 [length]
+        Token ids.
+
+    Returns
+    -------
+    uint8 [length, hidden], float32
+        Activations around 128, and their scale.
+    """
     with undivided:
         from .transformer_kernels import encode
 
     t, part = transformer, transformer.part
     activations = np.empty((ids.size, part.hidden), np.uint8)
     scale = encode(
-        ids, t.words, t.words_scale, t.positions, part.layers, part.heads, part.inner, epsilon, t.rows,
-        t.offset, t.scale, t.bias, t.norms, activations,
-    )  # fmt: skip
+        ids,
+        (t.words, t.words_scale, t.positions),
+        (part.layers, part.heads, part.inner, epsilon),
+        (t.rows, t.offset, t.scale, t.bias),
+        t.norms,
+        activations,
+    )
     return activations, np.float32(scale)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ...artifact import TransformerPart
 from ...errors import ArtifactError, export_again
-from ..backends import whole
+from ..graph_files import reading_graph
 from .decoder import DecoderRows
 
 F32 = npt.NDArray[np.float32]
@@ -131,7 +131,7 @@ class Transformer:
         if reason := problem_with(part):
             raise ArtifactError(f"{wrong} ({reason}); {export_again()}")
         starts, size = offsets(part, vocab_size)
-        with whole(path, wrong):
+        with reading_graph(path, wrong):
             if path.stat().st_size != size:
                 raise ValueError
             found: dict[str, Any] = {
