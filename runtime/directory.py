@@ -259,8 +259,8 @@ class Entry:
         """What a name in the parent begins with, and is relative to. Raises OSError where a link leads there."""
         names = self.relative.split("/")[:-1]
         if not HAS_DIR_FD:
-            places = [self.directory.root.joinpath(*names[:n]) for n in range(1, len(names) + 1)]
-            if any(place.is_link() for place in places):
+            parents = [self.directory.root.joinpath(*names[:n]) for n in range(1, len(names) + 1)]
+            if any(parent.is_link() for parent in parents):
                 raise NotADirectoryError(f"{self} lies behind a link")
             yield self.directory.at(self.parent.relative)[0] + os.sep, None
             return

@@ -37,8 +37,18 @@ _BATCH = 512  # queries encoded and searched at a time by search_many
 class Hit:
     """One answer.
 
-    ``passage`` is the best passage, where documents are split. ``ordinal`` is the document's place in the index and
-    ``unit`` that of what was scored: the document itself, or its passage.
+    Attributes
+    ----------
+    ordinal
+        The document's number in the index, by insertion, from 0.
+    unit
+        The number of what was scored: the document itself, or its best passage.
+    score
+        Dot product of query and document.
+    id, title, text, metadata
+        The document as it is stored.
+    passage
+        The text of the best passage; None where documents are not split.
     """
 
     ordinal: int
@@ -53,7 +63,17 @@ class Hit:
 
 @dataclass(frozen=True)
 class TermContribution:
-    """What a query term earned in a document: ``weight`` x document weight = ``score``."""
+    """What a query term contributed to a document's score.
+
+    Attributes
+    ----------
+    term
+        The term as text.
+    weight
+        Its weight in the query.
+    score
+        ``weight`` x the term's weight in the document.
+    """
 
     term: str
     weight: float
@@ -62,8 +82,14 @@ class TermContribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a hit has its score: the query's terms and weights, and contributions that add up to the score, largest
-    first.
+    """Why a hit has its score.
+
+    Attributes
+    ----------
+    query
+        The query's terms and weights.
+    contributions
+        They add up to the score; largest first.
     """
 
     query: list[tuple[str, float]]
@@ -71,13 +97,31 @@ class Explanation:
 
 
 class Searcher:
-    """An index with its query encoder, loaded. Safe from several threads, and in children of the process. It can be
-    pickled: see :meth:`__reduce__`.
+    """An index and a query encoder. It is safe from several threads, and in children of the process.
 
-    It searches the generation it has opened until :meth:`refresh`; each search is of one generation as a whole.
-    ``threads`` is one setting for encoder and scorer. ``approximate``: see :meth:`Index.search_vector`; None is exact.
-    ``idf``: the power of the terms' inverse document frequency in the index that query weights are multiplied with (see
-    :func:`idf_factors`); None: what the encoder's artifact states. A query without a known word finds nothing.
+    It searches the generation that it has opened until :meth:`refresh`. Each search sees one generation as a whole. A
+    query without a known word finds nothing. A searcher can be pickled: see :meth:`__reduce__`.
+
+    Parameters
+    ----------
+    index
+        The index. :meth:`close` closes it.
+    encoder
+        A query encoder with the index's vocabulary.
+    threads
+        Number of threads of :meth:`search_many`; None: the CPUs that this process may use.
+    approximate
+        See :meth:`Index.search_vector`; None is exact.
+    idf
+        Query weights are multiplied with the terms' inverse document frequency in the index, to the power of this
+        exponent. None: the exponent that the encoder's artifact states.
+
+    Raises
+    ------
+    ArtifactError
+        The encoder is for documents, or of another vocabulary.
+    InputError
+        For ``threads`` or ``idf`` out of range.
     """
 
     def __init__(
@@ -102,11 +146,19 @@ class Searcher:
         return self._state.index
 
     def refresh(self) -> bool:
-        """Go on with the newest generation of the index; returns whether there was a newer one.
+        """Go on with the newest generation of the index. Searches that are running end with the one they began with.
 
-        Searches that are running end with the generation they began with. It never goes on with another index: raises
-        what :meth:`Index.refresh` does, and ArtifactError where the index was given another encoder; the searcher then
-        stays as it is.
+        Returns
+        -------
+        bool
+            Whether there was a newer generation.
+
+        Raises
+        ------
+        ArtifactError
+            The index carries another encoder now. The searcher stays as it is, as it does for every error.
+        IndexReplacedError
+            Another directory has taken the index's place. See :meth:`Index.refresh` for other errors.
         """
         with self._refreshing:
             before = self._state
@@ -123,7 +175,7 @@ class Searcher:
 
     @property
     def idf(self) -> float:
-        """The power of the terms' inverse document frequency that query weights are multiplied with."""
+        """The exponent of the inverse document frequency that query weights are multiplied with."""
         return self._idf
 
     @classmethod
@@ -138,10 +190,33 @@ class Searcher:
         approximate: float | None = None,
         idf: float | None = None,
     ) -> Searcher:
-        """Open an index directory and the query encoder in it, or another ``query_encoder`` of the same vocabulary.
+        """Open an index directory and its query encoder.
 
-        Raises IndexFormatError, ArtifactError, IntegrityError, MissingExtraError, InputError, and IndexReplacedError
-        where another index takes the place meanwhile.
+        Parameters
+        ----------
+        path
+            The index directory.
+        backend, precision
+            Of the encoder: see :meth:`Encoder.open`. None: the one that suits this machine.
+        threads
+            Number of threads of the encoder and of :meth:`search_many`; None: the CPUs that this process may use.
+        query_encoder
+            An artifact with the index's vocabulary, to be used instead of the one in the index.
+        approximate, idf
+            See :class:`Searcher`.
+
+        Raises
+        ------
+        IndexFormatError
+            It is not an index, it is too new, or it carries no query encoder.
+        ArtifactError, MissingExtraError
+            The encoder cannot run here, or is of another vocabulary.
+        IntegrityError
+            A file is damaged.
+        IndexReplacedError
+            Another index took the place of this one while it was opened.
+        InputError
+            For options out of range.
         """
         index = Index.open(path)
         if query_encoder is None:
@@ -157,9 +232,7 @@ class Searcher:
         self.index.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by its paths and settings: where it is unpickled the same directories are opened, at the newest
-        generation that is there then.
-        """
+        """Pickle paths and settings. Unpickling opens the same directories, at the generation that is newest then."""
         settings = {"threads": self.threads, "approximate": self.approximate, "idf": self._idf}
         return _reopened, (self.index, self.encoder, settings)
 
@@ -170,28 +243,72 @@ class Searcher:
         self.close()
 
     def encode_query(self, query: str) -> SparseVector:
-        """The query's vector as it is searched with, over all terms that have weight; empty for a query without a known
-        word. ``encoder.encode_query`` gives it without the factors of :attr:`idf`.
+        """Encode a query, over all terms that have weight, with the factors of :attr:`idf`.
+
+        ``encoder.encode_query`` gives the vector without these factors.
+
+        Parameters
+        ----------
+        query
+            Its text.
+
+        Returns
+        -------
+        SparseVector
+            Empty for a query without a known word.
         """
         return self._state.vector(self.encoder.encode_text(query, "query"))
 
     def read_query(self, query: str) -> ReadText:
-        """What the encoder reads of a query, as text: its prompt and as much of the query as is not cut."""
+        """The text that the encoder reads of a query: its prompt, and the query as far as it is not truncated."""
         return self.encoder.tokenizer_of("query").read(query)
 
     def encode_for_search(self, query: str) -> SparseVector:
-        """The part of :meth:`encode_query` that can earn a score: the terms that occur in the index, with the same
-        weights. This is what a search computes, and it is faster.
+        """Encode a query over the terms that occur in the index, as a search does.
+
+        Other terms cannot contribute to a score. The weights are those of :meth:`encode_query`, and it is faster.
+
+        Parameters
+        ----------
+        query
+            Its text.
+
+        Returns
+        -------
+        SparseVector
+            Empty for a query without a known word.
         """
         state = self._state
         return state.vector(state.encoder.encode_text(query, "query"))
 
     def search(self, query: str, k: int = 10, *, where: Where = None, allowed: Allowed = None) -> list[Hit]:
-        """The ``k`` best documents, best first; fewer if fewer share a term. Raises InputError for k < 1.
+        """Find the top k documents of a query.
 
-        ``where``: a filter over stored fields, such as ``year >= 2020 and lang = "en"``: the answer is the exact top k
-        of the documents that satisfy it (see :meth:`Index.select`; raises WhereError).
-        ``allowed``: bool ``[documents]`` by ordinal, to search only the documents where it is True.
+        Parameters
+        ----------
+        query
+            Its text.
+        k
+            Number of documents, at least 1.
+        where
+            A filter over stored fields, such as ``year >= 2020 and lang = "en"``: the answer is the exact top k of the
+            documents that satisfy it. See :meth:`Index.select`.
+        allowed
+            bool ``[documents]`` by ordinal: only documents where it is True are searched.
+
+        Returns
+        -------
+        list of Hit
+            Best first; fewer than k where fewer documents share a term with the query.
+
+        Raises
+        ------
+        InputError
+            For k < 1 or a malformed mask.
+        WhereError
+            For a filter that is malformed, or that does not fit the fields.
+        IntegrityError
+            For damaged files.
         """
         state = self._state
         vector = state.vector(state.encoder.encode_text(query, "query"))
@@ -202,7 +319,15 @@ class Searcher:
     def search_vector(
         self, query: SparseVector, k: int = 10, *, where: Where = None, allowed: Allowed = None
     ) -> list[Hit]:
-        """:meth:`search` for a vector, such as :meth:`encode_query` gives. Its weights are taken as they are."""
+        """:meth:`search` for a query vector, such as :meth:`encode_query` gives.
+
+        Parameters
+        ----------
+        query
+            The vector; its weights are taken as they are.
+        k, where, allowed
+            As in :meth:`search`.
+        """
         index = self._state.index
         found = index.search_units(query, k, allowed=_allowed(index, where, allowed), approximate=self.approximate)
         return _hits(index, *found)
@@ -210,8 +335,21 @@ class Searcher:
     def search_many(
         self, queries: Iterable[str], k: int = 10, *, where: Where = None, allowed: Allowed = None
     ) -> Iterator[list[Hit]]:
-        """:meth:`search` for each query, lazily and in order, ``threads`` of them scored at a time; all of them search
-        the generation of now.
+        """:meth:`search` for each query, lazily and in order, on ``threads`` threads.
+
+        All of them search the generation that is open when this is called.
+
+        Parameters
+        ----------
+        queries
+            Their texts.
+        k, where, allowed
+            As in :meth:`search`.
+
+        Yields
+        ------
+        list of Hit
+            The hits of the next query.
         """
         state = self._state
         return self._search_many(state, queries, k, _allowed(state.index, where, allowed))
@@ -227,11 +365,27 @@ class Searcher:
                 yield from pool.map(search, batch)
 
     def explain(self, query: str | SparseVector, hit: Hit) -> Explanation:
-        """Which terms earned how much of a hit's score, for the query (or its vector) that found it.
+        """Say which terms contributed how much to a hit's score.
 
-        After :meth:`refresh` a text is explained as it is searched with now: where :attr:`idf` is not 0, the
-        contributions add up to the score that the hit would have, not to the one it had. Raises InputError where the
-        hit's document is no longer where it was.
+        After :meth:`refresh` a text is explained as it is searched now: where :attr:`idf` is not 0, the contributions
+        add up to the score that the hit would have, not to the one that it had.
+
+        Parameters
+        ----------
+        query
+            The text or the vector that found the hit.
+        hit
+            The hit.
+
+        Returns
+        -------
+        Explanation
+            The terms of the query, and what each contributed.
+
+        Raises
+        ------
+        InputError
+            The hit's document is no longer at its ordinal.
         """
         state = self._state
         vector = state.vector(self.encoder.encode_text(query, "query")) if isinstance(query, str) else query
@@ -250,16 +404,14 @@ class Searcher:
 
 @dataclass(frozen=True)
 class _State:
-    """What a search takes as a whole: a generation, the encoder for the terms that occur in it, and what their weights
-    are multiplied with.
-    """
+    """What a search reads in one step: a generation, the encoder for its terms, and the factors of their weights."""
 
     index: Index
-    encoder: Encoder  # other terms earn nothing in this index, so a search need not know their weights
+    encoder: Encoder  # for the terms that occur in the index: others cannot contribute to a score
     factors: Factors
 
     def vector(self, encoded: Encoded) -> SparseVector:
-        """The vector that is searched with: none where no word of the query is known."""
+        """The vector that is searched; empty where no word of the query is known."""
         return self.factors.times(encoded.vector) if encoded.known else _NO_TERMS
 
 

@@ -45,7 +45,7 @@ def _segment() -> ScoredSegment:
         "term_blocks": np.arange(3, dtype=np.uint64),
         "term_impacts": np.array([[1, 0, 0, 0]] * 2, np.uint8),
         "term_rows": np.full(2, -1, np.int32),
-        "touched": np.ones(2, np.uint8),
+        "verified": np.ones(2, np.uint8),
         "block_windows": np.zeros(2, np.uint16),
         "block_impacts": np.ones(2, np.uint8),
         "block_postings": np.arange(3, dtype=np.uint64),

@@ -11,7 +11,7 @@ from itertools import chain
 from ..directory import AnyPath
 from ..errors import InputError
 from ..filters.fields import kind_of
-from ..filters.formatting import spell_field
+from ..filters.formatting import format_field
 from ..filters.predicate import ABSENT, Field, Key, as_indexed
 from ..filters.values import STORED, keys_of
 from ..index.layout import FIELDS_SCHEMA, MAX_FIELDS, MAX_NAMES
@@ -95,7 +95,7 @@ class FieldWriter:
             counts[path][1 if issubclass(kind, str) else 2 if issubclass(kind, bytes) else 0] += count
         for path in self._names & _STORED_PATHS:
             counts[path][1] = documents
-        rows = sorted((spell_field(Field(path)), *counts[path], numbers.get(path)) for path in self._names)
+        rows = sorted((format_field(Field(path)), *counts[path], numbers.get(path)) for path in self._names)
         with self._file.writing():
             self._file.connection.executemany("INSERT INTO names VALUES (?, ?, ?, ?, ?)", rows)
             self._file.connection.execute("INSERT INTO summary VALUES (?, ?)", (documents, int(self._all_names)))

@@ -16,7 +16,7 @@ from ..scorer import RANGE_BITS
 from ..vectors import SparseBatch
 from ..version import MADE_BY
 from ..filters import parse_field
-from ..filters.formatting import spell_field
+from ..filters.formatting import format_field
 from ..index.layout import INDEX_FORMAT, MANIFEST_NAME, VERSION, EncoderIdentity, IndexManifest, SegmentSettings, Statistics, TextSettings
 from .limits import BLOCK_MAX_FROM, DEFAULT_MEMORY
 from .passages import PassageSpan
@@ -88,7 +88,7 @@ class IndexWriter:
             reorder=reorder,
         )
         self._settings = SegmentSettings(
-            fields=list(dict.fromkeys(spell_field(parse_field(name)) for name in fields)),
+            fields=list(dict.fromkeys(format_field(parse_field(name)) for name in fields)),
             passages=passages,
             block_max=block_max,
             reorder=reorder,

@@ -315,10 +315,10 @@ class IndexingProgress:
 
 def _warn_of_an_empty_field(name: str, fields: dict[str, dict[str, Any]]) -> None:
     """A field that no document has is most likely misspelled."""
-    from ..filters import parse_field, spell_field
+    from ..filters import format_field, parse_field
 
     with_values = [field for field, counts in fields.items() if any(counts[kind] for kind in KINDS)]
-    if spell_field(parse_field(name)) not in with_values:
+    if format_field(parse_field(name)) not in with_values:
         known = ", ".join(with_values[:FIELDS_SHOWN]) or "none"
         warn("warning", f"no document has the field {name}; fields with values: {known}")
 

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..forking import new_lock
 from .matching import key_test
 from .parser import parse_field
-from .predicate import ABSENT, Among, Comparison, Field, Key, Like, Range, as_indexed, is_exact
+from .predicate import ABSENT, Comparison, Field, In, Key, Like, Range, as_indexed, is_exact
 
 if TYPE_CHECKING:
     from ..index.sqlite import SqliteReader
@@ -123,7 +123,7 @@ class FieldReader:
         """The documents, ascending, of which :meth:`documents_where` may say the wrong thing: their numbers are kept
         less exactly than what they are compared with.
         """
-        values = comparison.values if isinstance(comparison, Among) else (getattr(comparison, "value", ABSENT),)
+        values = comparison.values if isinstance(comparison, In) else (getattr(comparison, "value", ABSENT),)
         near = tuple(dict.fromkeys(as_indexed(value) for value in values if not is_exact(value)))
         if not near:
             return np.empty(0, np.intp)
@@ -159,7 +159,7 @@ class FieldReader:
         for counts in self._counts.values():
             if counts.indexed:
                 everything = np.zeros(self._documents, np.bool_)
-                self._mark(everything, "", (counts.number,), Among(Field(()), ()))
+                self._mark(everything, "", (counts.number,), In(Field(()), ()))
                 if not everything.all():
                     raise self._file.damaged("an index of a field that leaves out documents")
 
@@ -174,7 +174,7 @@ def ranges(comparison: Comparison) -> list[tuple[str, tuple[Key, ...]]]:
     parameters. SQLite orders numbers before texts before blobs.
     """
     match comparison:
-        case Among(_, values):
+        case In(_, values):
             return [(" AND value = ?", (value,)) for value in values]
         case Like():
             below = _after(comparison.prefix)

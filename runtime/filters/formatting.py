@@ -7,7 +7,7 @@ import math
 import re
 
 from ..errors import InputError
-from .predicate import ABSENT, FALSE, TRUE, Among, And, Field, Key, Like, Not, Or, Predicate, Range
+from .predicate import ABSENT, FALSE, TRUE, And, Field, In, Key, Like, Not, Or, Predicate, Range
 
 KEYWORDS = {"and", "or", "not", "in", "like", "is", "true", "false", "null"}
 BARE_NAME = r"[^\W\d@$][\w@$:-]*|[@$][\w@$:-]+"
@@ -30,24 +30,24 @@ def literal(value: str | float | bool | None) -> str:
     raise InputError(f"{value!r} cannot be compared with; give a string, a number, a boolean or None")
 
 
-def spell_field(field: Field) -> str:
+def format_field(field: Field) -> str:
     """A field as a filter names it."""
-    return ".".join(_spell_name(key) for key in field.keys)
+    return ".".join(_format_name(key) for key in field.keys)
 
 
-def spell(predicate: Predicate) -> str:
+def format_predicate(predicate: Predicate) -> str:
     """A predicate as a text that parses to it."""
     match predicate:
-        case Among(field, (value,)):
-            return f"{spell_field(field)} = {_spell_key(value)}"
-        case Among(field, values):
-            return f"{spell_field(field)} in ({', '.join(map(_spell_key, values))})"
+        case In(field, (value,)):
+            return f"{format_field(field)} = {_format_key(value)}"
+        case In(field, values):
+            return f"{format_field(field)} in ({', '.join(map(_format_key, values))})"
         case Range(field, operator, value):
-            return f"{spell_field(field)} {operator} {_spell_key(value)}"
+            return f"{format_field(field)} {operator} {_format_key(value)}"
         case Like(field, parts):
-            return f'{spell_field(field)} like "{"%".join("".join(map(_spell_wild, part)) for part in parts)}"'
-        case Not(Among(field, (value,))):
-            return f"{spell_field(field)} != {_spell_key(value)}"
+            return f'{format_field(field)} like "{"%".join("".join(map(_format_wild, part)) for part in parts)}"'
+        case Not(In(field, (value,))):
+            return f"{format_field(field)} != {_format_key(value)}"
         case Not(part):
             return f"not {_within(part)}"
         case And(parts):
@@ -57,22 +57,22 @@ def spell(predicate: Predicate) -> str:
 
 
 def _within(predicate: Predicate) -> str:
-    return f"({spell(predicate)})" if isinstance(predicate, And | Or) else spell(predicate)
+    return f"({format_predicate(predicate)})" if isinstance(predicate, And | Or) else format_predicate(predicate)
 
 
-def _spell_name(name: str) -> str:
+def _format_name(name: str) -> str:
     if _BARE.fullmatch(name) and name.lower() not in KEYWORDS:
         return name
     return "`" + name.replace("`", "``") + "`"
 
 
-def _spell_key(key: Key) -> str:
+def _format_key(key: Key) -> str:
     if isinstance(key, bytes):
         return literal({ABSENT: None, FALSE: False, TRUE: True}[key])
     return literal(key)
 
 
-def _spell_wild(character: str | None) -> str:
+def _format_wild(character: str | None) -> str:
     if character is None:
         return "_"
     return "\\" + character if character in '%_\\"' else character

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..document import Document
-from .predicate import Among, And, Comparison, Key, Like, Not, Or, Predicate, Range
+from .predicate import And, Comparison, In, Key, Like, Not, Or, Predicate, Range
 from .values import keys_of
 
 Test = Callable[[Document], bool]
@@ -35,7 +35,7 @@ def test_of(predicate: Predicate) -> Test:
 def key_test(comparison: Comparison) -> Callable[[Key], bool]:
     """A comparison as a function of one value."""
     match comparison:
-        case Among(_, values):
+        case In(_, values):
             return frozenset(values).__contains__
         case Like():
             pattern = comparison.pattern

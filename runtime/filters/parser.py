@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ..errors import InputError
 from .formatting import BARE_NAME, KEYWORDS
-from .predicate import Among, And, Field, Key, Like, Not, Or, Predicate, Range, RangeOperator, to_key
+from .predicate import And, Field, In, Key, Like, Not, Or, Predicate, Range, RangeOperator, to_key
 
 MAX_LENGTH = 1 << 20
 MAX_DEPTH = 100
@@ -179,10 +179,10 @@ class _Parser:
             negated = self._take("not")
             if not self._take("null"):
                 raise self._unexpected("null")
-            return _negated(Among(field, (to_key(None),), column), negated)
+            return _negated(In(field, (to_key(None),), column), negated)
         negated = self._take("not")
         if self._take("in"):
-            return _negated(Among(field, self._values(), column), negated)
+            return _negated(In(field, self._values(), column), negated)
         if self._take("like"):
             if self._next.kind != "string":
                 raise self._unexpected("a string in quotes, with % for any text,")
@@ -241,9 +241,9 @@ class _Parser:
 
 def _compare(field: Field, operator: _Token, value: Key, column: int) -> Predicate:
     if operator.text in ("=", "=="):
-        return Among(field, (value,), column)
+        return In(field, (value,), column)
     if operator.text in ("!=", "<>"):
-        return Not(Among(field, (value,), column))
+        return Not(In(field, (value,), column))
     if isinstance(value, bytes):
         raise WhereError(operator.column, f"{operator.text} orders numbers and strings; use = or != here")
     symbol: RangeOperator = operator.text  # type: ignore[assignment]

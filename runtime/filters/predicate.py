@@ -34,8 +34,8 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Among:
-    """The field has one of ``values``. ``column``: where it stands in the text of the filter, from 1."""
+class In:
+    """The field has one of ``values``. ``column``: its position in the text of the filter, from 1."""
 
     field: Field
     values: tuple[Key, ...]
@@ -100,7 +100,7 @@ class Or:
     parts: tuple[Predicate, ...]
 
 
-Comparison = Among | Range | Like
+Comparison = In | Range | Like
 Predicate = Comparison | Not | And | Or
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from ..forking import cached_property, new_lock
 from ..masks import Mask, frozen
 from .fields import FieldCounts, FieldReader, kind_of
-from .formatting import spell, spell_field
+from .formatting import format_field, format_predicate
 from .matching import test_of
 from .parser import WhereError, parse_where
-from .predicate import ABSENT, Among, And, Comparison, Field, Like, Not, Or, Predicate, comparisons
+from .predicate import ABSENT, And, Comparison, Field, In, Like, Not, Or, Predicate, comparisons
 from .values import STORED
 
 if TYPE_CHECKING:
@@ -96,34 +96,34 @@ class Selector:
         """The segment's fields; None where it was made before these were kept."""
         return self._fields
 
-    def _answer(self, predicate: Predicate, among: Mask | None, steps: list[Step]) -> Mask:
-        """Where the predicate is true; only the places of ``among`` (None: all) have to be right."""
+    def _answer(self, predicate: Predicate, candidates: Mask | None, steps: list[Step]) -> Mask:
+        """Where the predicate is true; only for the ``candidates`` (None: all) it has to be right."""
         if not any(self._indexed(predicate)):
-            return self._scan(predicate, among, steps)
+            return self._scan(predicate, candidates, steps)
         match predicate:
             case Not(part):
-                return ~self._answer(part, among, steps)
+                return ~self._answer(part, candidates, steps)
             case And(parts):
                 for part in self._by_cost(parts, And):
-                    mask = self._answer(part, among, steps)
-                    among = mask if among is None else among & mask
-                assert among is not None
-                return among
+                    mask = self._answer(part, candidates, steps)
+                    candidates = mask if candidates is None else candidates & mask
+                assert candidates is not None
+                return candidates
             case Or(parts):
                 found = np.zeros(self._documents.count, np.bool_)
                 for part in self._by_cost(parts, Or):
-                    left = ~found if among is None else among & ~found
+                    left = ~found if candidates is None else candidates & ~found
                     found |= self._answer(part, left, steps) & left
                 return found
         assert self._fields is not None
         mask = self._fields.documents_where(predicate)
         undecided = self._fields.undecided(predicate)
-        if among is not None:
-            undecided = undecided[among[undecided]]
+        if candidates is not None:
+            undecided = undecided[candidates[undecided]]
         read = map(test_of(predicate), self._documents.get_lazily(undecided))
         mask[undecided] = np.fromiter(read, np.bool_, undecided.size)
         alive = mask if self._alive is None else mask & self._alive
-        steps.append(Step(spell(predicate), "index", undecided.size, int(np.count_nonzero(alive))))
+        steps.append(Step(format_predicate(predicate), "index", undecided.size, int(np.count_nonzero(alive))))
         return mask
 
     def _by_cost(self, parts: tuple[Predicate, ...], kind: type[And | Or]) -> Iterator[Predicate]:
@@ -140,19 +140,19 @@ class Selector:
         """For each comparison whether an index answers it."""
         return [self._fields is not None and self._fields.has_index(c.field) for c in comparisons(predicate)]
 
-    def _scan(self, predicate: Predicate, among: Mask | None, steps: list[Step]) -> Mask:
+    def _scan(self, predicate: Predicate, candidates: Mask | None, steps: list[Step]) -> Mask:
         test = test_of(predicate)
         mask = np.zeros(self._documents.count, np.bool_)
-        ordinals = None if among is None else np.flatnonzero(among)
+        ordinals = None if candidates is None else np.flatnonzero(candidates)
         if ordinals is not None and ordinals.size * _FEW < mask.size:
             mask[ordinals] = np.fromiter(map(test, self._documents.get_lazily(ordinals)), np.bool_, ordinals.size)
             read = ordinals.size
         else:
             mask[:] = np.fromiter(map(test, self._documents.scan()), np.bool_, mask.size)
             read = mask.size
-            if among is not None:
-                mask &= among
-        steps.append(Step(spell(predicate), "scan", read, int(np.count_nonzero(mask))))
+            if candidates is not None:
+                mask &= candidates
+        steps.append(Step(format_predicate(predicate), "scan", read, int(np.count_nonzero(mask))))
         return mask
 
 
@@ -216,7 +216,7 @@ class IndexSelector:
         has = [kind for kind, count in enumerate(counts[:3]) if count]
         if wanted and has and not wanted & set(has):
             kinds = " and ".join(_KINDS[kind] for kind in has)
-            name = spell_field(comparison.field)
+            name = format_field(comparison.field)
             hint = "; put the value in quotes" if wanted == {0} and has == [1] else ""
             if wanted == {1} and has == [0] and not isinstance(comparison, Like):
                 hint = "; leave out the quotes"
@@ -226,8 +226,8 @@ class IndexSelector:
             )
 
     def _unknown(self, field: Field) -> str:
-        name = spell_field(field)
-        names = [*STORED, *sorted(map(spell_field, self.fields or {}))]
+        name = format_field(field)
+        names = [*STORED, *sorted(map(format_field, self.fields or {}))]
         parts = [other for other in names if other.startswith(f"{name}.")]
         if parts:
             return f"{name} is an object; name a part of it: {_listed(parts)}"
@@ -255,7 +255,7 @@ def _kept(documents: int) -> int:
 def _kinds(comparison: Comparison) -> set[int]:
     """The types of what a field is compared with; empty if with null."""
     match comparison:
-        case Among(_, values):
+        case In(_, values):
             return {kind_of(value) for value in values if value != ABSENT}
         case Like():
             return {1}

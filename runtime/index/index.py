@@ -29,7 +29,7 @@ from ..threads import resolve_threads
 from ..vectors import SparseVector
 from .layout import MANIFEST_NAME, IndexManifest, read_manifest_file
 from .segment import Segment, refuse_future
-from .segment_view import Found, LiveSegment, close_all, merged, open_segments
+from .segment_view import Found, SegmentView, close_all, merged, open_segments
 
 if TYPE_CHECKING:
     from ..filters.fields import FieldCounts
@@ -41,15 +41,21 @@ _TOGETHER = 512  # queries handed to the threads at a time
 
 
 class Index:
-    """One generation of an index directory, memory-mapped. Safe from several threads.
+    """One generation of an index directory, memory-mapped. It is safe from several threads.
 
-    Opening validates the manifest, all file sizes and all pointers; a posting list is checked against its checksum when
-    it is first read; :meth:`check` reads everything. Whatever a writer commits meanwhile, an open index stays as it is;
-    :meth:`refresh` opens what is newest. Documents that are deleted are not there: ordinals and units count what is
-    left, as in an index built of these documents alone.
+    Opening validates the manifest, all file sizes and all pointers. A posting list is compared with its checksum when
+    it is first read. :meth:`check` reads everything. An open index stays as it is, whatever a writer commits;
+    :meth:`refresh` opens the newest generation. Deleted documents are not there: ordinals and units count the others,
+    as in an index that was built of them alone.
 
-    The directory is held open, so it may be moved; ``path`` is absolute, and says where it lay. A closed index refuses
-    everything with an InputError.
+    The directory is held open, so it may be moved. A closed index refuses everything with an InputError.
+
+    Attributes
+    ----------
+    path
+        Where the directory lay when it was opened; absolute.
+    manifest
+        What the generation says of itself.
     """
 
     def __init__(self, directory: Directory, manifest: IndexManifest, previous: Index | None = None) -> None:
@@ -57,19 +63,34 @@ class Index:
         self.manifest = manifest
         self._directory = directory
         known = () if previous is None else previous.segments
-        self._segments: list[LiveSegment] = open_segments(directory.root, manifest, known)
-        self._close = weakref.finalize(self, _let_go, [live.segment for live in self._segments], directory.hold())
-        self._first_documents = np.array([live.first_document for live in self._segments], np.int64)
-        self._first_units = np.array([live.first_unit for live in self._segments], np.int64)
-        self._documents = sum(live.documents for live in self._segments)
-        self._units = sum(live.units for live in self._segments)
+        self._segments: list[SegmentView] = open_segments(directory.root, manifest, known)
+        self._close = weakref.finalize(self, _let_go, [view.segment for view in self._segments], directory.hold())
+        self._first_documents = np.array([view.first_document for view in self._segments], np.int64)
+        self._first_units = np.array([view.first_unit for view in self._segments], np.int64)
+        self._documents = sum(view.documents for view in self._segments)
+        self._units = sum(view.units for view in self._segments)
         # what was given, its bytes then (None: they are so for ever), and what came of it
         self._latest_filter: tuple[npt.ArrayLike | None, bytes | None, list[AllowedUnits | None]] = None, None, []
         self._known: dict[bytes, IndexManifest] = {}  # our manifest by the bytes it was read as; never changed
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
-        """Open an index. Raises IndexFormatError (not an index, too new) or IntegrityError (damaged)."""
+        """Open the newest generation of an index directory.
+
+        Parameters
+        ----------
+        path
+            The directory.
+
+        Raises
+        ------
+        IndexFormatError
+            It is not an index, or too new for this release.
+        IntegrityError
+            A file is missing or damaged.
+        StorageError
+            The system refuses to read.
+        """
         while True:
             directory = open_directory(Path(path))
             try:
@@ -81,11 +102,18 @@ class Index:
                 directory.release()
 
     def refresh(self) -> Index:
-        """The newest generation: this very index if nothing was committed since it was opened, else a new one, which
-        shares with this one the segments that are still in use. This one stays open, and as it is.
+        """Open the newest generation of the directory, wherever that lies by now. This index stays open, as it is.
 
-        It is of the directory that was opened, wherever that lies by now. Raises IndexReplacedError where another
-        directory has taken its place, and what :meth:`open` does.
+        Returns
+        -------
+        Index
+            This very index if nothing was committed since it was opened. Else a new one, which shares the segments
+            that are still in use with this one.
+
+        Raises
+        ------
+        IndexReplacedError
+            Another directory lies at :attr:`path`. See :meth:`open` for other errors.
         """
         self._refuse_closed()
         with self._directory.held():
@@ -98,8 +126,19 @@ class Index:
 
     @classmethod
     def of(cls, directory: Directory, previous: Index | None = None) -> Index:
-        """The newest generation in a directory that is held open; what it shares with ``previous`` is not opened again.
-        Raises what :meth:`open` does.
+        """Open the newest generation in a directory that is held open.
+
+        Parameters
+        ----------
+        directory
+            The index directory.
+        previous
+            An open generation; segments that it shares with the newest are not opened again.
+
+        Raises
+        ------
+        SpladeEdgeError
+            As :meth:`open` does.
         """
         root = directory.root
         while True:
@@ -119,7 +158,7 @@ class Index:
                 # a writer has removed what we were opening, which over a network is a stale handle
 
     @property
-    def segments(self) -> list[LiveSegment]:
+    def segments(self) -> list[SegmentView]:
         """The segments, in the order of insertion."""
         if not self._close.alive:
             self._refuse_closed()
@@ -241,8 +280,8 @@ class Index:
         passing = [None] * len(segments) if allowed is None else self._passing(allowed)
         found: Found | None = None
         floor = 0.0
-        for live, units in zip(segments, passing, strict=True):
-            part = live.search(terms, weights, int(k), units, keep, floor)
+        for view, units in zip(segments, passing, strict=True):
+            part = view.search(terms, weights, int(k), units, keep, floor)
             found = part if found is None else merged([found, part], int(k)) if part.scores.size else found
             if found.scores.size >= k:
                 # later documents must do better than the k-th: ties go to the earlier
@@ -294,7 +333,7 @@ class Index:
             return kept
         mask = _mask(allowed, len(self))
         passing: list[AllowedUnits | None] = [
-            live.allow(mask[live.first_document : live.first_document + live.documents]) for live in self.segments
+            view.allow(mask[view.first_document : view.first_document + view.documents]) for view in self.segments
         ]
         if is_frozen(allowed):
             self._latest_filter = allowed, None, passing
@@ -303,10 +342,26 @@ class Index:
         return passing
 
     def select(self, where: str | Predicate) -> Selection:
-        """The documents that satisfy a filter such as ``year >= 2020 and lang = "en"``, for ``allowed``.
+        """Find the documents that satisfy a filter, for ``allowed``.
 
-        Fields that were indexed are answered from their index; others by reading the documents. The latest answers are
-        kept. Raises WhereError (an InputError that names the column), IntegrityError.
+        An indexed field is answered from its index, any other by reading the documents. The latest answers are kept.
+
+        Parameters
+        ----------
+        where
+            Such as ``year >= 2020 and lang = "en"``, or what :func:`parse_where` makes of it.
+
+        Returns
+        -------
+        Selection
+            The mask, and how it was answered.
+
+        Raises
+        ------
+        WhereError
+            For a filter that is malformed or does not fit the fields; the message names the column.
+        IntegrityError
+            For damaged files.
         """
         self._refuse_closed()
         return self._selector.select(where)
@@ -316,7 +371,7 @@ class Index:
         with undivided:
             from ..filters.selection import IndexSelector
 
-        return IndexSelector([live.selector for live in self._segments])
+        return IndexSelector([view.selector for view in self._segments])
 
     @property
     def fields(self) -> dict[str, FieldCounts]:
@@ -325,29 +380,61 @@ class Index:
         """
         self._refuse_closed()
         with undivided:
-            from ..filters.formatting import spell_field
+            from ..filters.formatting import format_field
 
-        return {spell_field(field): counts for field, counts in (self._selector.fields or {}).items()}
+        return {format_field(field): counts for field, counts in (self._selector.fields or {}).items()}
 
     def documents(self, ordinals: Sequence[int] | npt.NDArray[np.integer]) -> list[Document]:
-        """The stored documents of these ordinals. Raises InputError (out of range) or IntegrityError (damaged)."""
+        """Read stored documents.
+
+        Parameters
+        ----------
+        ordinals
+            Their numbers in the index, ``[n]``.
+
+        Returns
+        -------
+        list of Document
+            In the same order.
+
+        Raises
+        ------
+        InputError
+            For an ordinal out of range.
+        IntegrityError
+            For a damaged row.
+        """
         wanted = np.array([int(o) for o in ordinals], np.int64)
         for ordinal in wanted[(wanted < 0) | (wanted >= len(self))].tolist():
             raise InputError(f"there is no document {ordinal}; the index has {len(self)}, counted from 0")
         if len(self.segments) == 1:
             return self.segments[0].read(wanted)
-        places = np.searchsorted(self._first_documents, wanted, side="right") - 1
+        at = np.searchsorted(self._first_documents, wanted, side="right") - 1
         read = {
-            int(place): iter(self.segments[place].read(wanted[places == place])) for place in np.unique(places).tolist()
+            position: iter(self.segments[position].read(wanted[at == position])) for position in np.unique(at).tolist()
         }
-        return [next(read[place]) for place in places.tolist()]
+        return [next(read[position]) for position in at.tolist()]
 
     def frequencies(self, terms: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """In how many of the :attr:`units` each of ``terms`` occurs, int64 ``[n]``. Where documents of a segment are
-        deleted, the terms' postings are read. Raises IntegrityError if they are damaged.
+        """Count the units in which terms occur. Where documents of a segment are deleted, postings are read.
+
+        Parameters
+        ----------
+        terms
+            Term ids, integers ``[n]``.
+
+        Returns
+        -------
+        ndarray
+            int64 ``[n]``: document frequencies, over :attr:`units`.
+
+        Raises
+        ------
+        IntegrityError
+            For damaged postings.
         """
         asked = np.asarray(terms, np.int64)
-        return sum((live.frequencies(asked) for live in self.segments), np.zeros(asked.size, np.int64))
+        return sum((view.frequencies(asked) for view in self.segments), np.zeros(asked.size, np.int64))
 
     @property
     def units(self) -> int:
@@ -356,51 +443,78 @@ class Index:
 
     @cached_property
     def terms(self) -> npt.NDArray[np.int32]:
-        """The terms that occur in the documents (also in deleted ones, until these are merged away), int32, ascending.
-        No other can earn a document any score.
+        """The terms that occur, int32, ascending. Other terms cannot contribute to a score.
+
+        Terms of deleted documents stay until their segment is merged.
         """
         occurs = np.zeros(self.manifest.vocab_size, np.bool_)
-        for live in self.segments:
-            occurs |= np.diff(live.segment.term_blocks) > 0
+        for view in self.segments:
+            occurs |= np.diff(view.segment.term_blocks) > 0
         return np.flatnonzero(occurs).astype(np.int32)
 
     def find(self, document_id: str) -> int | None:
         """The ordinal of a document id, or None."""
-        for live in self.segments:
-            for ordinal in live.find([document_id]).values():
-                return live.number(ordinal)
+        for view in self.segments:
+            for ordinal in view.find([document_id]).values():
+                return view.number(ordinal)
         return None
 
     def known(self, document_ids: Iterable[str]) -> set[str]:
         """Those of the ids that a document has."""
         asked = list(document_ids)
-        return {found for live in self.segments for found in live.find(asked)}
+        return {found for view in self.segments for found in view.find(asked)}
 
     def span(self, unit: int) -> tuple[int, int] | None:
         """(start, end) of a passage in characters of its document's text; None where units are documents."""
         return self._with_unit(unit).span(unit)
 
     def contributions(self, query: SparseVector, unit: int) -> npt.NDArray[np.float64]:
-        """What each query term earned in a unit: weight x impact x scale, float64 ``[n]``."""
-        live = self._with_unit(unit)
-        impacts = np.array([live.impact(int(term), unit) for term in query.indices], np.float64)
+        """What each query term contributed to the score of a unit.
+
+        Parameters
+        ----------
+        query
+            The query vector.
+        unit
+            The unit's number in the index, as :meth:`search_units` returns it.
+
+        Returns
+        -------
+        ndarray
+            float64 ``[n]``: weight x impact x scale, in the order of the query's terms.
+
+        Raises
+        ------
+        InputError
+            For a unit out of range.
+        IntegrityError
+            For damaged postings.
+        """
+        view = self._with_unit(unit)
+        impacts = np.array([view.impact(int(term), unit) for term in query.indices], np.float64)
         return query.values.astype(np.float64) * impacts * self.manifest.scale
 
-    def _with_unit(self, unit: int) -> LiveSegment:
+    def _with_unit(self, unit: int) -> SegmentView:
         if not 0 <= unit < self._units:
             raise InputError(f"there is no unit {unit}; the index has {self._units}, counted from 0")
         return self.segments[int(np.searchsorted(self._first_units, unit, side="right")) - 1]
 
     def check(self) -> None:
-        """Check every byte: hashes of all files, posting order and maxima, every stored document. Raises
-        IntegrityError, or IndexReplacedError where a writer has removed files of this generation meanwhile.
+        """Check every byte: hashes of all files, order and maxima of postings, every stored document.
+
+        Raises
+        ------
+        IntegrityError
+            For damage.
+        IndexReplacedError
+            A writer has removed files of this generation meanwhile.
         """
         self._refuse_closed()
         try:
             with self._directory.held():
                 check_hashes(self._directory.root, self.manifest.files)
-            for live in self.segments:
-                live.segment.check()
+            for view in self.segments:
+                view.segment.check()
             self._check_ids()
         except (IntegrityError, StorageError):
             with self._directory.held():
@@ -413,7 +527,7 @@ class Index:
 
     def _check_ids(self) -> None:
         """No two documents that are not deleted have one id."""
-        for one, other in itertools.pairwise(heapq.merge(*(live.ids() for live in self.segments), key=str.encode)):
+        for one, other in itertools.pairwise(heapq.merge(*(view.ids() for view in self.segments), key=str.encode)):
             if one == other:
                 raise IntegrityError(f"{self.path}: two documents have the id {one!r}; build the index anew")
 

@@ -7,10 +7,20 @@
     INDEX/encoder/query/…            the query encoder, an artifact of its own
     INDEX/encoder/document/…         the document encoder, where the index was made with it
 
-A *unit* is what is scored: a document, or a passage of one. A posting is a unit and its 8-bit impact for a term; the
-units are cut into windows of 2^16, so that a posting is a uint16 and a uint8. The postings of a term within a window
-are a block. Units are also cut into chunks of 64; a term that is frequent enough has a row of block-max data: its
-largest impact in each chunk, and where in the window's block the chunk's postings start.
+A *unit* is what is scored: a document, or a passage of one. The word stands only where the two must be told apart; the
+scorer calls a unit a document. An *ordinal* is a document's number in the index, by insertion. A *docid* is a unit's
+number in the order of its segment.
+
+A posting is a unit and its 8-bit impact for a term. Docids are cut into ranges of 2^16, so that a posting is a uint16
+and a uint8. They are also cut into blocks of 64 and superblocks of 256. A term that is frequent enough has a row of
+block-max data: its largest impact in each block, and where in the posting list segment the block's postings start.
+
+The names on the disk are older than these words:
+
+    block_…     a posting list segment: the postings of a term in a docid range
+    window      a docid range
+    chunk_…     a block
+    span_…      a superblock
 """
 
 from __future__ import annotations
@@ -76,7 +86,7 @@ SEGMENT_ARRAYS: dict[str, ArraySpec] = {
     "chunk_postings.u8": ArraySpec("<u1", "rows x chunks"),
     "posting_units.u16": ArraySpec("<u2", "postings"),  # unit within its window, ascending in a block
     "posting_impacts.u8": ArraySpec("<u1", "postings"),  # 1..255
-    # which unit, by insertion, is at each place of the segment's own order
+    # the docid permutation: by docid of the segment, the unit by insertion
     "original_units.u32": ArraySpec("<u4", "units", pointer=True, only="reordered"),
     "unit_documents.u32": ArraySpec(
         "<u4", "units", pointer=True, only="passages"

@@ -53,7 +53,7 @@ class Segment:
     ``[blocks]``; ``block_postings`` uint64 ``[blocks+1]``; ``posting_units`` uint16, ``posting_impacts`` uint8
     ``[postings]``; ``unit_documents`` uint32 ``[units]`` and ``unit_spans`` uint32 ``[units, 2]``, or None where a
     unit is a document. ``chunk_impacts`` and ``chunk_postings`` uint8 ``[rows, chunks]``, ``span_postings`` uint16
-    ``[rows, spans]``; ``term_rows`` int32 ``[V]`` is a term's row of them, or -1. ``touched`` uint8 ``[V]`` is 1 for
+    ``[rows, spans]``; ``term_rows`` int32 ``[V]`` is a term's row of them, or -1. ``verified`` uint8 ``[V]`` is 1 for
     terms whose postings were checked.
     """
 
@@ -82,11 +82,11 @@ class Segment:
         self.chunk_postings: U8 = arrays["chunk_postings.u8"]
         self.posting_units: U16 = arrays["posting_units.u16"]
         self.posting_impacts: U8 = arrays["posting_impacts.u8"]
-        # by place in the postings, the unit by insertion; empty where they are the same
+        # the docid permutation: by docid, the unit by insertion; empty where both are the same
         self.original: U32 = arrays.get("original_units.u32", _SAME_ORDER)
         self.unit_documents: U32 | None = arrays.get("unit_documents.u32")
         self.unit_spans: U32 | None = arrays.get("unit_spans.u32")
-        self.touched = np.zeros(self.vocab_size, np.uint8)
+        self.verified = np.zeros(self.vocab_size, np.uint8)
         self._validate()
         self.term_rows = np.full(self.vocab_size, -1, np.int32)
         self.term_rows[self.chunk_terms] = np.arange(entry.rows, dtype=np.int32)
@@ -164,7 +164,7 @@ class Segment:
 
     def _validate(self) -> None:
         """Every pointer that a kernel follows. What it reads through them is checked a term at a time, by
-        :meth:`touch`.
+        :meth:`verify`.
         """
         entry = self.entry
         _validate_pointers("term_blocks", self.term_blocks, entry.blocks, self._damaged, strict=False)
@@ -200,9 +200,9 @@ class Segment:
         by_chance = chunks(self.units) * -np.expm1(-(ends[1] - ends[0]) / max(1, chunks(self.units)))
         return float(self.entry.occupied / by_chance.sum()) if by_chance.size else 1.0
 
-    def touch(self, terms: npt.NDArray[np.integer]) -> None:
+    def verify(self, terms: npt.NDArray[np.integer]) -> None:
         """Check the postings of ``terms`` against their checksums, once a term. Raises IntegrityError."""
-        for term in terms[self.touched[terms] == 0].tolist():
+        for term in terms[self.verified[terms] == 0].tolist():
             a, b = self.posting_range(term)
             units, impacts = self.posting_units[a:b], self.posting_impacts[a:b]
             if checksum(units, impacts) != int(self.term_checksums[term]):
@@ -213,10 +213,10 @@ class Segment:
             if units.size and self._largest_unit(term) >= self.units:
                 raise self._damaged("posting_units", f"term {term} has a unit beyond the last")
             if self.term_rows[term] >= 0:
-                self._touch_row(term, int(self.term_rows[term]))
-            self.touched[term] = 1
+                self._verify_row(term, int(self.term_rows[term]))
+            self.verified[term] = 1
 
-    def _touch_row(self, term: int, row: int) -> None:
+    def _verify_row(self, term: int, row: int) -> None:
         """Check a row of block-max data: its checksum, and the offsets that kernels follow."""
         if checksum(*(a[row] for a in (self.chunk_impacts, self.span_postings, self.chunk_postings))) != int(
             self.chunk_checksums[row]
@@ -250,16 +250,16 @@ class Segment:
 
     def postings(self, term: int) -> tuple[I64, U8]:
         """(units int64 ascending, impacts uint8) of a term, checked."""
-        places, impacts = self._places(term)
+        docids, impacts = self._docids(term)
         if not self.original.size:
-            return places, impacts
-        units = self.original[places].astype(np.int64)
+            return docids, impacts
+        units = self.original[docids].astype(np.int64)
         order = np.argsort(units)
         return units[order], impacts[order]
 
-    def _places(self, term: int) -> tuple[I64, U8]:
+    def _docids(self, term: int) -> tuple[I64, U8]:
         """:meth:`postings` in the segment's own order."""
-        self.touch(np.array([term]))
+        self.verify(np.array([term]))
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
         lengths = np.diff(self.block_postings[a : b + 1]).astype(np.int64)
         first, last = self.posting_range(term)
@@ -272,20 +272,20 @@ class Segment:
         counts: I64 = last - first
         return counts
 
-    def frequencies_among(self, terms: npt.NDArray[np.integer], chosen: npt.NDArray[np.bool_]) -> I64:
+    def frequencies_in(self, terms: npt.NDArray[np.integer], chosen: npt.NDArray[np.bool_]) -> I64:
         """In how many of the ``chosen`` units, bool ``[units]``, each of ``terms`` occurs, int64 ``[n]``.
 
         Raises IntegrityError for damaged postings.
         """
-        found = (self._places(term)[0] for term in terms.tolist())
-        units = (self.original[places] if self.original.size else places for places in found)
+        found = (self._docids(term)[0] for term in terms.tolist())
+        units = (self.original[docids] if self.original.size else docids for docids in found)
         return np.array([np.count_nonzero(chosen[of_term]) for of_term in units], np.int64)
 
     def impact(self, term: int, unit: int) -> int:
         """The impact of a term in a unit, 0 where it has none. Reads one block."""
-        self.touch(np.array([term]))
+        self.verify(np.array([term]))
         if self.original.size:
-            unit = int(self._place_of[unit])
+            unit = int(self._docid_of[unit])
         a, b = int(self.term_blocks[term]), int(self.term_blocks[term + 1])
         block = a + int(np.searchsorted(self.block_windows[a:b], unit >> RANGE_BITS))
         if block == b or int(self.block_windows[block]) != unit >> RANGE_BITS:
@@ -295,11 +295,11 @@ class Segment:
         return int(self.posting_impacts[at]) if at < last and self.posting_units[at] == unit & (RANGE_SIZE - 1) else 0
 
     @cached_property
-    def _place_of(self) -> U32:
-        """By unit, its place in a segment of an order of its own."""
-        places = np.empty_like(self.original)
-        places[self.original] = np.arange(places.size, dtype=np.uint32)
-        return places
+    def _docid_of(self) -> U32:
+        """By unit, its docid in a segment that has an order of its own."""
+        docids = np.empty_like(self.original)
+        docids[self.original] = np.arange(docids.size, dtype=np.uint32)
+        return docids
 
     def check_posting_files(self) -> None:
         """Check the SHA-256 of the postings, for a reader of all of them. Raises IntegrityError."""
@@ -308,7 +308,7 @@ class Segment:
 
     def check(self) -> None:
         """Everything that opening leaves out: all postings against their checksums and order, all documents."""
-        self.touch(np.arange(self.vocab_size))
+        self.verify(np.arange(self.vocab_size))
         starts = self.block_postings[:-1].astype(np.int64)
         if self.entry.postings:
             descends = np.flatnonzero(self.posting_units[1:] <= self.posting_units[:-1]) + 1
@@ -331,7 +331,7 @@ class Segment:
             self.fields.check()
 
     def _check_row(self, term: int, row: int) -> None:
-        units, impacts = self._places(term)
+        units, impacts = self._docids(term)
         maxima = np.zeros(chunks(self.units), np.uint8)
         np.maximum.at(maxima, units // BLOCK_SIZE, impacts)
         before = np.searchsorted(units, np.arange(maxima.size) * BLOCK_SIZE)

@@ -48,7 +48,7 @@ class _Filtering:
         return Selector(self._segment.documents, self._segment.fields, self._deleted)
 
 
-class LiveSegment:
+class SegmentView:
     """What is left of a segment. ``deleted``: bool ``[documents of the segment]``, or None.
 
     ``first_document`` and ``first_unit`` are the numbers of its first in the index; ``documents`` and ``units`` say how
@@ -77,11 +77,11 @@ class LiveSegment:
         self.units = segment.units if self._alive_units is None else int(np.count_nonzero(self._alive_units))
         self._filtering = filtering or _Filtering(segment, deleted)
 
-    def at(self, first_document: int, first_unit: int) -> LiveSegment:
+    def at(self, first_document: int, first_unit: int) -> SegmentView:
         """The same behind other segments."""
         if (first_document, first_unit) == (self.first_document, self.first_unit):
             return self
-        return LiveSegment(self.segment, self.scorer, self.deleted, first_document, first_unit, self._filtering)
+        return SegmentView(self.segment, self.scorer, self.deleted, first_document, first_unit, self._filtering)
 
     def search(
         self,
@@ -135,7 +135,7 @@ class LiveSegment:
         """In how many of the units that are left each of ``terms`` occurs, int64 ``[n]``."""
         if self._alive_units is None:
             return self.segment.frequencies(terms)
-        return self.segment.frequencies_among(terms, self._alive_units)
+        return self.segment.frequencies_in(terms, self._alive_units)
 
     @property
     def selector(self) -> Selector:
@@ -222,9 +222,9 @@ def merged(parts: list[Found], k: int) -> Found:
     return Found(ordinals, units, scores[order])
 
 
-def open_segments(path: AnyPath, manifest: IndexManifest, known: Sequence[LiveSegment] = ()) -> list[LiveSegment]:
+def open_segments(path: AnyPath, manifest: IndexManifest, known: Sequence[SegmentView] = ()) -> list[SegmentView]:
     """The segments of a manifest, each as it is seen behind those before it. What is ``known`` is not opened again."""
-    opened: list[LiveSegment] = []
+    opened: list[SegmentView] = []
     documents = units = 0
     entries = manifest.segments
     if len({e.path for e in entries}) < len(entries) or len({e.passages for e in entries}) > 1:
@@ -232,21 +232,21 @@ def open_segments(path: AnyPath, manifest: IndexManifest, known: Sequence[LiveSe
     try:
         for entry in entries:
             deleted = read_tombstones(path, manifest, entry)
-            live = next((live for live in known if live.segment.is_of(manifest, entry)), None)
-            if live is None or not live.segment.retain():
+            view = next((view for view in known if view.segment.is_of(manifest, entry)), None)
+            if view is None or not view.segment.retain():
                 segment = Segment(path, manifest, entry)
-                live = LiveSegment(segment, Scorer(segment), deleted, documents, units)
-            elif live.has_deleted(deleted):
-                live = live.at(documents, units)
+                view = SegmentView(segment, Scorer(segment), deleted, documents, units)
+            elif view.has_deleted(deleted):
+                view = view.at(documents, units)
             else:
-                live = LiveSegment(live.segment, live.scorer, deleted, documents, units)
-            opened.append(live)
-            documents += live.documents
-            units += live.units
+                view = SegmentView(view.segment, view.scorer, deleted, documents, units)
+            opened.append(view)
+            documents += view.documents
+            units += view.units
         if units > MAX_UNITS:
             raise IntegrityError(f"{path} is damaged (it has {units} units); build it anew")
     except BaseException:
-        close_all([live.segment for live in opened])
+        close_all([view.segment for view in opened])
         raise
     return opened
 

@@ -95,7 +95,7 @@ def visit(
     not wanted. ``keep`` below 1: chunks whose bound times ``keep`` does not reach the bar are left out.
     """
     s, ws, passing = open_postings(segment), open_workspace(workspace), open_filter(allowed)
-    code, n = read_query(terms, weights, s.term_blocks, s.term_rows, s.touched, ws.kept, ws.used, ws.rows)
+    code, n = read_query(terms, weights, s.term_blocks, s.term_rows, s.verified, ws.kept, ws.used, ws.rows)
     ws.state[TERMS] = n
     if code != DONE or n == 0:
         return code

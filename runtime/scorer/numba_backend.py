@@ -163,7 +163,7 @@ class SegmentScorer:
                 break
             place = int(ws.state[TERMS])
             if n == UNTOUCHED:
-                s.touch(t)
+                s.verify(t)
             elif n == UNSORTED:
                 order = np.argsort(t, kind="stable")
                 t, w = t[order], w[order]

@@ -48,7 +48,7 @@ def search(
     """The exact top k, as :meth:`SegmentScorer.search` gives them. ``terms`` ascending, ``weights`` positive;
     ``allowed`` bool ``[units]`` in the segment's own order.
     """
-    segment.touch(terms)
+    segment.verify(terms)
     sums = np.zeros(segment.units, np.float64)
     for term, weight in zip(terms.tolist(), weights.astype(np.float64), strict=True):
         for block in range(int(segment.term_blocks[term]), int(segment.term_blocks[term + 1])):

@@ -20,7 +20,7 @@ def read_query(
     weights: F32,
     term_blocks: U64,
     term_rows: I32,
-    touched: U8,
+    verified: U8,
     kept: I64,
     used: F64,
     rows: I64,
@@ -34,7 +34,7 @@ def read_query(
     for i in range(terms.size):
         t = terms[i]
         w = np.float64(weights[i])
-        if t < 0 or t >= touched.size:
+        if t < 0 or t >= verified.size:
             return BAD_TERM, i
         if i > 0 and t <= terms[i - 1]:
             return UNSORTED, i
@@ -42,7 +42,7 @@ def read_query(
             return BAD_WEIGHT, i
         if w == 0.0 or term_blocks[t] == term_blocks[t + 1]:
             continue
-        untouched |= touched[t] == 0
+        untouched |= verified[t] == 0
         kept[n], used[n], rows[n] = t, w, term_rows[t]
         n += 1
     return (UNTOUCHED if untouched else DONE), n

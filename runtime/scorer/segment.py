@@ -22,7 +22,7 @@ class ScoredSegment(Protocol):
     term_blocks, term_impacts, term_rows
         uint64 ``[V+1]``, uint8 ``[V, 4]`` and int32 ``[V]``: by term, its posting list segments, its k-th largest
         impacts, and its row of block-max data, or -1.
-    touched
+    verified
         uint8 ``[V]``: 1 for terms whose postings were compared with their checksums.
     block_windows, block_impacts, block_postings
         uint16 and uint8 ``[segments]``, uint64 ``[segments+1]``: by posting list segment, its docid range, its largest
@@ -43,7 +43,7 @@ class ScoredSegment(Protocol):
     term_blocks: U64
     term_impacts: U8
     term_rows: I32
-    touched: U8
+    verified: U8
     block_windows: U16
     block_impacts: U8
     block_postings: U64
@@ -55,7 +55,7 @@ class ScoredSegment(Protocol):
     original: U32
     spread: float
 
-    def touch(self, terms: npt.NDArray[np.integer]) -> None:
+    def verify(self, terms: npt.NDArray[np.integer]) -> None:
         """Compare the postings of ``terms`` with their checksums, once a term.
 
         Raises

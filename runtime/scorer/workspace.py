@@ -41,7 +41,7 @@ class Postings(NamedTuple):
     term_blocks: U64
     term_impacts: U8
     term_rows: I32
-    touched: U8
+    verified: U8
     block_windows: U16
     block_impacts: U8
     block_postings: U64

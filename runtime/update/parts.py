@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..filters.formatting import spell_field
+from ..filters.formatting import format_field
 from ..index.layout import SegmentEntry, SegmentSettings
 from ..index.segment import Segment
 from ..manifest import FileEntry
@@ -61,7 +61,7 @@ def settings_of(segment: Segment) -> SegmentSettings:
     fields = {} if segment.fields is None else segment.fields.counts
     indexed = sorted((counts.number, field) for field, counts in fields.items() if counts.number is not None)
     return SegmentSettings(
-        fields=[spell_field(field) for _, field in indexed],
+        fields=[format_field(field) for _, field in indexed],
         passages=segment.entry.passages,
         block_max=segment.entry.rows > 0 or not segment.entry.postings,
         reorder=segment.entry.reordered,

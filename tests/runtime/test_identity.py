@@ -16,6 +16,7 @@ import pytest
 from splade_edge.runtime import Document, Index, IndexUpdater, Searcher, build_index
 from splade_edge.runtime import directory as directories
 from splade_edge.runtime import files as file_operations
+from splade_edge.runtime.build import sqlite_writer
 from splade_edge.runtime.build.sqlite_writer import SqliteWriter
 from splade_edge.runtime.directory import Directory
 from splade_edge.runtime.errors import IndexFormatError, IndexLockedError, IndexReplacedError, InputError, StorageError
@@ -340,7 +341,7 @@ class TestSqlite:
 
     def test_another_file_at_its_path_is_refused(self, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
         a, b = two
-        for module in (file_operations, sqlite):
+        for module in (file_operations, sqlite_writer):
             monkeypatch.setattr(module, "locations", lambda *_: [b])
         assert SqliteReader(a).query("SELECT name FROM sqlite_master") == [("a",)]  # what is open is read
         before = b.read_bytes()
@@ -384,7 +385,7 @@ class TestAWriterOvertakes:
 
             return step
 
-        for module, name in ((os, "open"), (sqlite, "_connect"), (os, "stat"), (os, "fstat")):
+        for module, name in ((os, "open"), (sqlite, "connect"), (os, "stat"), (os, "fstat")):
             monkeypatch.setattr(module, name, stepping(getattr(module, name)))
         expected, overtaken, steps = None, True, 0
         while overtaken:

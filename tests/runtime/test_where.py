@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.filters import Field, literal, parse_field, parse_where
-from splade_edge.runtime.filters.formatting import spell, spell_field
+from splade_edge.runtime.filters.formatting import format_field, format_predicate
 from splade_edge.runtime.filters.matching import test_of as matcher
 from splade_edge.runtime.filters.parser import WhereError
-from splade_edge.runtime.filters.predicate import Among, And, Like, Not, Or, Range
+from splade_edge.runtime.filters.predicate import And, In, Like, Not, Or, Range
 from splade_edge.runtime.filters.values import all_keys, keys_of
 
 YEAR, LANG = Field(("year",)), Field(("lang",))
@@ -23,40 +23,40 @@ YEAR, LANG = Field(("year",)), Field(("lang",))
 @pytest.mark.parametrize(
     ("text", "predicate"),
     [
-        ("year = 2020", Among(YEAR, (2020,))),
-        ("year==2020.0", Among(YEAR, (2020,))),
-        ("year <> 2020", Not(Among(YEAR, (2020,)))),
+        ("year = 2020", In(YEAR, (2020,))),
+        ("year==2020.0", In(YEAR, (2020,))),
+        ("year <> 2020", Not(In(YEAR, (2020,)))),
         ("year >= -2.5e3", Range(YEAR, ">=", -2500)),
         ("2000 <= year", Range(YEAR, ">=", 2000)),
         ("2000 <= year < 2010", And((Range(YEAR, ">=", 2000), Range(YEAR, "<", 2010)))),
-        ('year>=2020 and lang = "en"', And((Range(YEAR, ">=", 2020), Among(LANG, ("en",))))),
-        ("not lang = 'en' OR year < 1", Or((Not(Among(LANG, ("en",))), Range(YEAR, "<", 1)))),
-        ("not (lang='en' or year<1)", Not(Or((Among(LANG, ("en",)), Range(YEAR, "<", 1))))),
+        ('year>=2020 and lang = "en"', And((Range(YEAR, ">=", 2020), In(LANG, ("en",))))),
+        ("not lang = 'en' OR year < 1", Or((Not(In(LANG, ("en",))), Range(YEAR, "<", 1)))),
+        ("not (lang='en' or year<1)", Not(Or((In(LANG, ("en",)), Range(YEAR, "<", 1))))),
         (
             "lang='a' and lang='b' or lang='c'",
-            Or((And((Among(LANG, ("a",)), Among(LANG, ("b",)))), Among(LANG, ("c",)))),
+            Or((And((In(LANG, ("a",)), In(LANG, ("b",)))), In(LANG, ("c",)))),
         ),
-        ("lang in ('en', \"de\", 3, true, null, 'en')", Among(LANG, ("en", "de", 3, b"\x01", b""))),
-        ("lang NOT IN ('en')", Not(Among(LANG, ("en",)))),
-        ("lang is null", Among(LANG, (b"",))),
-        ("lang is not null", Not(Among(LANG, (b"",)))),
-        ("lang != null", Not(Among(LANG, (b"",)))),
-        ("year = false", Among(YEAR, (b"\x00",))),
-        (r"""lang = "say \"a\\b\" 'x'" """, Among(LANG, ("say \"a\\b\" 'x'",))),
-        ("author.name = 1", Among(Field(("author", "name")), (1,))),
-        ("`author.name` = 1", Among(Field(("author.name",)), (1,))),
-        ("`a ``b`.dc:title-x = 1", Among(Field(("a `b", "dc:title-x")), (1,))),
-        ("größe = 1", Among(Field(("größe",)), (1,))),
-        ("`not` = 1", Among(Field(("not",)), (1,))),
+        ("lang in ('en', \"de\", 3, true, null, 'en')", In(LANG, ("en", "de", 3, b"\x01", b""))),
+        ("lang NOT IN ('en')", Not(In(LANG, ("en",)))),
+        ("lang is null", In(LANG, (b"",))),
+        ("lang is not null", Not(In(LANG, (b"",)))),
+        ("lang != null", Not(In(LANG, (b"",)))),
+        ("year = false", In(YEAR, (b"\x00",))),
+        (r"""lang = "say \"a\\b\" 'x'" """, In(LANG, ("say \"a\\b\" 'x'",))),
+        ("author.name = 1", In(Field(("author", "name")), (1,))),
+        ("`author.name` = 1", In(Field(("author.name",)), (1,))),
+        ("`a ``b`.dc:title-x = 1", In(Field(("a `b", "dc:title-x")), (1,))),
+        ("größe = 1", In(Field(("größe",)), (1,))),
+        ("`not` = 1", In(Field(("not",)), (1,))),
         ("lang like 'e%n_\\%\\_'", Like(LANG, (("e",), ("n", None, "%", "_")))),
         ("lang like 'a%%b'", Like(LANG, (("a",), ("b",)))),
         ("lang like '%'", Like(LANG, ((), ()))),
-        ("year = 9223372036854775808", Among(YEAR, (2.0**63,))),
+        ("year = 9223372036854775808", In(YEAR, (2.0**63,))),
     ],
 )
 def test_parse(text: str, predicate: object) -> None:
     assert parse_where(text) == predicate
-    assert parse_where(spell(parse_where(text))) == predicate
+    assert parse_where(format_predicate(parse_where(text))) == predicate
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except WhereError as error:
         column = error.column
     else:
-        assert parse_where(spell(predicate)) == predicate
+        assert parse_where(format_predicate(predicate)) == predicate
     assert 1 <= column <= len(text) + 1
 
 
@@ -126,8 +126,8 @@ def test_not_the_name_of_a_field(name: str) -> None:
 @given(st.text(), st.text())
 def test_names_and_values_survive_their_spelling(name: str, value: str) -> None:
     field = Field((name, "x", name))
-    assert parse_field(spell_field(field)) == field
-    assert parse_where(f"x = {literal(value)}") == Among(Field(("x",)), (value,))
+    assert parse_field(format_field(field)) == field
+    assert parse_where(f"x = {literal(value)}") == In(Field(("x",)), (value,))
 
 
 @pytest.mark.parametrize("value", [True, False, None, 0, -3, 2.5, 1e-300])
