@@ -20,7 +20,7 @@ Sums = npt.NDArray[np.uint16] | npt.NDArray[np.int64] | npt.NDArray[np.float64]
 _LINE = 64  # bytes in a cache line
 
 
-def on_a_line(size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def cacheline_aligned(size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Zeros that begin with a cache line: a vector register's load that lies across two takes two loads."""
     room = np.zeros(size * np.dtype(dtype).itemsize + _LINE, np.uint8)
     start = -room.ctypes.data % _LINE

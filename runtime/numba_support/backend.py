@@ -13,31 +13,31 @@ from collections.abc import Callable
 from ..forking import new_lock, undivided
 
 # What NumPy may take in a process, in nanoseconds by estimate.
-PATIENCE = 200e6
+NUMPY_BUDGET = 200e6
 
 # Called once, when a kernel is not in the cache and has to be compiled.
 on_compile: list[Callable[[], None]] = []
 
 _lock = new_lock()
-_left = PATIENCE
+_budget_left = NUMPY_BUDGET
 
 
-def in_numpy(nanoseconds: float) -> bool:
+def use_numpy(nanoseconds: float) -> bool:
     """Whether NumPy is to do what takes it so long by estimate; from the first False on, kernels do everything."""
-    global _left
-    if _left < 0:
+    global _budget_left
+    if _budget_left < 0:
         return False
     with _lock:
-        _left -= nanoseconds
-        return _left >= 0
+        _budget_left -= nanoseconds
+        return _budget_left >= 0
 
 
 def use_kernels() -> None:
     """Let kernels do everything from now on, so that no later query waits for them to be loaded: for a process that
     answers many. They are loaded at once, or compiled, where they are not cached yet.
     """
-    global _left
-    _left = -1.0
+    global _budget_left
+    _budget_left = -1.0
     if not is_off():
         from ..warming import load_kernels
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..forking import cached_property, undivided
-from ..numba_support import backend as jit
+from ..numba_support import backend
 from ..numba_support.arrays import Bools
 from . import numpy_backend as numpy_search
 from .filter_mask import AllowedUnits, query_arrays
@@ -47,9 +47,9 @@ class Scorer:
         scale: float = 1.0,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
         """See :meth:`SegmentScorer.search`. NumPy takes no notice of ``keep``: its answers are exact."""
-        if jit.in_numpy(0):
+        if backend.use_numpy(0):
             t, w = numpy_search.check_query(*query_arrays(terms, weights), self._segment.vocab_size)
-            if jit.in_numpy(numpy_search.nanoseconds(self._segment, t)):
+            if backend.use_numpy(numpy_search.nanoseconds(self._segment, t)):
                 units = None if allowed is None else allowed.units
                 found, scores = numpy_search.search(self._segment, t, w, k, units, floor)
                 return found, scores * scale

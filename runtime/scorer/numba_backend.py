@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..numba_support.arrays import on_a_line
+from ..numba_support.arrays import cacheline_aligned
 from ..numba_support.simd import LANES
 from . import CHUNK, WINDOW
 from .block_max import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
@@ -48,22 +48,25 @@ class _Workspace:
         self._windows = windows
         self._chunks = windows * CHUNKS
         self.state = np.zeros(4, np.float64)
-        self.whole_sums, self.float_sums = on_a_line(2 * WINDOW, np.int64), on_a_line(2 * WINDOW, np.float64)
+        self.whole_sums, self.float_sums = (
+            cacheline_aligned(2 * WINDOW, np.int64),
+            cacheline_aligned(2 * WINDOW, np.float64),
+        )
         self.whole_least, self.float_least = np.array([0, -(1 << 62)]), np.array([0.0, -np.inf])
         self._of_segment: dict[str, npt.NDArray[Any]] = {
             "state": self.state,
             "tops": np.empty(windows, np.float64),
             "promise": np.empty(windows, np.float64),
-            "bounds": on_a_line(self._chunks, np.uint16),
-            "peaks": on_a_line((self._chunks // LANES + LANES - 1) & -LANES, np.uint16),
+            "bounds": cacheline_aligned(self._chunks, np.uint16),
+            "peaks": cacheline_aligned((self._chunks // LANES + LANES - 1) & -LANES, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
             "located": np.empty(2 * LOOKUPS, np.int64),
-            "sums": on_a_line(CHUNK, np.float64),
+            "sums": cacheline_aligned(CHUNK, np.float64),
             "late": np.empty(MOST_LATE, np.int64),
             "late_rows": np.empty(MOST_LATE, np.int64),
-            "room": on_a_line(CHUNKS, np.int64),
-            "coarse_sums": on_a_line(WINDOW, np.uint16),
+            "room": cacheline_aligned(CHUNKS, np.int64),
+            "coarse_sums": cacheline_aligned(WINDOW, np.uint16),
             # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
             "crossed": np.empty(WINDOW, np.uint16),
         }

@@ -24,14 +24,14 @@ print(probe.probe.stats.cache_path)
 print(sum(probe.probe.stats.cache_hits.values()))
 """
 PROBE = """
-from .numba_cache import kernel
+from ..numba_support.cache import kernel
 from .probe_helper import halved
 @kernel
 def probe(x):
     return halved(x)
 """
 HELPER = """
-from .numba_cache import inline_kernel
+from ..numba_support.cache import inline_kernel
 @inline_kernel
 def halved(x):
     return x / 2
