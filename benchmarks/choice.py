@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[str, float]:
     """Mean milliseconds of the ways, the share of queries for which visits were chosen, and the loss."""
-    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.scorer import block_max as visit
+    from splade_edge.runtime.warming import use_kernels
 
     use_kernels()
     ways = (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     )
     from .filters import WhereError, literal
     from .index import Index
-    from .numba_support.backend import use_kernels
     from .searcher import Explanation, Hit, Searcher
     from .update.transaction import Commit
     from .update.updater import IndexUpdater
     from .vectors import SparseBatch, SparseVector
+    from .warming import use_kernels
 
     __version__: str
 
@@ -71,7 +71,7 @@ _HOMES = {
     "measure_approximation": "bench.approximation",
     "open_artifact": "artifact",
     "read_corpus": "build.corpus",
-    "use_kernels": "numba_support.backend",
+    "use_kernels": "warming",
 }
 
 __all__ = [

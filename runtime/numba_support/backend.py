@@ -32,16 +32,10 @@ def use_numpy(nanoseconds: float) -> bool:
         return _budget_left >= 0
 
 
-def use_kernels() -> None:
-    """Let kernels do everything from now on, so that no later query waits for them to be loaded: for a process that
-    answers many. They are loaded at once, or compiled, where they are not cached yet.
-    """
+def never_use_numpy() -> None:
+    """Spend the budget: from now on :func:`use_numpy` is False, and kernels do everything."""
     global _budget_left
     _budget_left = -1.0
-    if not is_off():
-        from ..warming import load_kernels
-
-        load_kernels()
 
 
 def is_off() -> bool:

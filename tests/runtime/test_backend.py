@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from splade_edge.runtime import Document, Passages, Searcher, build_index
+from splade_edge.runtime import Document, Passages, Searcher, build_index, use_kernels
 from splade_edge.runtime.encoder.native.decoder import KernelDecoder, NumpyDecoder
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.index import Index
@@ -25,10 +25,10 @@ NO_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 # Runs a command line in a fresh process; then tells, on standard error, whether it loaded Numba.
 PROGRAM = """
 import sys
-from splade_edge.runtime.numba_support import backend
+from splade_edge.runtime import use_kernels
 from splade_edge.runtime.cli.main import main
 if sys.argv[1] == "kernels":
-    backend.use_kernels()
+    use_kernels()
 code = main(sys.argv[2:])
 print("numba" in sys.modules, file=sys.stderr)
 sys.exit(code)
@@ -73,7 +73,7 @@ def command(way: str, *arguments: object) -> tuple[subprocess.CompletedProcess[s
     ],
     ids=" ".join,
 )
-def test_a_search_loads_no_compiler_and_answers_the_same(index: Path, options: list[str]) -> None:
+def test_a_search_does_not_load_numba_and_answers_the_same(index: Path, options: list[str]) -> None:
     answers = {}
     for way in ("as it pleases", "kernels"):
         process, loaded = command(way, "search", index, f"{WORDS[0]} {WORDS[5]} {WORDS[9]}", *options)
@@ -113,7 +113,7 @@ def test_the_decoder_changes_once(index: Path, monkeypatch) -> None:
         np.testing.assert_array_equal(before.values, after.values)
 
 
-def test_patience_ends_for_good(monkeypatch) -> None:
+def test_the_budget_of_numpy_ends_for_good(monkeypatch) -> None:
     monkeypatch.setattr(backend, "_budget_left", 100.0)
     assert backend.use_numpy(0)
     assert backend.use_numpy(60)
@@ -121,7 +121,7 @@ def test_patience_ends_for_good(monkeypatch) -> None:
     assert not backend.use_numpy(1)
     assert not backend.use_numpy(0)
     monkeypatch.setattr(backend, "_budget_left", 100.0)
-    backend.use_kernels()
+    use_kernels()
     assert not backend.use_numpy(0)
 
 
