@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..numba_support.address_table import AddressTable
 from ..numba_support.arrays import cacheline_aligned
 from ..numba_support.simd import LANES
 from . import CHUNK, WINDOW
@@ -22,7 +23,7 @@ from .taat import scan
 from .threshold import MISSED
 from .topk import FEW, RADIX, take_best
 from .upper_bounds16 import EITHER
-from .workspace import FOUND, TERMS, UNIT, AddressTable, Postings, Workspace
+from .workspace import FOUND, TERMS, UNIT, Postings, Workspace
 
 if TYPE_CHECKING:
     from ..index.segment import Segment

@@ -4,9 +4,6 @@ Rows are packed in blocks of 32: for each group of 4 hidden values the 4 bytes o
 one operand of VPDPBUSD (4 products of an unsigned and a signed byte added to an int32). A tile is 32 rows x up to 8
 positions in registers. The instruction is chosen when a kernel is compiled, by the CPU that Numba compiles for:
 AVX-512 VNNI, AVX-VNNI, AVX2, or plain vector code that LLVM fits to any CPU; all give the same integers.
-
-Numba finds a cached kernel stale only when the file of that kernel has changed, so touch those that use this file when
-you change it.
 """
 
 from __future__ import annotations
@@ -17,8 +14,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from ...numba_support.internals import call_llvm, cpu_features
+from ...numba_support.vector_ir import index, load, pointers, splat, store
 
 BLOCK = 32  # rows
 GROUP = 4  # hidden values that one instruction multiplies
@@ -27,12 +26,7 @@ GROUP = 4  # hidden values that one instruction multiplies
 TILES = (4, 6, 8)
 FLOATS = 16  # of a float tile's row
 
-_BYTE, _INT, _LONG, _SHORT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.IntType(16)
-
-
-def index(value: int) -> Any:
-    """A constant that an address is counted with."""
-    return ir.Constant(_LONG, value)
+_INT, _LONG, _SHORT = ir.IntType(32), ir.IntType(64), ir.IntType(16)
 
 
 class _Machine:
@@ -72,11 +66,8 @@ class _Vnni(_Machine):
         return splat(self.builder, packed, self.lanes)
 
     def add(self, total: Any, activation: Any, row: Any) -> Any:
-        form = ir.FunctionType(self.vector, [self.vector] * 3)
         name = f"llvm.x86.avx512.vpdpbusd.{32 * self.lanes}"
-        return self.builder.call(
-            cgutils.get_or_insert_function(self.builder.module, form, name), [total, activation, row]
-        )
+        return call_llvm(self.builder, name, self.vector, [total, activation, row])
 
 
 class _Plain(_Machine):
@@ -112,18 +103,9 @@ class _Avx2(_Plain):
 
     def add(self, total: Any, activation: Any, row: Any) -> Any:
         b = self.builder
-        shorts = ir.VectorType(_SHORT, 2 * self.lanes)
-        form = ir.FunctionType(self.vector, [shorts] * 2)
-        pairs = cgutils.get_or_insert_function(b.module, form, "llvm.x86.avx2.pmadd.wd")
-        even, odd = (b.call(pairs, [activation[i], row[i]]) for i in range(2))
+        pairs = "llvm.x86.avx2.pmadd.wd"
+        even, odd = (call_llvm(b, pairs, self.vector, [activation[i], row[i]]) for i in range(2))
         return b.add(total, b.add(even, odd))
-
-
-def splat(builder: Any, value: Any, lanes: int) -> Any:
-    """A vector of so many times a value."""
-    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-    one = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
 
 
 # Code for CPUs with these features, in LLVM's names, best first: name, what it needs, and for how many registers.
@@ -142,8 +124,7 @@ def instruction(features: AbstractSet[str]) -> str:
 
 def _machine(context: Any, builder: Any, positions: int) -> _Machine:
     """How the CPU that is compiled for multiplies, and the part of a tile that its registers hold."""
-    *_, flags = context.codegen().magic_tuple()
-    found = instruction({flag[1:] for flag in flags.split(",") if flag.startswith("+")})
+    found = instruction(cpu_features(context))
     kind, registers = next((kind, registers) for name, _, kind, registers in _MACHINES if name == found)
     return kind(builder, 16, 2, positions) if registers == 32 else kind(builder, 8, 2, min(positions, 4))
 
@@ -232,29 +213,6 @@ def _parts(machine: _Machine, positions: int) -> Iterator[tuple[list[int], range
         terms = [term + machine.lanes * i for i in range(machine.terms)]
         for position in range(0, positions, machine.positions):
             yield terms, range(position, min(position + machine.positions, positions))
-
-
-def pointers(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Callable[[int, Any, int], Any]:
-    """A function: the address in the n-th argument, an array, of an item of so many bytes."""
-
-    def at(array: int, item: Any, size: int) -> Any:
-        data = context.make_array(signature.args[array])(context, builder, values[array]).data
-        return builder.gep(builder.bitcast(data, _BYTE.as_pointer()), [builder.mul(item, index(size))])
-
-    return at
-
-
-def load(builder: Any, pointer: Any, kind: Any, align: int = 4) -> Any:
-    """A value of some LLVM type from an address."""
-    loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
-    loaded.align = align
-    return loaded
-
-
-def store(builder: Any, value: Any, pointer: Any, align: int = 4) -> None:
-    """A value to an address."""
-    stored = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
-    stored.align = align
 
 
 def _products(
