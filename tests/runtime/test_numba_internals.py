@@ -104,7 +104,7 @@ def test_the_cache_calls_what_is_replaced() -> None:
 
     disk = internals.disk_cache(function)
     assert disk is not None
-    internals.replace_disk_cache_files(disk, Files())  # type: ignore[arg-type]
+    internals.replace_disk_cache_files(disk, Files())
     internals.key_disk_cache(disk, "stamp")
     internals.wrap_disk_cache(disk, lambda load: load, lambda save: save)
     assert function(1) == 1
@@ -114,10 +114,10 @@ def test_the_cache_calls_what_is_replaced() -> None:
 @pytest.mark.skipif(NO_JIT, reason="there is no code")
 def test_what_an_intrinsic_gets() -> None:
     @intrinsic
-    def first(_typing, array, length):  # type: ignore[no-untyped-def]
+    def first(_typing, array, length):
         kind = types.Array(types.int64, 1, "C")
 
-        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, args):
             for name in CONTEXT:
                 require(context, name, f"CPUContext.{name}")
             magic = context.codegen().magic_tuple()
@@ -130,7 +130,7 @@ def test_what_an_intrinsic_gets() -> None:
         return kind(array, types.int64), generate
 
     @numba.njit
-    def use(array, length):  # type: ignore[no-untyped-def]
+    def use(array, length):
         return first(array, length).sum()
 
     array = np.arange(10)
