@@ -130,7 +130,6 @@ import sys
 from splade_edge.runtime import Searcher, use_kernels
 use_kernels()
 from splade_edge.runtime.encoder.native import decoder_kernels, transformer_kernels
-from splade_edge.runtime.numba_support import cache
 from splade_edge.runtime.scorer import taat as scan, topk as sorting, block_max as visit
 kernels = [visit.visit, scan.scan, sorting.take_best, decoder_kernels.decode, transformer_kernels.encode]
 before = [len(kernel.overloads) for kernel in kernels]
