@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_report_arguments(parser)
     args = parser.parse_args(argv)
     from splade_edge.runtime.index import Index
-    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.scorer import block_max as visit
+    from splade_edge.runtime.warming import use_kernels
 
     use_kernels()
     index, collection = Index.open(args.index), Collection(args.collection)

@@ -80,8 +80,8 @@ def measure(index: Any, queries: Sequence[Query], k: int, rounds: int) -> dict[s
     dict of str to float
         Mean milliseconds of each strategy, the share of queries for which block-max traversal was chosen, and the loss.
     """
-    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.scorer import block_max as visit
+    from splade_edge.runtime.warming import use_kernels
 
     use_kernels()
     ways = (visit.CHEAPER, visit.BY_CHUNKS, visit.BY_POSTINGS)

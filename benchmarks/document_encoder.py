@@ -57,8 +57,8 @@ def _encoders(pair: str, checkpoint: str) -> tuple[dict[str, Call], Callable[[st
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime.artifact import open_artifact
     from splade_edge.runtime.encoder import Encoder
-    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.vectors import from_dense
+    from splade_edge.runtime.warming import use_kernels
 
     torch.set_num_threads(1)
     use_kernels()

@@ -86,8 +86,8 @@ def _encoders(args: argparse.Namespace) -> tuple[dict[str, Call], list[str], Cal
     from splade_edge.models.reference import ReferenceEncoder
     from splade_edge.runtime import Searcher
     from splade_edge.runtime.encoder import Encoder
-    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.vectors import from_dense
+    from splade_edge.runtime.warming import use_kernels
 
     torch.set_num_threads(1)
     use_kernels()

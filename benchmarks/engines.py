@@ -38,7 +38,7 @@ class SpladeEdge(Engine):
 
     def open(self, directory: Path) -> None:
         from splade_edge.runtime.index import Index
-        from splade_edge.runtime.numba_support.backend import use_kernels
+        from splade_edge.runtime.warming import use_kernels
 
         use_kernels()
         self._index = Index.open(directory / "index")

@@ -22,8 +22,8 @@ import numpy as np
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.numba_support.backend import use_kernels
 from splade_edge.runtime.vectors import SparseBatch
+from splade_edge.runtime.warming import use_kernels
 
 from .processes import measure, module
 from .report import Report, add_report_arguments, publish, say

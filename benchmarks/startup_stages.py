@@ -47,8 +47,8 @@ def main() -> None:
     from splade_edge.runtime.artifact import open_artifact
     from splade_edge.runtime.encoder import Encoder
     from splade_edge.runtime.index import Index
-    from splade_edge.runtime.numba_support.backend import use_kernels
     from splade_edge.runtime.searcher import Searcher
+    from splade_edge.runtime.warming import use_kernels
 
     if args.kernels:
         use_kernels()

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     )
     from .filters import WhereError, literal
     from .index import Index
-    from .numba_support.backend import use_kernels
     from .searcher import Explanation, Hit, Searcher
     from .update.transaction import Commit
     from .update.updater import IndexUpdater
     from .vectors import SparseBatch, SparseVector
+    from .warming import use_kernels
 
     __version__: str
 
@@ -52,11 +52,11 @@ _PUBLIC = {
     "IntegrityError MissingExtraError SpladeEdgeError SpladeEdgeWarning StorageError",
     "filters": "WhereError literal",
     "index": "Index",
-    "numba_support.backend": "use_kernels",
     "searcher": "Explanation Hit Searcher",
     "update.transaction": "Commit",
     "update.updater": "IndexUpdater",
     "vectors": "SparseBatch SparseVector",
+    "warming": "use_kernels",
 }
 
 __all__ = [

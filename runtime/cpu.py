@@ -1,4 +1,4 @@
-"""What this CPU can do, as far as quantized graphs depend on it."""
+"""Which instruction sets this CPU has, as far as quantized graphs depend on them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,25 @@ _NEEDS: dict[str, tuple[str, ...]] = {"any": (), "vnni": ("avx512vnni", "avxvnni
 
 
 def is_known(isa: str) -> bool:
-    """Whether this release knows an ``isa`` of a manifest."""
+    """Return whether this release knows an ``isa`` of a manifest."""
     return isa in _NEEDS
 
 
 def supports(isa: str, features: frozenset[str] | None = None) -> bool:
-    """Whether this CPU computes a graph for ``isa`` rightly. ``features``: LLVM's names; None asks this machine."""
+    """Return whether a CPU computes a quantized graph correctly.
+
+    Parameters
+    ----------
+    isa
+        The ``isa`` of a manifest: what the graph was quantized for.
+    features
+        Instruction sets of the CPU in LLVM's names. None: of this machine.
+
+    Returns
+    -------
+    bool
+        False also for an ``isa`` that this release does not know.
+    """
     needed = _NEEDS.get(isa)
     if needed is None:
         return False
@@ -29,8 +42,8 @@ def supports(isa: str, features: frozenset[str] | None = None) -> bool:
 
 @cache
 def x86_features() -> frozenset[str]:
-    """The instruction sets of this CPU in LLVM's names (``avx2``, ``avx512vnni``)."""
-    try:  # what Linux says costs nothing; importing LLVM takes longer than a query
+    """Return the instruction sets of this CPU in LLVM's names (``avx2``, ``avx512vnni``)."""
+    try:  # reading Linux's list is fast; importing LLVM takes longer than a query
         lines = _CPUINFO.read_text(encoding="ascii", errors="replace").splitlines()
         flags = next(line for line in lines if line.startswith("flags"))
         return frozenset(flag.replace("_", "") for flag in flags.partition(":")[2].split())

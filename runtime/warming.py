@@ -1,7 +1,10 @@
 """Loading the kernels that answer queries, or compiling them, before there is a query.
 
-Numba loads a kernel when it is first called with arguments of some types. So each is called once, with next to nothing,
-by the way that queries take.
+Numba loads a kernel when it is first called with arguments of some types. So each kernel is called once, with a segment
+of one document and an encoder of one layer, through the same classes that queries use.
+
+This module imports the scorer and the encoder; neither imports it. It does so inside of functions, because the kernels'
+modules load Numba, and a process that disables the JIT or never calls :func:`use_kernels` should not pay for that.
 """
 
 from __future__ import annotations
@@ -11,29 +14,39 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .artifact import TransformerPart
-from .encoder.native.decoder import DecoderRows, KernelDecoder
-from .encoder.native.session import in_kernel
-from .encoder.native.transformer import BLOCK, Transformer, sections
-from .scorer import numba_backend as search
-from .scorer.block_max import BY_POSTINGS, CHEAPER
+from .numba_support import backend
 
 if TYPE_CHECKING:
     from .scorer.segment import ScoredSegment
 
 _TERMS = np.arange(2)
-# Of the same size: whole numbers in units of one. So far apart that no unit is fit for both: floats.
+# Weights of the same size become fixed point numbers; weights that far apart stay floats.
 _WEIGHTS = (np.array([1.0, 1.0], np.float32), np.array([1e30, 1e-30], np.float32))
 
 
+def use_kernels() -> None:
+    """Use the compiled kernels, and never NumPy, from now on in this process.
+
+    For a process that answers many queries: no later query waits for kernels. All kernels are loaded before this
+    returns. Kernels that are not in the cache are compiled, which takes some seconds. With ``NUMBA_DISABLE_JIT`` set,
+    nothing is loaded.
+    """
+    backend.never_use_numpy()
+    if not backend.is_off():
+        load_kernels()
+
+
 def load_kernels() -> None:
-    """Load, or compile, all kernels that a query may need."""
+    """Load every kernel that a query may need, or compile it where the cache does not have it."""
     _load_scorer()
     _load_encoder()
 
 
 def _load_scorer() -> None:
-    scorer = search.SegmentScorer(_segment())
+    from .scorer.block_max import BY_POSTINGS, CHEAPER
+    from .scorer.numba_backend import SegmentScorer
+
+    scorer = SegmentScorer(_segment())
     for scorer.way in (CHEAPER, BY_POSTINGS):
         for weights in _WEIGHTS:
             scorer.search(_TERMS, weights, 1)
@@ -60,10 +73,15 @@ def _segment() -> ScoredSegment:
 
 
 def _load_encoder() -> None:
+    from .artifact import TransformerPart
+    from .encoder.native.decoder import DecoderRows, KernelDecoder
+    from .encoder.native.session import in_kernel
+    from .encoder.native.transformer import BLOCK, Transformer, sections
+
     part = TransformerPart(layers=1, hidden=BLOCK, heads=1, inner=BLOCK, positions=2, epsilon=1e-12, tied=False)
     found: dict[str, Any] = {name: np.ones(shape, dtype) for name, (dtype, shape) in sections(part, BLOCK).items()}
     for array in found.values():
-        array.flags.writeable = False  # as mapped arrays are: to Numba that is another type
+        array.flags.writeable = False  # mapped arrays are read-only, which Numba takes for another type
     rows = DecoderRows(found.pop("decoder"), found.pop("decoder_scale"), found.pop("decoder_bias"))
     activated = in_kernel(Transformer(part, **found), np.float32(part.epsilon), np.zeros(2, np.int64))
     KernelDecoder(rows, None, "relu").decode(*activated)

@@ -6,8 +6,8 @@ import importlib
 from pathlib import Path
 
 import pytest
-from splade_edge.runtime.numba_support.backend import use_kernels
 from splade_edge.runtime.telemetry import no_telemetry
+from splade_edge.runtime.warming import use_kernels
 
 from . import tiny
 

@@ -11,7 +11,7 @@ import pytest
 from splade_edge.runtime.build.index_writer import IndexWriter
 from splade_edge.runtime.document import Document
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.numba_support import backend as jit
+from splade_edge.runtime.numba_support import backend
 from splade_edge.runtime.scorer import block_max as visit
 from splade_edge.runtime.vectors import SparseBatch
 
@@ -64,7 +64,7 @@ def write_index(path: Path, dense: np.ndarray, *, scale: float | None = 1.0, bat
 def numpy_alone() -> Iterator[None]:
     """What is searched and decoded within is never done by a kernel."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jit, "_left", float("inf"))
+        patch.setattr(backend, "_budget_left", float("inf"))
         yield
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from splade_edge.runtime import Document, Index, IndexUpdater, InputError, Searcher, build_index, use_kernels
-from splade_edge.runtime.numba_support import backend as jit
+from splade_edge.runtime.numba_support import backend as numpy_or_numba
 
 from benchmarks.changes import Changes
 from tests import tiny
@@ -191,7 +191,7 @@ def warm(path: Path, forks: int, *, threads: int = 2, backend: Any = None, seed:
 def cold(path: Path, forks: int, *, threads: int = 2, backend: Any = None, seed: int = 0) -> list[str]:
     """To be called in a fresh process: what went wrong in so many children, forked while all is loaded."""
     rng = np.random.default_rng(seed)
-    jit._left = 1e6 if seed % 2 else -1.0  # go over to the kernels soon, or at once
+    numpy_or_numba._budget_left = 1e6 if seed % 2 else -1.0  # go over to the kernels soon, or at once
     faults: list[str] = []
     with Searcher.open(path, threads=threads, backend=backend) as searcher:
         with busy([lambda: answers(searcher)] * 3) as errors:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from ...runtime.artifact import Side
 from ...runtime.encoder import Encoder
 from ...runtime.encoder.tokenizer import TextTokenizer
-from ...runtime.numba_support.backend import use_kernels
+from ...runtime.warming import use_kernels
 
 QUERY_TOKENS, DOCUMENT_TOKENS = 16, 128
 _RUNS: dict[Side, int] = {"query": 60, "document": 12}

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..index import Index
-from ..numba_support.backend import use_kernels
 from ..vectors import SparseVector
+from ..warming import use_kernels
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any
 from ..artifact import Side
 from ..encoder import Encoder
 from ..errors import InputError, SpladeEdgeError
-from ..numba_support.backend import use_kernels
 from ..searcher import Searcher
+from ..warming import use_kernels
 from .approximation import measure_approximation
 from .machine import memory_mb
 

@@ -1,1 +1,1 @@
-"""What the kernels share: array types, the cache of compiled code, SIMD, and who computes, NumPy or Numba."""
+"""What the kernels share: array types, SIMD, the cache of compiled code, and the choice between NumPy and Numba."""

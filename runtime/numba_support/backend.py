@@ -1,9 +1,9 @@
-"""Whether NumPy does a piece of work, or a kernel that Numba compiled. The results are the same to the last bit.
+"""Which backend does a piece of work: NumPy, or a kernel that Numba compiled. The results are equal to the last bit.
 
-Numba with its cached kernels takes a third of a second and 90 MB to load, which a search of a few thousand documents
-never earns back. So a process begins with NumPy, and goes over to the kernels for good when NumPy has taken about as
-long as loading them takes: then no more than twice the time of the better of the two is spent, whatever comes. Work is
-estimated from its size, so that the same calls go the same way on every machine.
+Loading Numba and its cached kernels takes a third of a second and 90 MB, which a search of a few thousand documents
+never earns back. So a process begins with NumPy. It changes to the kernels for good when NumPy has taken about as long
+as loading them takes. So it never spends more than twice the time of the better backend. NumPy's time is estimated from
+the size of the work, so that the same calls take the same backend on every machine.
 """
 
 from __future__ import annotations
@@ -12,40 +12,45 @@ from collections.abc import Callable
 
 from ..forking import new_lock, undivided
 
-# What NumPy may take in a process, in nanoseconds by estimate.
-PATIENCE = 200e6
+# How long NumPy may work in a process, estimated, in nanoseconds: about what loading the kernels takes.
+NUMPY_BUDGET = 200e6
 
-# Called once, when a kernel is not in the cache and has to be compiled.
+# Each is called once, before the first kernel is compiled that is not in the cache.
 on_compile: list[Callable[[], None]] = []
 
 _lock = new_lock()
-_left = PATIENCE
+_budget_left = NUMPY_BUDGET
 
 
-def in_numpy(nanoseconds: float) -> bool:
-    """Whether NumPy is to do what takes it so long by estimate; from the first False on, kernels do everything."""
-    global _left
-    if _left < 0:
+def use_numpy(nanoseconds: float) -> bool:
+    """Decide whether NumPy does a piece of work, and take its time from the budget.
+
+    Parameters
+    ----------
+    nanoseconds
+        How long NumPy will take, estimated. 0 only asks.
+
+    Returns
+    -------
+    bool
+        True until the budget is spent. From the first False on, always False.
+    """
+    global _budget_left
+    if _budget_left < 0:
         return False
     with _lock:
-        _left -= nanoseconds
-        return _left >= 0
+        _budget_left -= nanoseconds
+        return _budget_left >= 0
 
 
-def use_kernels() -> None:
-    """Let kernels do everything from now on, so that no later query waits for them to be loaded: for a process that
-    answers many. They are loaded at once, or compiled, where they are not cached yet.
-    """
-    global _left
-    _left = -1.0
-    if not is_off():
-        from ..warming import load_kernels
-
-        load_kernels()
+def never_use_numpy() -> None:
+    """Spend the budget: from now on :func:`use_numpy` is False, and kernels do everything."""
+    global _budget_left
+    _budget_left = -1.0
 
 
 def is_off() -> bool:
-    """Whether Numba is told not to compile (``NUMBA_DISABLE_JIT``)."""
+    """Return whether the JIT is disabled (``NUMBA_DISABLE_JIT``). Loads Numba."""
     with undivided:
         import numba
 

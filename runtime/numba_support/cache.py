@@ -1,81 +1,97 @@
 """Compiling kernels: cached on disk where that is possible, and working where it is not.
 
-Numba keeps compiled code beside the source file or in the user's cache directory. On a read-only or HOME-less host it
-has neither and refuses to compile at all; we then compile without a cache and say once how to place one.
+Numba keeps compiled code beside the source file or in the user's cache directory. On a read-only host, or one without
+HOME, it has neither place and refuses to compile at all. Here kernels are then compiled without a cache, and one
+warning says how to place the cache.
 
-Numba takes a cached kernel for fresh as long as the file of that kernel has the same time and size. That misses
-changes in the helpers it calls from other files, and recompiles after a copy. Ours are keyed by the contents of all
-modules beside the kernel's and beside this one: kernels may lie in several files, and none of other sources is loaded.
+Numba takes a cached kernel for fresh as long as the file of that kernel has the same time and size. That misses changes
+in the helpers that the kernel calls from other files, and recompiles after a copy. Here the key of a kernel has a
+digest of its file and of all files that it imports (sources.py). A change in one file recompiles what depends on it.
 
-Numba also takes whatever its files hold: after a power cut it fails at every start, and a flipped bit is run. Ours end
-with a checksum, and what does not fit it is thrown away and made again (kernel_files.py).
+Numba also uses whatever its files hold: after a power cut it fails at every start, and a flipped bit is executed. Here
+each file ends with a checksum, and a damaged file is thrown away and made again (kernel_files.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import llvmlite.binding
 import numba
-from numba.core.compiler_lock import global_compiler_lock
 
 from ..errors import SpladeEdgeWarning
 from ..forking import hold
 from .backend import on_compile
+from .internals import (
+    compiler_locks,
+    disk_cache,
+    disk_cache_place,
+    key_disk_cache,
+    replace_disk_cache_files,
+    wrap_disk_cache,
+)
 from .kernel_files import KernelFiles
+from .sources import source_digest
 
 F = TypeVar("F", bound=Callable[..., object])
 _warned = False
 
-# A kernel that another thread compiles or loads is compiled, or loaded, before a fork.
-hold(global_compiler_lock)
-if (_llvm := getattr(getattr(llvmlite.binding.ffi.lib, "_lock", None), "_lock", None)) is not None:
-    hold(_llvm)
+# A fork waits until other threads have compiled or loaded their kernels.
+for _lock in compiler_locks():
+    hold(_lock)
 
 
 def kernel(function: F) -> F:
-    """Compile ``function`` in nopython mode on its first call, without the GIL, cached on disk where possible."""
+    """Compile a function in nopython mode on its first call, without the GIL, cached on disk where possible.
+
+    Parameters
+    ----------
+    function
+        What Numba can compile. Arguments have one signature each, or few: each is compiled and cached for itself.
+
+    Returns
+    -------
+    Callable
+        The same function, compiled; a Numba dispatcher, or ``function`` itself under ``NUMBA_DISABLE_JIT``.
+    """
     try:
         dispatcher = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # "no locator available": nowhere to keep the cache
         _warn()
         return cast(F, numba.njit(nogil=True)(function))
-    stored = getattr(dispatcher, "_cache", None)
-    if stored is not None and hasattr(stored, "save_overload"):
-        stored._cache_file = KernelFiles(stored._cache_path, f"{stored._impl.filename_base}.checked", None)
-        _key_by_contents(stored, Path(function.__code__.co_filename).parent)
-        stored.save_overload = _forgiving(stored.save_overload)
-        stored.load_overload = _telling(_lenient(stored.load_overload, stored._cache_file))
+    disk = disk_cache(dispatcher)
+    if disk is not None:
+        _check_and_key(disk, Path(function.__code__.co_filename))
     return cast(F, dispatcher)
 
 
-def _key_by_contents(stored: Any, directory: Path) -> None:
-    """Let Numba's cache of one kernel, in a module of ``directory``, depend on the contents of the sources alone."""
+def inline_kernel(function: F) -> F:
+    """Like :func:`kernel`, for small helpers that kernels call: never cached by themselves."""
+    return cast(F, numba.njit(nogil=True)(function))
+
+
+def vector_kernel(function: F) -> F:
+    """Like :func:`inline_kernel`, with divisions as NumPy's: one that may raise an error cannot be vectorized."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
+
+
+def _check_and_key(disk: Any, source: Path) -> None:
+    """Let the cache of one kernel have checksums, and depend on the contents of its sources."""
     try:
-        sources = _digest(directory), _digest(Path(__file__).parent)
-    except OSError:  # in a zip file, whose time and size Numba looks at
-        return
-    key = stored._index_key
-    stored._index_key = lambda signature, codegen: (*key(signature, codegen), sources)
-    stored._cache_file._source_stamp = None
+        digest = source_digest(source)
+    except OSError:  # in a zip file: then its time and size decide, as Numba does it
+        digest = None
+    directory, name, stamp = disk_cache_place(disk)
+    files = KernelFiles(directory, name, stamp if digest is None else None)
+    replace_disk_cache_files(disk, files)
+    if digest is not None:
+        key_disk_cache(disk, digest)
+    wrap_disk_cache(disk, lambda load: _tell_of_misses(_compile_damaged(load, files)), _survive_a_full_disk)
 
 
-@cache
-def _digest(directory: Path) -> str:
-    """Of all modules in a directory."""
-    digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        if path.suffix == ".py":
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _lenient(load: Callable[..., object], files: KernelFiles) -> Callable[..., object]:
+def _compile_damaged(load: Callable[..., object], files: KernelFiles) -> Callable[..., object]:
     """What cannot be loaded is compiled: nothing but time is lost."""
 
     def load_or_not(*arguments: object) -> object:
@@ -83,14 +99,16 @@ def _lenient(load: Callable[..., object], files: KernelFiles) -> Callable[..., o
             return load(*arguments)
         except OSError:  # another user's cache, or no descriptor is left
             return None
-        except Exception:  # noqa: BLE001 - whole, and yet not what this Numba can use: it raises what it likes
+        except Exception:  # noqa: BLE001 - undamaged, and yet this Numba cannot use it: it raises what it likes
             files.throw_away()
             return None
 
     return load_or_not
 
 
-def _telling(load: Callable[..., object]) -> Callable[..., object]:
+def _tell_of_misses(load: Callable[..., object]) -> Callable[..., object]:
+    """Before the first compilation, call the functions in ``on_compile``."""
+
     def load_or_tell(*arguments: object) -> object:
         loaded = load(*arguments)
         if loaded is None:
@@ -101,7 +119,7 @@ def _telling(load: Callable[..., object]) -> Callable[..., object]:
     return load_or_tell
 
 
-def _forgiving(save: Callable[..., None]) -> Callable[..., None]:
+def _survive_a_full_disk(save: Callable[..., None]) -> Callable[..., None]:
     """A full disk while saving must not fail the search that compiled the kernel."""
 
     def save_or_warn(*arguments: object) -> None:
@@ -123,13 +141,3 @@ def _warn() -> None:
             SpladeEdgeWarning,
             stacklevel=4,
         )
-
-
-def inline_kernel(function: F) -> F:
-    """Like :func:`kernel`, for small helpers that kernels call: never cached by themselves."""
-    return cast(F, numba.njit(nogil=True)(function))
-
-
-def vector_kernel(function: F) -> F:
-    """Like :func:`inline_kernel`, with divisions as NumPy's: one that may raise an error cannot be vectorized."""
-    return cast(F, numba.njit(nogil=True, error_model="numpy")(function))

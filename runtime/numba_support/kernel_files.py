@@ -1,71 +1,94 @@
-"""The files in which compiled kernels are kept, with a checksum each: what is cut or garbled is thrown away."""
+"""The files in which compiled kernels are kept, each with a checksum. A truncated or garbled file is thrown away."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import pickle
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
 
-from numba.core.caching import IndexDataCacheFile
+import numba
 
 from ..errors import SpladeEdgeWarning
+from .internals import dumps
 
 _DIGEST_BYTES = 32
 _warned = False
 
 
-class KernelFiles(IndexDataCacheFile):  # type: ignore[misc]  # Numba has no types
-    """Numba's cache of one kernel: an index from signatures to files of machine code. Each file here ends with the
-    SHA-256 of the rest, and one of code says which signature it is of.
+class KernelFiles:
+    """The cache of one kernel: an index file, from signatures to files of machine code, and those files.
+
+    Each file ends with the SHA-256 of the rest. A file of code also says which signature it is of. Two processes may
+    write at the same time: files are replaced as a whole.
+
+    Parameters
+    ----------
+    directory
+        Where the files are.
+    name
+        What their names begin with.
+    stamp
+        Code that was stored with another stamp is not found.
     """
 
+    def __init__(self, directory: str, name: str, stamp: Any) -> None:
+        self._directory = Path(directory)
+        self._name = f"{name}.checked"
+        self._index = self._directory / f"{self._name}.nbi"
+        self._stamp = stamp
+
     def load(self, key: Any) -> Any:
-        """The stored code of a signature, or None."""
+        """Return the stored code of a signature, or None."""
         name = self._load_index().get(key)
-        found = None if name is None else self._load_data(name)
+        found = None if name is None else self._read(self._directory / name)
         return found[1] if found is not None and found[0] == key else None
 
     def save(self, key: Any, data: Any) -> None:
         """Store the code of a signature."""
-        super().save(key, (key, data))
+        names = self._load_index()
+        if key not in names:
+            numbers = range(1, len(names) + 2)
+            names[key] = next(n for i in numbers if (n := f"{self._name}.{i}.nbc") not in names.values())
+            self._save_index(names)
+        self._write(self._directory / names[key], (key, data))
 
-    def throw_away(self, path: str | None = None) -> None:
-        """Remove a damaged file (None: forget all code of this kernel), and say so, once for all kernels."""
+    def flush(self) -> None:
+        """Forget all code of this kernel."""
+        self._save_index({})
+
+    def throw_away(self, path: Path | None = None) -> None:
+        """Remove a damaged file, and warn once for all kernels. Without a path, forget all code of this kernel."""
         global _warned
-        with contextlib.suppress(OSError):  # read-only: then it is compiled at every start
-            Path(path or self._index_path).unlink()
+        with contextlib.suppress(OSError):  # a read-only cache: the kernel is compiled at every start
+            (path or self._index).unlink()
         if not _warned:
             _warned = True
             warnings.warn(
-                f"the cache of compiled kernels in {self._cache_path} is damaged; what is damaged is compiled again, "
+                f"the cache of compiled kernels in {self._directory} is damaged; what is damaged is compiled again, "
                 "which takes some seconds, once",
                 SpladeEdgeWarning,
                 stacklevel=2,
             )
 
     def _load_index(self) -> dict[Any, str]:
-        found = self._read(self._index_path)
-        if not isinstance(found, tuple) or found[:2] != (self._version, self._source_stamp):
+        """File names by signature."""
+        found = self._read(self._index)
+        if not isinstance(found, tuple) or found[:2] != (numba.__version__, self._stamp):
             return {}
-        overloads: dict[Any, str] = found[2]
-        return overloads
+        names: dict[Any, str] = found[2]
+        return names
 
-    def _save_index(self, overloads: dict[Any, str]) -> None:
-        self._write(self._index_path, (self._version, self._source_stamp, overloads))
+    def _save_index(self, names: dict[Any, str]) -> None:
+        self._write(self._index, (numba.__version__, self._stamp, names))
 
-    def _load_data(self, name: str) -> Any:
-        return self._read(self._data_path(name))
-
-    def _save_data(self, name: str, data: Any) -> None:
-        self._write(self._data_path(name), data)
-
-    def _read(self, path: str) -> Any:
-        """What a file holds; None where it is not there, or not as it was written."""
+    def _read(self, path: Path) -> Any:
+        """What a file holds; None where there is no file, or its checksum is wrong."""
         try:
-            data = Path(path).read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
             return None
         body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
@@ -74,7 +97,13 @@ class KernelFiles(IndexDataCacheFile):  # type: ignore[misc]  # Numba has no typ
             return None
         return pickle.loads(body)  # as Numba does: the cache is this user's own
 
-    def _write(self, path: str, what: Any) -> None:
-        body = self._dump(what)
-        with self._open_for_write(path) as file:
-            file.write(body + hashlib.sha256(body).digest())
+    def _write(self, path: Path, what: Any) -> None:
+        body = dumps(what)
+        temporary = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex[:16]}")
+        try:
+            temporary.write_bytes(body + hashlib.sha256(body).digest())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 
 from ..forking import cached_property, undivided
-from ..numba_support import backend as jit
+from ..numba_support import backend
 from ..numba_support.arrays import Bools
 from . import numpy_backend as numpy_search
 from .filter_mask import AllowedUnits, query_arrays
@@ -55,8 +55,8 @@ class Scorer:
         InputError
             For a malformed query.
         """
-        if jit.in_numpy(0):
+        if backend.use_numpy(0):
             t, _ = numpy_search.check_query(*query_arrays(terms, weights), self._segment.vocab_size)
-            if jit.in_numpy(numpy_search.nanoseconds(self._segment, t)):
+            if backend.use_numpy(numpy_search.nanoseconds(self._segment, t)):
                 return numpy_search.NumpyScorer(self._segment)
         return self.by_kernels

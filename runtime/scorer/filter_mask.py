@@ -13,7 +13,7 @@ from ..numba_support.arrays import U8, U32, Bools
 from . import BLOCK_SIZE
 
 if TYPE_CHECKING:
-    from .workspace import AddressTable
+    from ..numba_support.address_table import AddressTable
 
 MAX_TERMS = 1 << 20
 # NumPy looks a dtype up more slowly by its scalar type.
@@ -50,7 +50,7 @@ class AllowedUnits:
     @cached_property
     def _table(self) -> AddressTable:
         with undivided:
-            from .workspace import AddressTable
+            from ..numba_support.address_table import AddressTable
 
         return AddressTable((self.units, self._chunks), (self._excluded,))
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..numba_support.arrays import on_a_line
+from ..numba_support.address_table import AddressTable
+from ..numba_support.arrays import cacheline_aligned
 from ..numba_support.simd import LANES
 from . import BLOCK_SIZE, KTH_LEVELS, RANGE_SIZE
 from .block_max import BY_CHUNKS, BY_POSTINGS, CHEAPER, SLACK_FOUND, visit
@@ -22,7 +23,7 @@ from .taat import scan
 from .threshold import MISSED
 from .topk import FEW, RADIX, take_best
 from .upper_bounds16 import EITHER
-from .workspace import FOUND, TERMS, UNIT, AddressTable, Postings, Workspace
+from .workspace import FOUND, TERMS, UNIT, Postings, Workspace
 
 if TYPE_CHECKING:
     from .segment import ScoredSegment
@@ -48,22 +49,25 @@ class _Workspace:
         self._windows = windows
         self._chunks = windows * RANGE_BLOCKS
         self.state = np.zeros(4, np.float64)
-        self.whole_sums, self.float_sums = on_a_line(2 * RANGE_SIZE, np.int64), on_a_line(2 * RANGE_SIZE, np.float64)
+        self.whole_sums, self.float_sums = (
+            cacheline_aligned(2 * RANGE_SIZE, np.int64),
+            cacheline_aligned(2 * RANGE_SIZE, np.float64),
+        )
         self.whole_least, self.float_least = np.array([0, -(1 << 62)]), np.array([0.0, -np.inf])
         self._of_segment: dict[str, npt.NDArray[Any]] = {
             "state": self.state,
             "tops": np.empty(windows, np.float64),
             "promise": np.empty(windows, np.float64),
-            "bounds": on_a_line(self._chunks, np.uint16),
-            "peaks": on_a_line((self._chunks // LANES + LANES - 1) & -LANES, np.uint16),
+            "bounds": cacheline_aligned(self._chunks, np.uint16),
+            "peaks": cacheline_aligned((self._chunks // LANES + LANES - 1) & -LANES, np.uint16),
             "order": np.empty(2 * self._chunks, np.uint32),
             "histogram": np.empty(max(SORT_BUCKETS + 1, 2 * RADIX), np.int64),
             "located": np.empty(2 * LOOKUPS, np.int64),
-            "sums": on_a_line(BLOCK_SIZE, np.float64),
+            "sums": cacheline_aligned(BLOCK_SIZE, np.float64),
             "late": np.empty(MOST_LATE, np.int64),
             "late_rows": np.empty(MOST_LATE, np.int64),
-            "room": on_a_line(RANGE_BLOCKS, np.int64),
-            "coarse_sums": on_a_line(RANGE_SIZE, np.uint16),
+            "room": cacheline_aligned(RANGE_BLOCKS, np.int64),
+            "coarse_sums": cacheline_aligned(RANGE_SIZE, np.uint16),
             # Room for a whole window, though a shelf has 16,384 units: whatever a posting list holds must fit.
             "crossed": np.empty(RANGE_SIZE, np.uint16),
         }

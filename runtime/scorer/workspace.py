@@ -1,38 +1,18 @@
 """What the kernels work on: a segment's arrays, a filter, and a thread's workspace, each handed over as one address.
 
-Numba takes 0.1 to 0.2 µs to take an array argument apart, and more for a read-only one; forty of them take longer than
-a short query. So an :class:`AddressTable` holds (address, size) of each array, and a kernel opens it as a named tuple.
-Whoever makes a table keeps the arrays alive; kernels write only to a workspace.
+See numba_support/address_table.py. A kernel opens a table as a named tuple. Kernels write only to a workspace.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
-import numpy.typing as npt
-from numba import types
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
 
+from ..numba_support.address_table import array_at
 from ..numba_support.arrays import F64, I32, I64, U8, U16, U32, U64, Bools
 from ..numba_support.cache import inline_kernel
 from . import BLOCK_BITS, BLOCK_SIZE, RANGE_BITS, RANGE_SIZE, SUPERBLOCK_BLOCKS
-
-
-class AddressTable:
-    """(address, size) of arrays, then plain numbers, as uint64 at ``address``; keeps the arrays."""
-
-    def __init__(self, arrays: Sequence[npt.NDArray[Any]], numbers: Sequence[int] = ()) -> None:
-        if not all(array.flags.c_contiguous and array.flags.aligned for array in arrays):
-            raise ValueError("a kernel takes contiguous, aligned arrays")
-        pairs = [(array.ctypes.data, array.size) for array in arrays]
-        self._arrays = tuple(arrays)
-        self._table = np.array([value for pair in pairs for value in pair] + list(numbers), np.uint64)
-        self.address: int = self._table.ctypes.data
 
 
 class Postings(NamedTuple):
@@ -106,36 +86,6 @@ class Workspace(NamedTuple):
 # Workspace.state: terms that are kept (or the position of a bad one), the bar, the unit of whole weights, candidates
 # (or MISSED, see guess.py).
 TERMS, BAR, UNIT, FOUND = range(4)
-
-if numba.config.DISABLE_JIT:
-
-    def array_at(address: Any, shape: Any, dtype: Any) -> Any:
-        """The array of ``shape`` and ``dtype`` at an address."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if size == 0:
-            return np.empty(shape, dtype)
-        return np.frombuffer((ctypes.c_byte * size).from_address(int(address)), dtype).reshape(shape)
-
-else:
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def array_at(_typing: Any, address: Any, shape: Any, dtype: Any) -> Any:
-        """The array of ``shape`` (a tuple of int64) and ``dtype`` at an address."""
-        array = types.Array(dtype.instance_type, len(shape), "C")
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            item = context.get_data_type(array.dtype)
-            size = context.get_constant(types.intp, context.get_abi_sizeof(item))
-            lengths = [builder.extract_value(args[1], i) for i in range(array.ndim)]
-            strides = [size]
-            for length in reversed(lengths[1:]):
-                strides.insert(0, builder.mul(strides[0], length))
-            made = make_array(array)(context, builder)
-            data = builder.inttoptr(args[0], item.as_pointer())
-            populate_array(made, data=data, shape=lengths, strides=strides, itemsize=size, meminfo=None)
-            return made._getvalue()
-
-        return array(address, shape, dtype), generate
 
 
 @inline_kernel

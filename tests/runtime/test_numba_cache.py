@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import splade_edge.runtime as runtime
+from splade_edge.runtime.numba_support import sources
 
 from tests.fuzz import cache
 
@@ -24,19 +26,34 @@ print(probe.probe.stats.cache_path)
 print(sum(probe.probe.stats.cache_hits.values()))
 """
 PROBE = """
-from .numba_cache import kernel
+from ..numba_support.cache import kernel
 from .probe_helper import halved
 @kernel
 def probe(x):
     return halved(x)
 """
 HELPER = """
-from .numba_cache import inline_kernel
+from ..numba_support.cache import inline_kernel
 @inline_kernel
 def halved(x):
     return x / 2
 """
 
+
+# Two kernels, one of which has a helper; how often each was in the cache.
+TWO = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from splade_edge.runtime.scorer import other, probe
+kernels = probe.probe, other.other
+print([int(one(10)) for one in kernels], [sum(one.stats.cache_hits.values()) for one in kernels])
+"""
+OTHER = """
+from ..numba_support.cache import kernel
+@kernel
+def other(x):
+    return x + 1
+"""
 
 FULL_DISK = """
 import resource, signal, sys
@@ -125,6 +142,71 @@ def test_a_change_in_a_helper_of_another_file_is_noticed(copied, tmp_path):
     assert outcome() == (5, 1)
     helper.write_text(helper.read_text().replace("x / 2", "x * 2"))
     assert outcome() == (20, 0)
+
+
+def test_only_what_depends_on_a_changed_file_is_compiled_again(copied, tmp_path):
+    scorer = copied / "splade_edge/runtime/scorer"
+    (scorer / "other.py").write_text(OTHER)
+
+    def outcome():
+        result = run(copied, TWO, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def change(path, old, new):
+        path.write_text(path.read_text().replace(old, new))
+
+    assert outcome() == "[5, 11] [0, 0]"
+    assert outcome() == "[5, 11] [1, 1]"
+    change(scorer / "probe_helper.py", "x / 2", "x * 2")  # the caller, and nothing else
+    assert outcome() == "[20, 11] [0, 1]"
+    change(scorer / "other.py", "x + 1", "x + 2")
+    assert outcome() == "[20, 12] [1, 0]"
+    change(scorer / "topk.py", "from", "\nfrom")  # neither imports it
+    assert outcome() == "[20, 12] [1, 1]"
+    change(scorer.parent / "errors.py", "class", "\nclass")  # what compiles kernels imports it; they do not
+    assert outcome() == "[20, 12] [1, 1]"
+    change(scorer.parent / "numba_support/cache.py", "nogil=True", "nogil=True, fastmath=False")
+    assert outcome() == "[20, 12] [0, 0]"
+
+
+def test_the_sources_of_the_kernels():
+    """Each kernel depends on what it imports: helpers of helpers, constants of packages, and not the other rooms."""
+    root = Path(runtime.__file__).parent
+
+    def sources_of(name):
+        return {path.relative_to(root).as_posix() for path in sources.dependencies(root / name)}
+
+    search = sources_of("scorer/block_max.py")
+    assert {
+        "scorer/__init__.py",
+        "scorer/block_max_bounds.py",
+        "numba_support/simd.py",
+        "numba_support/internals.py",
+    } <= search
+    assert not any(name.startswith(("encoder/", "index/", "build/")) for name in search)
+    assert "scorer/block_max.py" not in sources_of("scorer/topk.py")
+    assert {"encoder/native/products.py", "numba_support/vector_ir.py"} <= sources_of(
+        "encoder/native/decoder_kernels.py"
+    )
+    assert not any(name.startswith("scorer/") for name in sources_of("encoder/native/decoder_kernels.py"))
+
+
+def test_what_kernels_import_is_found_by_the_text():
+    """Python's own parser finds the same imports at the top of each file that a kernel depends on."""
+    root = Path(runtime.__file__).parent
+    kernels = [path for path in root.rglob("*.py") if "@kernel" in path.read_text()]
+    assert len(kernels) >= 5
+    for path in set().union(*map(sources.dependencies, kernels)) - {root / "numba_support/cache.py"}:
+        expected = set()
+        for node in ast.parse(path.read_text()).body:
+            assert not (isinstance(node, ast.Import) and any("splade_edge" in name.name for name in node.names)), path
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                some = [base / name.name for name in node.names] if base.is_dir() else []
+                files = [p for b in (base, *some) for p in (b.with_name(f"{b.name}.py"), b / "__init__.py")]
+                expected |= {file for file in files if file.is_file()}
+        assert set(sources._imports(path, path.read_text())) == expected, path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")

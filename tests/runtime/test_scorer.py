@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime import measure_approximation
 from splade_edge.runtime.errors import InputError
-from splade_edge.runtime.numba_support import simd as lanes
+from splade_edge.runtime.numba_support import simd
 from splade_edge.runtime.numba_support.cache import inline_kernel
 from splade_edge.runtime.scorer import L1_TILE, L2_TILE, RANGE_SIZE
 from splade_edge.runtime.scorer import block_max as visit
@@ -40,27 +40,27 @@ def assert_exact_once(index, impacts, allowed):
 # Intrinsics can be called from kernels alone.
 @inline_kernel
 def use_at_least(sums, first, least):
-    return lanes.at_least(sums, first, least)
+    return simd.at_least(sums, first, least)
 
 
 @inline_kernel
 def use_at_least_of_bounds(values, first, least):
-    return lanes.at_least(values, first, least)
+    return simd.at_least(values, first, least)
 
 
 @inline_kernel
 def use_lowest_bit(bits):
-    return lanes.lowest_bit(bits)
+    return simd.lowest_bit(bits)
 
 
 @inline_kernel
 def use_count_bits(bits):
-    return lanes.count_bits(bits)
+    return simd.count_bits(bits)
 
 
 @inline_kernel
 def use_clear(sums, first):
-    lanes.clear(sums, first)
+    simd.clear(sums, first)
 
 
 # a score, the next above it, the next below it

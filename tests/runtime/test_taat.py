@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splade_edge.runtime.index.checksum import checksum
-from splade_edge.runtime.numba_support import simd as lanes
+from splade_edge.runtime.numba_support import simd
 from splade_edge.runtime.numba_support.cache import inline_kernel
 from splade_edge.runtime.scorer import BLOCK_SIZE, RANGE_SIZE, SUPERBLOCK_BLOCKS
 from splade_edge.runtime.scorer import block_max as visit
@@ -31,12 +31,12 @@ QUICK = settings(max_examples=15 if NO_JIT else 60, deadline=None)
 
 @inline_kernel
 def use_equal_to(values, first, value):
-    return lanes.equal_to(values, first, value)
+    return simd.equal_to(values, first, value)
 
 
 @inline_kernel
 def use_equal_to_few(values, first, value):
-    return lanes.equal_to_few(values, first, value)
+    return simd.equal_to_few(values, first, value)
 
 
 def scan_of(index):
@@ -325,7 +325,7 @@ class TestLookUp:
         )  # fmt: skip
         assert scores.tolist() == expected.tolist()
 
-    @pytest.mark.parametrize(("equal_to", "count"), [(use_equal_to, lanes.LANES), (use_equal_to_few, lanes.FEW_LANES)])
+    @pytest.mark.parametrize(("equal_to", "count"), [(use_equal_to, simd.LANES), (use_equal_to_few, simd.FEW_LANES)])
     def test_equal_to(self, equal_to, count):
         values = np.array([5, 1, 5, 65535, *range(100, 100 + 2 * count)], np.uint16)
         assert equal_to(values, np.uint64(0), np.uint16(5)) == 0b101

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...forking import Threads, undivided
-from ...numba_support.arrays import on_a_line
+from ...numba_support.arrays import cacheline_aligned
 from ...vectors import SparseVector
 from .logarithm import log1p
 
@@ -128,7 +128,7 @@ class KernelDecoder(Decoder):
         scale, bias = np.ones(places, np.float32), np.full(places, -1, np.float32)
         scale[:count], bias[:count] = kept.scale, kept.bias
         offset = np.zeros(places, np.int32)
-        self._packed = on_a_line(places * self._hidden, np.int8)
+        self._packed = cacheline_aligned(places * self._hidden, np.int8)
         groups = self._hidden // group
         packed = self._packed.view(np.int32).reshape(self._blocks, groups, block)
         for start, part in _pieces(kept.weights, block):

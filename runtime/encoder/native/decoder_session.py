@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...errors import ArtifactError
 from ...forking import Threads, new_lock
-from ...numba_support import backend as jit
+from ...numba_support import backend
 from ...vectors import SparseVector
 from ..session import Ids, Session, Weights, check_inputs
 from .decoder import ACTIVATIONS, Decoder, DecoderRows, KernelDecoder, NumpyDecoder
@@ -95,13 +95,13 @@ class DecoderSession(Session):
         count, hidden = self._rows.weights.shape
         if self._terms is not None:
             count = len(self._terms)
-        numpy = jit.in_numpy(NumpyDecoder.nanoseconds(count, hidden, positions))
+        numpy = backend.use_numpy(NumpyDecoder.nanoseconds(count, hidden, positions))
         with self._lock:
             if self._decoder is None or not (numpy or isinstance(self._decoder, KernelDecoder)):
                 self._decoder = self._make_decoder(numpy=numpy)
             return self._decoder
 
     def _make_decoder(self, *, numpy: bool) -> NumpyDecoder | KernelDecoder:
-        if numpy or jit.is_off():  # the kernel is written in LLVM instructions, so Numba cannot interpret it
+        if numpy or backend.is_off():  # the kernel is written in LLVM instructions, so Numba cannot interpret it
             return NumpyDecoder(self._rows, self._terms, self._activation)
         return KernelDecoder(self._rows, self._terms, self._activation, self._pool, self.threads)

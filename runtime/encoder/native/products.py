@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ...numba_support.arrays import F32, I32, U8
+from ...numba_support.internals import call_llvm, cpu_features
+from ...numba_support.vector_ir import address, index, load, member, row_size, splat, store
 
 BLOCK = 32  # rows
 GROUP = 4  # hidden values that one instruction multiplies
@@ -26,7 +27,7 @@ GROUP = 4  # hidden values that one instruction multiplies
 TILES = (4, 6, 8)
 FLOATS = 16  # of a float tile's row
 
-_BYTE, _INT, _LONG, _SHORT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.IntType(16)
+_INT, _LONG, _SHORT = ir.IntType(32), ir.IntType(64), ir.IntType(16)
 
 
 class Matrices(NamedTuple):
@@ -81,11 +82,6 @@ class Strided(NamedTuple):
     step: int
 
 
-def index(value: int) -> Any:
-    """A constant that an address is counted with."""
-    return ir.Constant(_LONG, value)
-
-
 class _Machine:
     """How a CPU multiplies: ``lanes`` terms in a vector, and ``terms`` vectors x ``positions`` in its registers."""
 
@@ -123,11 +119,8 @@ class _Vnni(_Machine):
         return splat(self.builder, packed, self.lanes)
 
     def add(self, total: Any, activation: Any, row: Any) -> Any:
-        form = ir.FunctionType(self.vector, [self.vector] * 3)
         name = f"llvm.x86.avx512.vpdpbusd.{32 * self.lanes}"
-        return self.builder.call(
-            cgutils.get_or_insert_function(self.builder.module, form, name), [total, activation, row]
-        )
+        return call_llvm(self.builder, name, self.vector, [total, activation, row])
 
 
 class _Plain(_Machine):
@@ -163,18 +156,9 @@ class _Avx2(_Plain):
 
     def add(self, total: Any, activation: Any, row: Any) -> Any:
         b = self.builder
-        shorts = ir.VectorType(_SHORT, 2 * self.lanes)
-        form = ir.FunctionType(self.vector, [shorts] * 2)
-        pairs = cgutils.get_or_insert_function(b.module, form, "llvm.x86.avx2.pmadd.wd")
-        even, odd = (b.call(pairs, [activation[i], row[i]]) for i in range(2))
+        pairs = "llvm.x86.avx2.pmadd.wd"
+        even, odd = (call_llvm(b, pairs, self.vector, [activation[i], row[i]]) for i in range(2))
         return b.add(total, b.add(even, odd))
-
-
-def splat(builder: Any, value: Any, lanes: int) -> Any:
-    """A vector of so many times a value."""
-    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-    one = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
 
 
 # Code for CPUs with these features, in LLVM's names, best first: name, what it needs, and for how many registers.
@@ -193,8 +177,7 @@ def instruction(features: AbstractSet[str]) -> str:
 
 def _machine(context: Any, builder: Any, positions: int) -> _Machine:
     """How the CPU that is compiled for multiplies, and the part of a tile that its registers hold."""
-    *_, flags = context.codegen().magic_tuple()
-    found = instruction({flag[1:] for flag in flags.split(",") if flag.startswith("+")})
+    found = instruction(cpu_features(context))
     kind, registers = next((kind, registers) for name, _, kind, registers in _MACHINES if name == found)
     return kind(builder, 16, 2, positions) if registers == 32 else kind(builder, 8, 2, min(positions, 4))
 
@@ -303,35 +286,6 @@ def _parts(machine: _Machine, positions: int) -> Iterator[tuple[list[int], range
         terms = [term + machine.lanes * i for i in range(machine.terms)]
         for position in range(0, positions, machine.positions):
             yield terms, range(position, min(position + machine.positions, positions))
-
-
-def address(context: Any, builder: Any, kind: Any, array: Any, item: Any, size: int) -> Any:
-    """The address of an item of ``size`` bytes in an array; ``kind``: the array's Numba type."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.gep(builder.bitcast(data, _BYTE.as_pointer()), [builder.mul(item, index(size))])
-
-
-def row_size(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    """The second dimension of an array of two; ``kind``: its Numba type."""
-    return builder.extract_value(context.make_array(kind)(context, builder, array).shape, 1)
-
-
-def member(builder: Any, kind: Any, value: Any, field: int) -> tuple[Any, Any]:
-    """Numba type and value of a field of a named tuple; ``kind``: the tuple's Numba type."""
-    return kind.types[field], builder.extract_value(value, field)
-
-
-def load(builder: Any, pointer: Any, kind: Any, align: int = 4) -> Any:
-    """A value of some LLVM type from an address."""
-    loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
-    loaded.align = align
-    return loaded
-
-
-def store(builder: Any, value: Any, pointer: Any, align: int = 4) -> None:
-    """A value to an address."""
-    stored = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
-    stored.align = align
 
 
 class _Operands(NamedTuple):

@@ -11,10 +11,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .products import address, index, load, splat, store
+from ...numba_support.internals import call_llvm
+from ...numba_support.vector_ir import address, index, load, splat, store
 from .transformer import LANES, ROUNDER, ZERO
 
 _FLOAT, _LONG = ir.FloatType(), ir.IntType(64)
@@ -55,8 +55,7 @@ def normalize(typing, values, first, size, gain, bias, epsilon):  # type: ignore
             return b.fadd(total, b.fmul(rest, rest))
 
         variance = b.fdiv(_sum(b, _over(b, arguments[2], center)), count)
-        root = cgutils.get_or_insert_function(b.module, ir.FunctionType(_FLOAT, [_FLOAT]), "llvm.sqrt.f32")
-        deviation = b.call(root, [b.fadd(variance, arguments[5])])
+        deviation = call_llvm(b, "llvm.sqrt.f32", _FLOAT, [b.fadd(variance, arguments[5])])
         factor = splat(b, b.fdiv(ir.Constant(_FLOAT, 1.0), deviation), LANES)
 
         def scale(place: Any, total: Any) -> Any:
@@ -79,11 +78,10 @@ def largest_magnitude(typing, values, first, size):  # type: ignore[no-untyped-d
     def generate(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         b = builder
         row = address(context, b, signature.args[0], arguments[0], arguments[1], 4)
-        form = ir.FunctionType(_FLOATS, [_FLOATS])
-        magnitude = cgutils.get_or_insert_function(b.module, form, f"llvm.fabs.v{LANES}f32")
 
         def take(place: Any, largest: Any) -> Any:
-            return _greater(b, b.call(magnitude, [load(b, b.gep(row, [place]), _FLOATS)]), largest)
+            loaded = load(b, b.gep(row, [place]), _FLOATS)
+            return _greater(b, call_llvm(b, f"llvm.fabs.v{LANES}f32", _FLOATS, [loaded]), largest)
 
         largest, lanes = _over(b, arguments[2], take), LANES
         while lanes > 1:

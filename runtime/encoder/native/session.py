@@ -11,7 +11,7 @@ import numpy as np
 from ...artifact import TransformerPart
 from ...errors import ArtifactError
 from ...forking import undivided
-from ...numba_support import backend as jit
+from ...numba_support import backend
 from ...vectors import SparseVector
 from ..session import Ids
 from .decoder_session import Activated, DecoderSession
@@ -46,7 +46,7 @@ class NativeSession(DecoderSession):
 
     def _encode_for(self, nanoseconds: float) -> Callable[[Ids], Activated]:
         """What is to encode texts that take NumPy so long."""
-        return self._in_numpy if jit.in_numpy(nanoseconds) or jit.is_off() else self._in_kernel
+        return self._in_numpy if backend.use_numpy(nanoseconds) or backend.is_off() else self._in_kernel
 
     def _checked(self, activated: Activated) -> Activated:
         if not math.isfinite(activated[1]):

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from splade_edge.runtime import Document, Passages, Searcher, build_index
+from splade_edge.runtime import Document, Passages, Searcher, build_index, use_kernels
 from splade_edge.runtime.encoder.native.decoder import KernelDecoder, NumpyDecoder
 from splade_edge.runtime.errors import InputError
 from splade_edge.runtime.index import Index
-from splade_edge.runtime.numba_support import backend as jit
+from splade_edge.runtime.numba_support import backend
 
 from .. import split, tiny
 from ..oracle import numpy_alone, write_index
@@ -25,10 +25,10 @@ NO_JIT = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 # Runs a command line in a fresh process; then tells, on standard error, whether it loaded Numba.
 PROGRAM = """
 import sys
-from splade_edge.runtime.numba_support import backend as jit
+from splade_edge.runtime import use_kernels
 from splade_edge.runtime.cli.main import main
 if sys.argv[1] == "kernels":
-    jit.use_kernels()
+    use_kernels()
 code = main(sys.argv[2:])
 print("numba" in sys.modules, file=sys.stderr)
 sys.exit(code)
@@ -73,7 +73,7 @@ def command(way: str, *arguments: object) -> tuple[subprocess.CompletedProcess[s
     ],
     ids=" ".join,
 )
-def test_a_search_loads_no_compiler_and_answers_the_same(index: Path, options: list[str]) -> None:
+def test_a_search_does_not_load_numba_and_answers_the_same(index: Path, options: list[str]) -> None:
     answers = {}
     for way in ("as it pleases", "kernels"):
         process, loaded = command(way, "search", index, f"{WORDS[0]} {WORDS[5]} {WORDS[9]}", *options)
@@ -89,9 +89,9 @@ def test_a_file_of_queries_goes_over_to_the_kernels(index: Path, tmp_path: Path,
     with Searcher.open(index, threads=1) as expected, Searcher.open(index, threads=1) as searcher:
         queries = [f"{a} {b}" for a in WORDS for b in WORDS[:3]]
         # Enough for some of them.
-        monkeypatch.setattr(jit, "_left", 1e6)
+        monkeypatch.setattr(backend, "_budget_left", 1e6)
         found = [searcher.search(query, 5) for query in queries]
-        assert jit._left < 0
+        assert backend._budget_left < 0
         assert found == [expected.search(query, 5) for query in queries]
 
 
@@ -106,23 +106,23 @@ def test_the_decoder_changes_once(index: Path, monkeypatch) -> None:
         assert kind(searcher) is NumpyDecoder
         after = searcher.encode_for_search(WORDS[0])
         assert kind(searcher) is (NumpyDecoder if NO_JIT else KernelDecoder)
-        monkeypatch.setattr(jit, "_left", 1e12)
+        monkeypatch.setattr(backend, "_budget_left", 1e12)
         searcher.encode_for_search(WORDS[0])
         assert kind(searcher) is (NumpyDecoder if NO_JIT else KernelDecoder)
         np.testing.assert_array_equal(before.indices, after.indices)
         np.testing.assert_array_equal(before.values, after.values)
 
 
-def test_patience_ends_for_good(monkeypatch) -> None:
-    monkeypatch.setattr(jit, "_left", 100.0)
-    assert jit.in_numpy(0)
-    assert jit.in_numpy(60)
-    assert jit.in_numpy(40)
-    assert not jit.in_numpy(1)
-    assert not jit.in_numpy(0)
-    monkeypatch.setattr(jit, "_left", 100.0)
-    jit.use_kernels()
-    assert not jit.in_numpy(0)
+def test_the_budget_of_numpy_ends_for_good(monkeypatch) -> None:
+    monkeypatch.setattr(backend, "_budget_left", 100.0)
+    assert backend.use_numpy(0)
+    assert backend.use_numpy(60)
+    assert backend.use_numpy(40)
+    assert not backend.use_numpy(1)
+    assert not backend.use_numpy(0)
+    monkeypatch.setattr(backend, "_budget_left", 100.0)
+    use_kernels()
+    assert not backend.use_numpy(0)
 
 
 LOADED = """
@@ -130,7 +130,6 @@ import sys
 from splade_edge.runtime import Searcher, use_kernels
 use_kernels()
 from splade_edge.runtime.encoder.native import decoder_kernels, transformer_kernels
-from splade_edge.runtime.numba_support import cache as numba_cache
 from splade_edge.runtime.scorer import taat as scan, topk as sorting, block_max as visit
 kernels = [visit.visit, scan.scan, sorting.take_best, decoder_kernels.decode, transformer_kernels.encode]
 before = [len(kernel.overloads) for kernel in kernels]
