@@ -15,8 +15,7 @@ Every graph takes ``input_ids`` and ``attention_mask`` (int64 ``[batch, length]`
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -336,26 +335,6 @@ def write_pair_manifest(path: Path, *, query: str, document: str, made_by: str) 
         format=PAIR_FORMAT, version=VERSION, files=files, query=query, document=document, made_by=made_by
     )
     write_manifest(path / MANIFEST_NAME, manifest)
-
-
-def copy_artifact(artifact: Artifact, destination: Path, keep: Callable[[Variant], bool]) -> Artifact:
-    """Copy an artifact with only the graphs for which ``keep`` is true, under a manifest that lists just these.
-
-    Raises ArtifactError if none is kept.
-    """
-    variants = [v for v in artifact.manifest.variants if keep(v)]
-    if not variants:
-        raise ArtifactError(
-            f"{artifact.path} has no graph of the precision asked for; {export_again('--int8')}, or with --fp32"
-        )
-    left_out = {name for v in artifact.manifest.variants if v not in variants for name in variant_files(v)}
-    for name in artifact.manifest.files:
-        if name not in left_out:
-            target = safe_join(destination, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(artifact.file(name), target)
-    write_artifact_manifest(destination, msgspec.structs.replace(artifact.manifest, variants=variants))
-    return open_artifact(destination)
 
 
 def variant_files(variant: Variant) -> Iterable[str]:

@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..artifact import Artifact, copy_artifact, encoding_sha256, open_artifact
+from .artifact_copy import copy_artifact
+from ..artifact import Artifact, encoding_sha256, open_artifact
 from .corpus import BadLines, Record
 from ..document import Document
 from ..encoder import Encoder

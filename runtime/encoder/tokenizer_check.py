@@ -6,14 +6,16 @@ The limits are far beyond what tokenizers of published encoders need. What is no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..errors import ArtifactError
-from .patterns import PatternError, Work, work
+
+if TYPE_CHECKING:
+    from .patterns import Work
 
 MAX_BYTES = 64 << 20
 MAX_WORD = 10_000  # characters of a word that WordPiece looks up: its work grows with their square
@@ -46,7 +48,7 @@ class _Found:
     parts: int = 0
     growth: int = 1  # in bytes
     longer: int = 1  # in characters
-    work: Work = field(default=Work(0))
+    work: Work | None = None  # of its patterns, if it has any
 
 
 def check_tokenizer(path: Path, text: str) -> int | None:
@@ -69,6 +71,8 @@ def check_tokenizer(path: Path, text: str) -> int | None:
     longest = file.model.max_input_chars_per_word if file.model else None
     if longest is not None and (type(longest) is not int or not 0 <= longest <= MAX_WORD):
         raise _refused(path, f"max_input_chars_per_word is {longest!r}, at most {MAX_WORD} is read")
+    if found.work is None:
+        return None
     if not found.work.is_bounded:
         raise _refused(path, "its patterns together have too many ways to match")
     return None if found.work.is_small else SHORT_CHARACTERS // longer
@@ -91,7 +95,8 @@ def _check(found: _Found, part: Any, depth: int) -> None:
     pattern = part.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
     if isinstance(regex, str):
-        found.work = found.work.plus(_work(found.path, regex))
+        work = _work(found.path, regex)
+        found.work = work if found.work is None else found.work.plus(work)
     content = part.get("content")
     if part.get("type") in ("Replace", None) and isinstance(content, str):  # old files do not say the type
         string = pattern.get("String") if isinstance(pattern, dict) else None
@@ -104,6 +109,8 @@ def _check(found: _Found, part: Any, depth: int) -> None:
 
 def _work(path: Path, pattern: str) -> Work:
     """What a pattern takes. Raises ArtifactError where it may take too long, or is not understood."""
+    from .patterns import PatternError, work  # WordPiece has none
+
     if len(pattern) > MAX_PATTERN:
         raise _refused(path, f"a pattern of {len(pattern):,} characters")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -239,13 +238,6 @@ class Index:
         """
         ordinals, _, scores = self.search_units(vector, k, allowed=allowed, approximate=approximate)
         return ordinals, scores
-
-    def search_vectors(
-        self, terms: npt.ArrayLike, weights: npt.ArrayLike, k: int = 10, **options: Any
-    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
-        """The former name of :meth:`search_vector`, with the vector as two parameters. It goes with 0.1.0."""
-        warnings.warn("use Index.search_vector((terms, weights), k)", DeprecationWarning, stacklevel=2)
-        return self.search_vector((terms, weights), k, **options)
 
     def search_units(
         self,

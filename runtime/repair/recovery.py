@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 
 from ..artifact import MANIFEST_NAME as ARTIFACT_MANIFEST
-from ..artifact import Artifact, ArtifactManifest, copy_artifact, open_artifact, variant_files
+from ..artifact import Artifact, ArtifactManifest, open_artifact, variant_files
+from ..build.artifact_copy import copy_artifact
 from ..build.foreign_files import refuse_foreign_to_index
 from ..build.staging import staged_directory
 from ..document import Document

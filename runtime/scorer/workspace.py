@@ -12,7 +12,7 @@ import numpy as np
 from ..numba_support.address_table import array_at
 from ..numba_support.arrays import F64, I32, I64, U8, U16, U32, U64, Bools
 from ..numba_support.cache import inline_kernel
-from . import BLOCK_BITS, BLOCK_SIZE, RANGE_BITS, RANGE_SIZE, SUPERBLOCK_BLOCKS
+from . import BLOCK_BITS, BLOCK_SIZE, SUPERBLOCK_BLOCKS
 
 
 class Postings(NamedTuple):
@@ -92,12 +92,6 @@ TERMS, BAR, UNIT, FOUND = range(4)
 def chunks_of(units: int) -> int:
     """Chunks of so many units."""
     return (units + BLOCK_SIZE - 1) >> BLOCK_BITS
-
-
-@inline_kernel
-def windows_of(units: int) -> int:
-    """Windows of so many units."""
-    return (units + RANGE_SIZE - 1) >> RANGE_BITS
 
 
 @inline_kernel

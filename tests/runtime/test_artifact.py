@@ -10,12 +10,12 @@ from splade_edge.runtime.artifact import (
     MANIFEST_NAME,
     Artifact,
     Variant,
-    copy_artifact,
     is_pair,
     open_all,
     open_artifact,
     variant_files,
 )
+from splade_edge.runtime.build.artifact_copy import copy_artifact
 from splade_edge.runtime.errors import ArtifactError, IntegrityError, SpladeEdgeError
 
 from .. import tiny

@@ -298,7 +298,7 @@ class TestLinks:
         precious.write_text("kept")
         (index / LOCK_NAME).unlink()
         (index / LOCK_NAME).symlink_to(precious)
-        with pytest.raises(StorageError, match=rf"cannot write .*{re.escape(LOCK_NAME)}"):
+        with pytest.raises(StorageError, match=rf"{re.escape(LOCK_NAME)} is not a regular file"):
             IndexUpdater.open(index)
         assert precious.read_text() == "kept"
 

@@ -305,7 +305,7 @@ class TestManifest:
         assert "\n" not in str(caught.value)
 
     def test_survives_a_copy(self, path: Path, tmp_path: Path) -> None:
-        from splade_edge.runtime.artifact import copy_artifact
+        from splade_edge.runtime.build.artifact_copy import copy_artifact
 
         source = open_artifact(path)
         (tmp_path / "copy").mkdir()

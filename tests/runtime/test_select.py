@@ -338,7 +338,7 @@ def test_a_mask_that_is_changed_is_looked_at_again(tmp_path):
     assert index._latest_filter[2] is kept
     mask.shape = 2, 3
     with pytest.raises(InputError, match="shape"):
-        index.search_vectors([0], [1.0], 9, allowed=mask)
+        index.search_vector(([0], [1.0]), 9, allowed=mask)
     # nor can an answer to a filter be changed, which the next one to ask is given too
     for several in (False, True):
         if several:
