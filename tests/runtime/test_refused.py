@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import ctypes
 import errno
 import io
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -496,6 +498,60 @@ def test_an_open_index_of_a_closed_one(index: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes, and working directories that are removed")
+def read_only(place: Path, action: Callable[[], object]) -> str:
+    """What an action says in a child for which a directory is mounted read-only."""
+
+    def work() -> str:
+        libc = ctypes.CDLL(None, use_errno=True)
+        new_namespace, private, bind, remounted = 0x20000, (1 << 18) | (1 << 14), 1 << 12, 1 | (1 << 5) | (1 << 12)
+        target = os.fsencode(place)
+        if libc.unshare(new_namespace) or libc.mount(None, b"/", None, private, None):
+            return "no namespace"
+        if libc.mount(target, target, None, bind, None) or libc.mount(None, target, None, remounted, None):
+            return "no mount"
+        try:
+            return str(action())
+        except StorageError as error:
+            return f"StorageError: {error}"
+
+    return child_of(work)()
+
+
+@nobody
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts in a namespace of a process")
+class TestReadOnlyMounts:
+    def test_an_index_is_read_and_not_changed(self, theirs: Path, tiny_pair: Path) -> None:
+        place, before = theirs.parent, {name: (theirs / name).read_bytes() for name in files_of(theirs)}
+        build_index(place / "other", [Document("a", text="cat")], tiny_pair)  # all that writes has been loaded
+        if (said := read_only(place, lambda: use(theirs))).startswith("no "):
+            pytest.skip(f"{said} for a process here")
+        assert said == "None"
+        assert read_only(place, lambda: check(theirs)) == "None"
+        for action in (
+            lambda: IndexUpdater.open(theirs),
+            lambda: build_index(place / "new", [Document("a", text="cat")], tiny_pair),
+            lambda: build_index(theirs, [Document("a", text="cat")], tiny_pair, force=True),
+        ):
+            said = read_only(place, action)
+            assert said.startswith("StorageError: cannot write "), said
+            assert "the file system is read-only" in said, said
+            assert "damaged" not in said
+        assert {name: (theirs / name).read_bytes() for name in files_of(theirs)} == before
+
+    def test_a_damaged_index_is_repaired_elsewhere(self, theirs: Path, tmp_path: Path) -> None:
+        file = next(theirs.glob("segments/*/posting_impacts.u8"))
+        file.write_bytes(bytes([*file.read_bytes()[:-1], 0]))
+        assert read_only(theirs.parent, lambda: use(theirs)) in ("None", "no mount", "no namespace")
+        said = read_only(theirs.parent, lambda: repair_index(theirs))
+        if said.startswith("no "):
+            pytest.skip(f"{said} for a process here")
+        assert said.startswith("StorageError: cannot write ")
+        assert "name an output (-o)" in said
+        said = read_only(theirs.parent, lambda: repair_index(theirs, tmp_path / "saved").original)
+        assert said == "None"
+        check(tmp_path / "saved")
+
+
 class TestOddPlaces:
     @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.parent / "none")])
     def test_a_lock_that_is_no_file(self, index: Path, make: Callable[[Path], object]) -> None:
