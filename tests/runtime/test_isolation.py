@@ -63,3 +63,12 @@ def test_public_names(name: str) -> None:
     import splade_edge.runtime as runtime
 
     assert getattr(runtime, name).__name__ == name
+
+
+def test_the_former_place_of_the_index_writer() -> None:
+    from splade_edge.runtime.build.index_writer import IndexWriter
+    from splade_edge.runtime.index import writer
+
+    assert writer.IndexWriter is IndexWriter
+    with pytest.raises(AttributeError, match="no attribute 'none'"):
+        _ = writer.none
