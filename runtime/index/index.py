@@ -491,8 +491,13 @@ class Index:
             raise InputError(f"there is no unit {unit}; the index has {self._units}, counted from 0")
         return self.segments[int(np.searchsorted(self._first_units, unit, side="right")) - 1]
 
-    def check(self) -> None:
+    def check(self, *, hashed: bool = False) -> None:
         """Check every byte: hashes of all files, order and maxima of postings, every stored document.
+
+        Parameters
+        ----------
+        hashed
+            Whether the hashes of all files have just been compared, so that they are not read for that again.
 
         Raises
         ------
@@ -503,8 +508,9 @@ class Index:
         """
         self._refuse_closed()
         try:
-            with self._directory.held():
-                check_hashes(self._directory.root, self.manifest.files)
+            if not hashed:
+                with self._directory.held():
+                    check_hashes(self._directory.root, self.manifest.files)
             for view in self.segments:
                 view.segment.check()
             self._check_ids()

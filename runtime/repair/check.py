@@ -82,6 +82,47 @@ def find_damage(
     return damaged
 
 
+def find_current_damage(
+    path: Path, unreadable: dict[str, StorageError] | None = None
+) -> tuple[IndexManifest, dict[str, str]]:
+    """Find the damage of the newest generation. What a writer removes meanwhile is not missing: it is looked at anew.
+
+    Parameters
+    ----------
+    path
+        The index directory.
+    unreadable
+        See :func:`find_damage`.
+
+    Returns
+    -------
+    IndexManifest
+        The manifest of the generation that was read.
+    dict of str to str
+        See :func:`find_damage`.
+
+    Raises
+    ------
+    SpladeEdgeError
+        As :func:`check_index` and :func:`find_damage` do.
+    """
+    while True:
+        manifest = read_index_manifest(path)
+        refuse_future(manifest, path)
+        found: dict[str, StorageError] | None = None if unreadable is None else {}
+        try:
+            damaged = find_damage(path, manifest, found)
+        except (IntegrityError, StorageError):
+            if read_index_manifest(path) == manifest:
+                raise
+            continue
+        if (damaged or found) and read_index_manifest(path) != manifest:
+            continue
+        if unreadable is not None and found is not None:
+            unreadable |= found
+        return manifest, damaged
+
+
 def check_index(path: str | Path) -> Index:
     """Check every byte of an index and its encoders, and open it.
 
@@ -106,11 +147,7 @@ def check_index(path: str | Path) -> Index:
     """
     path = Path(path)
     while True:
-        manifest = read_index_manifest(path)
-        refuse_future(manifest, path)
-        damaged = find_damage(path, manifest)
-        if damaged and read_index_manifest(path) != manifest:
-            continue  # replaced by a writer while we read it
+        manifest, damaged = find_current_damage(path)
         if damaged:
             names = [f"{path / name} {reason}" for name, reason in damaged.items()]
             more = f"; and {len(names) - _NAMED} more files" if len(names) > _NAMED else ""
@@ -120,7 +157,7 @@ def check_index(path: str | Path) -> Index:
             )
         index = Index.open(path)
         try:
-            index.check()
+            index.check(hashed=index.manifest == manifest)
         except IndexReplacedError:
             index.close()
             continue

@@ -25,12 +25,12 @@ from ..errors import InputError, IntegrityError, SpladeEdgeError, StorageError
 from ..files import absolute_path, reading, safe_join, storage_errors
 from ..index.index import Index
 from ..index.layout import DOCUMENTS_FILE, LOCK_NAME, MANIFEST_NAME, IndexManifest, SegmentEntry
-from ..index.segment import refuse_future, segment_files
+from ..index.segment import segment_files
 from ..index.tombstones import read_tombstones
 from ..locking import writer_lock
 from ..manifest import FileEntry, describe_file, write_manifest
 from ..staged_file import staged_file
-from .check import find_damage, read_index_manifest
+from .check import check_index, find_current_damage, read_index_manifest
 from .postings_recovery import Bools, UnusableSegmentError
 from .segment_recovery import SegmentRecovery, documents_of
 
@@ -121,8 +121,7 @@ def repair_index(
         raise InputError(f"{rescue} exists, of an earlier repair; move it away")
     manifest, damaged, unreadable = _damage_of(path, rescue, without_unreadable)
     if not damaged:
-        with Index.open(path) as index:
-            index.check()
+        check_index(path).close()
         return Repair({}, [], [], None)
     if output is None and os.path.lexists(original):
         raise InputError(f"{original} exists, of an earlier repair; move it away, or delete it if it is not needed")
@@ -131,8 +130,7 @@ def repair_index(
     with contextlib.ExitStack() as held:
         if output is None and sys.platform != "win32":  # changes that a writer made meanwhile would be lost
             held.enter_context(writer_lock(path / LOCK_NAME, "let this user write to it, or name an output (-o)"))
-            if read_index_manifest(path) != manifest:
-                raise IntegrityError(f"{path} was changed while it was read; run the command again")
+            _refuse_changed(path, manifest)
         kept = original if output is None else None
         staging = held.enter_context(
             staged_directory(
@@ -146,6 +144,7 @@ def repair_index(
         )
         repair = _Repairing(path, manifest, damaged, unreadable.keys(), staging, fields)
         repair.segments()
+        _refuse_changed(path, manifest)  # with another output there is no lock: a writer may have removed files
         if manifest.segments and not repair.kept:
             raise _beyond_repair(path, "; ".join(repair.reasons), rescue, unreadable, without_unreadable)
         repair.encoders()
@@ -166,19 +165,24 @@ def _damage_of(
     """The manifest, the reason by damaged file, and the error by unreadable file. Raises as :func:`repair_index`."""
     unreadable: dict[str, StorageError] = {}
     try:
-        manifest = read_index_manifest(path)
+        read_index_manifest(path)
     except IntegrityError as error:
         raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
     except StorageError as error:
         if not without_unreadable:
             raise _refused([error], lost="the index") from error
         raise _beyond_repair(path, str(error), rescue, unreadable, without_unreadable) from None
-    refuse_future(manifest, path)
-    damaged = find_damage(path, manifest, unreadable)
+    manifest, damaged = find_current_damage(path, unreadable)
     if unreadable and not without_unreadable:
         raise _refused(list(unreadable.values())) from next(iter(unreadable.values())).__cause__
     damaged |= {name: f"is left out ({error})" for name, error in unreadable.items()}
     return manifest, damaged, unreadable
+
+
+def _refuse_changed(path: Path, manifest: IndexManifest) -> None:
+    """Raise IntegrityError if a writer has committed to the index since its manifest was read."""
+    if read_index_manifest(path) != manifest:
+        raise IntegrityError(f"{path} was changed while it was read; run the command again")
 
 
 def _refused(errors: Sequence[StorageError], lost: str | None = None) -> StorageError:

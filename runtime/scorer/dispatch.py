@@ -9,14 +9,14 @@ import numpy.typing as npt
 from ..forking import cached_property, undivided
 from ..numba_support import backend
 from ..numba_support.arrays import Bools
-from . import numpy_backend as numpy_search
+from . import numpy_backend
 from .filter_mask import AllowedUnits, query_arrays
 
 if TYPE_CHECKING:
     from .numba_backend import SegmentScorer
     from .segment import ScoredSegment
 
-    Backend = SegmentScorer | numpy_search.NumpyScorer
+    Backend = SegmentScorer | numpy_backend.NumpyScorer
 
 
 class Scorer:
@@ -56,7 +56,7 @@ class Scorer:
             For a malformed query.
         """
         if backend.use_numpy(0):
-            t, _ = numpy_search.check_query(*query_arrays(terms, weights), self._segment.vocab_size)
-            if backend.use_numpy(numpy_search.nanoseconds(self._segment, t)):
-                return numpy_search.NumpyScorer(self._segment)
+            t, _ = numpy_backend.check_query(*query_arrays(terms, weights), self._segment.vocab_size)
+            if backend.use_numpy(numpy_backend.nanoseconds(self._segment, t)):
+                return numpy_backend.NumpyScorer(self._segment)
         return self.by_kernels
