@@ -369,7 +369,7 @@ class TestAWriterOvertakes:
     """A writer that commits while a reader opens removes what the reader was about to read."""
 
     @pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
-    @pytest.mark.parametrize("read", ["open", "refresh", "check"])
+    @pytest.mark.parametrize("read", ["open", "refresh", "check", "repair"])
     def test_at_each_step(
         self, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, stride: int
     ) -> None:
@@ -395,8 +395,14 @@ class TestAWriterOvertakes:
                 change(path, "add")
             steps += stride
             left = steps
-            index = before.refresh() if read == "refresh" else Index.open(path) if read == "open" else check_index(path)
-            overtaken, left = left <= 0, 0
+            if read == "repair":
+                assert repair_index(path, tmp_path / "repaired").damaged == {}  # what was removed is no damage
+                assert not (tmp_path / "repaired").exists()
+                overtaken, left = left <= 0, 0
+            index = (
+                before.refresh() if read == "refresh" else check_index(path) if read == "check" else Index.open(path)
+            )
+            overtaken, left = overtaken if read == "repair" else left <= 0, 0
             answers = [d.id for d in index.documents(range(len(index)))]
             index.close()
             before.close()
